@@ -1,0 +1,91 @@
+"""Maps: from contributions to the map a person looks at, and from a map to a masked input."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cam_extras._checks import check_finite
+
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def normalise(maps: Tensor) -> Tensor:
+    """Min-max normalise every map: n(M) = (M - min M) / (max M - min M), and 0 where M is constant.
+
+    Args:
+        maps: shape (N, *S).
+
+    Returns:
+        Shape (N, *S), in [0, 1].
+
+    Raises:
+        ValueError: a map holds NaN or infinities; the message names the samples.
+
+    >>> normalise(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
+    tensor([[0.0000, 0.5000, 1.0000],
+            [0.0000, 0.0000, 0.0000]])
+    """
+    check_finite("the map", maps)
+    space = tuple(range(1, maps.ndim))
+    low, high = maps.amin(space, keepdim=True), maps.amax(space, keepdim=True)
+    span = high - low
+    return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
+
+
+def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize maps (N, *S) linearly (align_corners=False) to (N, *size), in one, two or three dimensions.
+
+    Raises:
+        ValueError: `size` has another number of dimensions than the maps.
+    """
+    if tuple(maps.shape[1:]) == tuple(size):
+        return maps
+    if len(size) != maps.ndim - 1 or len(size) not in _INTERPOLATION:
+        raise ValueError(
+            f"cannot resize a map of size {tuple(maps.shape[1:])} to an input of size {tuple(size)}: the layer's "
+            "feature map must have the input's spatial dimensions (transformers need a reshape_transform)"
+        )
+    return F.interpolate(maps[:, None], size, mode=_INTERPOLATION[len(size)], align_corners=False)[:, 0]
+
+
+def layer_map(contributions: Tensor) -> Tensor:
+    """Sum contributions over channels, rectify and normalise: n(ReLU(sum_k C_k)), (N, C, *S) -> (N, *S)."""
+    return normalise(contributions.sum(dim=1).relu())
+
+
+def input_map(contributions: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Turn contributions (N, C, *S) into maps (N, *size) in [0, 1] at the input's size: n(Up(layer map))."""
+    return normalise(resize(layer_map(contributions), size))
+
+
+def mask(x: Tensor, maps: Tensor, fill: float | Tensor = 0.0) -> Tensor:
+    """Keep what the maps show: x * H + fill * (1 - H).
+
+    Args:
+        x: the input, shape (N, C, *S).
+        maps: H in [0, 1], shape (N, *S).
+        fill: what stands where the map is 0, in the values that the model sees: a number or a tensor that broadcasts
+            to `x`. 0 is the mean colour where the input was normalised; `black(mean, std)` is black.
+
+    Raises:
+        ValueError: the maps have another size than the input.
+    """
+    if maps.shape != (x.shape[0], *x.shape[2:]):
+        raise ValueError(
+            f"expected maps of shape {(x.shape[0], *x.shape[2:])} for an input of shape {tuple(x.shape)}; "
+            f"got {tuple(maps.shape)}"
+        )
+    shown = maps[:, None].to(x.dtype)
+    fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+    return x * shown + fill * (1 - shown)
+
+
+def black(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return the `fill` that is black in an input normalised by `mean` and `std`: -mean / std for every channel.
+
+    >>> black((0.5,), (0.25,))
+    tensor([[[-2.]]])
+    """
+    return (-torch.tensor(mean) / torch.tensor(std))[:, None, None]

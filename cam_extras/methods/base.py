@@ -1,0 +1,73 @@
+"""The contract of a method: probe -> contributions (N, C, *S)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from cam_extras._checks import check_choice
+from cam_extras.probe import Probe
+from cam_extras.scores import SCORES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A class activation map method. Its fields are its hyper-parameters.
+
+    Calling it with a `Probe` returns its contributions (N, C, *S) at the layer's resolution, neither summed over
+    channels nor rectified; methods that do not look at channels return C = 1.
+    """
+
+    paper: ClassVar[str]
+    second_order: ClassVar[bool] = False  # whether it asks for Hessian-vector products
+
+    @abstractmethod
+    def __call__(self, probe: Probe) -> Tensor:
+        """Return the contributions (N, C, *S)."""
+
+    @classmethod
+    def make(cls, hyper: Mapping[str, Any]) -> Method:
+        """Make the method from hyper-parameters by name; raise TypeError for one that it does not have."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(hyper) - set(known))
+        if unknown:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise TypeError(f"{cls.__name__} has no hyper-parameter {', '.join(map(repr, unknown))}: {has}")
+        return cls(**hyper)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMethod(Method):
+    """A method that differentiates the score of a class.
+
+    Args:
+        score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`: "logit",
+            "softmax", "log_softmax" or "rest". A score function given to the host wins over it.
+    """
+
+    score: str = "logit"
+
+    def __post_init__(self) -> None:
+        check_choice("score", self.score, SCORES)
+
+    def __call__(self, probe: Probe) -> Tensor:
+        """Return the contributions (N, C, *S)."""
+        return self.contributions(probe.scored_by(self.score))
+
+    @abstractmethod
+    def contributions(self, probe: Probe) -> Tensor:
+        """Return the contributions under the probe's utility."""
+
+
+def spatial_mean(values: Tensor) -> Tensor:
+    """Mean over space: (N, C, *S) -> (N, C)."""
+    return values.mean(dim=tuple(range(2, values.ndim)))
+
+
+def weigh_channels(weights: Tensor, activations: Tensor) -> Tensor:
+    """Weigh every channel, w_k A_k: (N, C) and (N, C, *S) -> (N, C, *S)."""
+    return weights.reshape(*weights.shape, *(1,) * (activations.ndim - 2)) * activations

@@ -1,0 +1,31 @@
+"""Fake-CAM, a control: Poppi et al., "Revisiting the Evaluation of Class Activation Mapping", 2021."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from cam_extras.methods.base import Method
+from cam_extras.probe import Probe
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeCAM(Method):
+    """Fake-CAM: one everywhere but in the top-left input pixel, which is zero; shape (N, 1, *input size).
+
+    It explains nothing and yet gets an almost perfect average drop, increase in confidence and coherency: what an
+    honest metric must see through.
+
+    Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
+    """
+
+    paper: ClassVar[str] = "Poppi et al., Revisiting the Evaluation of CAM (ADCC), 2021"
+
+    def __call__(self, probe: Probe) -> Tensor:
+        """Return ones with one zero, shape (N, 1, *input size)."""
+        size = probe.x.shape[2:]
+        maps = probe.activations.new_ones((len(probe.x), 1, *size))
+        maps[(slice(None), 0) + (0,) * len(size)] = 0
+        return maps

@@ -1,0 +1,43 @@
+"""Random-CAM, a control: random channel weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cam_extras.methods.base import Method, weigh_channels
+from cam_extras.probe import Probe
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCAM(Method):
+    """Random-CAM: contributions w_k A_k with w_k ~ U(-1, 1).
+
+    The weights depend on `seed` and the number of channels alone: they are the same for every sample, so that a map
+    does not depend on the batch it came in. The baseline of Cai, "CAMs as Shapley Value-based Explainers", 2025.
+
+    Args:
+        seed: of the weights' random generator.
+    """
+
+    paper: ClassVar[str] = "baseline in Cai, CAMs as Shapley Value-based Explainers, 2025"
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int):
+            raise TypeError(f"seed must be an int; got {self.seed!r}")
+
+    def channel_weights(self, probe: Probe) -> Tensor:
+        """Return w ~ U(-1, 1), shape (N, C)."""
+        samples, channels = probe.activations.shape[:2]
+        generator = torch.Generator().manual_seed(self.seed)
+        weights = torch.empty(channels).uniform_(-1, 1, generator=generator)
+        return weights.to(probe.activations).expand(samples, channels)
+
+    def __call__(self, probe: Probe) -> Tensor:
+        """Return w_k A_k, shape (N, C, *S)."""
+        return weigh_channels(self.channel_weights(probe), probe.activations)

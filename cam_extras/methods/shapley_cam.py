@@ -1,0 +1,78 @@
+"""ShapleyCAM and its variants: Cai, "CAMs as Shapley Value-based Explainers", 2025."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from cam_extras.methods.base import GradientMethod, spatial_mean, weigh_channels
+from cam_extras.probe import Probe
+
+
+def shapley_weights(gradients: Tensor, curvature: Tensor) -> Tensor:
+    """Second-order Shapley weights W = G - 1/2 H A, element by element.
+
+    W_j . A_j is the Shapley value of position j when the utility is replaced by its second-order Taylor expansion
+    at A (equation 14 of the paper).
+
+    Args:
+        gradients: G, shape (N, C, *S).
+        curvature: H A, the Hessian of the utility times the activations, shape (N, C, *S).
+    """
+    return gradients - curvature / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShapleyMethod(GradientMethod):
+    paper: ClassVar[str] = "Cai, CAMs as Shapley Value-based Explainers, 2025"
+    second_order: ClassVar[bool] = True
+
+    score: str = "rest"
+
+    def weights(self, probe: Probe) -> Tensor:
+        """Return W = G - 1/2 H A, shape (N, C, *S)."""
+        probe = probe.scored_by(self.score)
+        return shapley_weights(probe.gradients, probe.hessian_vector_product(probe.activations))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapleyCAM(_ShapleyMethod):
+    """ShapleyCAM: contributions w_k A_k with w = mean_S(G - 1/2 H A), under the ReST utility.
+
+    Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025. Where the score is linear in the layer
+    (the logit, global average pooling and one linear layer), H = 0 and it equals Grad-CAM.
+    """
+
+    def channel_weights(self, probe: Probe) -> Tensor:
+        """Return w = mean_S(W), shape (N, C)."""
+        return spatial_mean(self.weights(probe))
+
+    def contributions(self, probe: Probe) -> Tensor:
+        """Return w_k A_k, shape (N, C, *S)."""
+        return weigh_channels(self.channel_weights(probe), probe.activations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapleyCAMH(_ShapleyMethod):
+    """ShapleyCAM-H: contributions (G - 1/2 H A) * A, element by element, under the ReST utility.
+
+    Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025.
+    """
+
+    def contributions(self, probe: Probe) -> Tensor:
+        """Return W * A, shape (N, C, *S)."""
+        return self.weights(probe) * probe.activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapleyCAME(ShapleyCAMH):
+    """ShapleyCAM-E: contributions ReLU((G - 1/2 H A) * A), rectified per channel, under the ReST utility.
+
+    Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025.
+    """
+
+    def contributions(self, probe: Probe) -> Tensor:
+        """Return ReLU(W * A), shape (N, C, *S)."""
+        return super().contributions(probe).relu()

@@ -1,0 +1,439 @@
+"""Probe: one model, one layer, one batch. The only code of the package that hooks into a model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cam_extras._checks import check_input
+from cam_extras.scores import CustomScorer, PerSampleScorer, Scorer, Target, TargetScorer
+
+Model = Callable[..., Any]
+
+
+class Probe:
+    """What happens in one layer of a model for one batch, computed when first asked for and then kept.
+
+    The model runs once, under no-grad up to the layer and recorded from there on, so that the backward pass stops
+    at the layer, frozen models work, and no parameter gradient is ever computed. Any number of methods asked of
+    one probe share that forward pass, and those with the same score share its gradients.
+
+    The model is left as found: modes, gradients, `requires_grad`, hooks and the state of the random number
+    generators, also when it raises. It runs in eval mode.
+
+    Args:
+        model: the model; any callable will do, but only an `nn.Module` can be put in eval mode.
+        layer: the module whose output (N, C, *S) is looked at. It must run exactly once in a forward pass.
+        x: the batch, shape (N, C, *S).
+        target: what to explain: a class index, one for each sample, or a function that reads one value per
+            sample from the class scores; None for the predicted class. The method chooses the utility
+            (logit, ReST, ...) read at the class.
+        score: instead of `target`, the whole score function, model output -> (N,), or one function for each
+            sample, output of the sample -> scalar. It wins over the method's utility.
+        reshape_transform: linear function that makes a feature map (N, C, *S) of the layer's output, for instance
+            of the tokens of a transformer.
+        additional_forward_args: given to the model after `x`.
+        attribute_to_layer_input: look at the layer's first input instead of its output.
+        second_order: allow Hessian-vector products. False lets fused attention kernels run above the layer, for
+            which PyTorch has no second derivative.
+
+    Raises:
+        TypeError: `layer` is no module, the layer's output is no floating-point tensor, the input is not made of
+            floating-point numbers, or the model returns nothing that can be scored.
+        ValueError: the layer is not part of the model, did not run or ran more than once, has no spatial
+            dimensions, the score does not depend on it, or the input is empty or not finite.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        layer: nn.Module,
+        x: Tensor,
+        *,
+        target: Target = None,
+        score: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        additional_forward_args: tuple[Any, ...] = (),
+        attribute_to_layer_input: bool = False,
+        second_order: bool = True,
+    ):
+        self._recording = _Recording(
+            model, [layer], x, reshape_transform, additional_forward_args, attribute_to_layer_input, second_order
+        )
+        self._layer = 0
+        self._scorer = _make_scorer(target, score)
+        self._utility = "logit"
+
+    @classmethod
+    def several(cls, model: Model, layers: Sequence[nn.Module], x: Tensor, **options: Any) -> list[Probe]:
+        """Make one probe for each layer, all sharing one forward pass; options as for a single probe."""
+        if not layers:
+            raise ValueError("expected at least one layer, got none")
+        first = cls(model, layers[0], x, **options)
+        first._recording.layers = _check_layers(model, layers)
+        return [first._with(_layer=index) for index in range(len(layers))]
+
+    @property
+    def x(self) -> Tensor:
+        """The batch."""
+        return self._recording.x
+
+    @property
+    def outputs(self) -> Any:
+        """The model's output, detached."""
+        return _map_tensors(torch.Tensor.detach, self._recording.outputs)
+
+    @property
+    def target(self) -> Any:
+        """The class explained, shape (N,): the predicted one where no target was given; None for a custom score."""
+        return getattr(self._scorer.resolved(self._recording.outputs), "target", None)
+
+    @property
+    def activations(self) -> Tensor:
+        """A: the layer's feature map (N, C, *S), in float32 or better."""
+        return self._recording.feature_maps[self._layer]
+
+    @property
+    def gradients(self) -> Tensor:
+        """G = d score / d A, shape (N, C, *S)."""
+        gradients = self._recording.gradients(self._scorer, self._utility)
+        return self._recording.as_feature_map(gradients[self._layer].detach())
+
+    def hessian_vector_product(self, v: Tensor) -> Tensor:
+        """H v, where H is the Hessian of the score with respect to A; `v` and the result have A's shape.
+
+        Samples do not mix. With a `reshape_transform` H is the Hessian with respect to the feature map it makes:
+        what it drops (a class token, for instance) is held fixed.
+        """
+        return self._recording.hessian_vector_product(self._scorer, self._utility, self._layer, v)
+
+    def scored_by(self, utility: str) -> Probe:
+        """Return this probe with the gradients of another utility of the target: a key of `scores.SCORES`.
+
+        A score function of the user's own stays what it is.
+        """
+        return self._with(_utility=utility)
+
+    def with_score(self, score: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]]) -> Probe:
+        """Return this probe with the gradients of another score; the forward pass is shared."""
+        return self._with(_scorer=_make_scorer(None, score))
+
+    def at(self, x: Tensor) -> Probe:
+        """Return the same probe at another input, looking at the class explained here."""
+        return self._with(
+            _recording=self._recording.at(x), _scorer=self._scorer.resolved(self._recording.outputs)
+        )
+
+    def score(self, x: Tensor) -> Tensor:
+        """Score another input, shape (N,), for the class explained here.
+
+        The caller's grad mode holds, so that the score can be differentiated with respect to what `x` was made of.
+        """
+        scorer = self._scorer.resolved(self._recording.outputs)
+        return scorer(_to_float(self._recording.run(x)), self._utility)
+
+    def _with(self, **changes: Any) -> Probe:
+        probe = copy.copy(self)
+        probe.__dict__.update(changes)
+        return probe
+
+
+class _Recording:
+    """One forward pass, recorded from the first wanted layer upwards, and what was derived from it."""
+
+    def __init__(
+        self,
+        model: Model,
+        layers: Sequence[nn.Module],
+        x: Tensor,
+        reshape_transform: Callable[[Tensor], Tensor] | None,
+        additional_forward_args: tuple[Any, ...],
+        attribute_to_layer_input: bool,
+        second_order: bool,
+    ):
+        if not callable(model):
+            raise TypeError(f"the model must be callable; got {type(model).__name__}")
+        if isinstance(model, nn.DataParallel):
+            raise TypeError("DataParallel splits the batch over replicas of the layer: give the model's .module")
+        self.model = model
+        self.layers = _check_layers(model, layers)
+        self.x = check_input(x).detach()
+        self.reshape_transform = reshape_transform
+        self.additional_forward_args = additional_forward_args
+        self.attribute_to_layer_input = attribute_to_layer_input
+        self.second_order = second_order
+        self._recorded: list[Tensor] = []
+        self._outputs: Any = None
+        self._feature_maps: list[Tensor] = []
+        self._gradients: dict[tuple[Scorer, str], list[Tensor]] = {}
+        self._curvature: dict[tuple[Scorer, str, int], tuple[Tensor, Tensor]] = {}
+
+    def at(self, x: Tensor) -> _Recording:
+        return _Recording(
+            self.model,
+            self.layers,
+            x,
+            self.reshape_transform,
+            self.additional_forward_args,
+            self.attribute_to_layer_input,
+            self.second_order,
+        )
+
+    def run(self, x: Tensor) -> Any:
+        """Run the model in the caller's grad mode and leave it as found."""
+        with undisturbed(self.model, x.device):
+            return _pick_output(self.model(x, *self.additional_forward_args), len(x))
+
+    @property
+    def outputs(self) -> Any:
+        self._record()
+        return self._outputs
+
+    @property
+    def feature_maps(self) -> list[Tensor]:
+        if not self._feature_maps:
+            self._record()
+            self._feature_maps = [self.as_feature_map(recorded.detach()) for recorded in self._recorded]
+        return self._feature_maps
+
+    def as_feature_map(self, values: Tensor) -> Tensor:
+        return _to_float(self._reshape(values))
+
+    def _reshape(self, values: Tensor) -> Tensor:
+        maps = values if self.reshape_transform is None else self.reshape_transform(values)
+        if maps.ndim < 3 or maps.shape[0] != len(self.x):
+            raise ValueError(
+                f"expected a feature map of shape ({len(self.x)}, C, *S) from the layer; got {tuple(maps.shape)}: "
+                "choose a layer with spatial dimensions or give a reshape_transform"
+            )
+        return maps
+
+    def _record(self) -> None:
+        if self._recorded:
+            return
+        with torch.inference_mode(False):
+            # A model may switch the grad mode itself and, when done, switch back to what it found: no-grad. Recording
+            # the whole pass costs more and is immune to that.
+            recorded, outputs = self._forward(record_below=False)
+            if not _requires_grad(outputs):
+                recorded, outputs = self._forward(record_below=True)
+        self._recorded, self._outputs = recorded, _to_float(outputs)
+
+    def _forward(self, record_below: bool) -> tuple[list[Tensor], Any]:
+        recorded: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            stack.enter_context(undisturbed(self.model, self.x.device))
+            stack.enter_context(torch.set_grad_enabled(record_below))
+
+            def record(index: int, features: Any) -> Tensor:
+                self._check_features(index, features, already=index in recorded)
+                if not recorded:
+                    torch.set_grad_enabled(True)
+                    if self.second_order:
+                        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                # What is recorded of an earlier layer leads up to this one; anything else is cut off here.
+                if not recorded or not features.requires_grad:
+                    features = features.detach().requires_grad_()
+                recorded[index] = features
+                # A clone: the next module may work in place.
+                return features.clone()
+
+            for index, layer in enumerate(self.layers):
+                handle = self._hook(layer, index, record)
+                stack.callback(handle.remove)
+            x, *args = (_leave_inference(a) for a in (self.x, *self.additional_forward_args))
+            outputs = _pick_output(self.model(x, *args), len(x))
+        missing = [i for i in range(len(self.layers)) if i not in recorded]
+        if missing:
+            raise ValueError(
+                f"layer {_name(self.model, self.layers[missing[0]])} did not run in the model's forward pass: "
+                "choose one that does"
+            )
+        return [recorded[i] for i in range(len(self.layers))], outputs
+
+    def _hook(
+        self, layer: nn.Module, index: int, record: Callable[[int, Any], Tensor]
+    ) -> torch.utils.hooks.RemovableHandle:
+        if self.attribute_to_layer_input:
+            return layer.register_forward_pre_hook(
+                lambda module, args: (record(index, args[0] if args else None), *args[1:])
+            )
+        return layer.register_forward_hook(lambda module, args, output: record(index, output))
+
+    def _check_features(self, index: int, features: Any, already: bool) -> None:
+        name = _name(self.model, self.layers[index])
+        what = "input" if self.attribute_to_layer_input else "output"
+        if already:
+            raise ValueError(
+                f"layer {name} ran more than once in a forward pass, so which {what} is meant is ambiguous: "
+                "choose the module around it, or one that is used once"
+            )
+        if not isinstance(features, Tensor) or not features.is_floating_point():
+            kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
+            raise TypeError(
+                f"the {what} of layer {name} must be one floating-point tensor (N, C, *S); got {kind}: "
+                "choose a module inside or after it"
+            )
+
+    def gradients(self, scorer: Scorer, utility: str) -> list[Tensor]:
+        """Return d score / d layer for every layer, in the layers' own shapes."""
+        key = (scorer, utility)
+        if key not in self._gradients:
+            self._record()
+            with _differentiating(self.x):
+                score = scorer(self._outputs, utility)
+                gradients: Sequence[Tensor | None] = [None]
+                if score.requires_grad:
+                    gradients = torch.autograd.grad(
+                        score.sum(),
+                        self._recorded,
+                        create_graph=self.second_order,
+                        retain_graph=True,
+                        allow_unused=True,
+                    )
+            for layer, gradient in zip(self.layers, gradients, strict=False):
+                if gradient is None:
+                    raise ValueError(
+                        f"the score does not depend on layer {_name(self.model, layer)}: choose a layer on the way "
+                        "to the score, and a score that can be differentiated"
+                    )
+            self._gradients[key] = list(gradients)  # type: ignore[arg-type]
+        return self._gradients[key]
+
+    def hessian_vector_product(self, scorer: Scorer, utility: str, index: int, v: Tensor) -> Tensor:
+        if not self.second_order:
+            raise ValueError("Hessian-vector products need a probe made with second_order=True")
+        key = (scorer, utility, index)
+        if key in self._curvature and self._curvature[key][0] is v:
+            return self._curvature[key][1]
+        gradient = self.gradients(scorer, utility)[index]
+        recorded = self._recorded[index]
+        product = None
+        with _differentiating(self.x):
+            direction = v.to(recorded.dtype)
+            if self.reshape_transform is not None:
+                leaf = recorded.detach().requires_grad_()
+                (direction,) = torch.autograd.grad(self._reshape(leaf), leaf, direction)
+            if gradient.requires_grad:
+                (product,) = torch.autograd.grad(
+                    gradient, recorded, direction, retain_graph=True, allow_unused=True
+                )
+        # Without a path back to the layer the gradient is constant: the score is linear in it.
+        product = torch.zeros_like(recorded) if product is None else product.detach()
+        self._curvature[key] = (v, self.as_feature_map(product))
+        return self._curvature[key][1]
+
+
+@contextmanager
+def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
+    """Run a model on `device` in eval mode, and put back modes and random states when done."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    training = [module for module in modules if module.training]
+    cache_autocast = torch.is_autocast_cache_enabled()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices, device_type="cuda"):
+        try:
+            for module in training:
+                module.training = False  # not eval(): it may be overridden, and train() would be called to restore
+            # Weights cast under no-grad must not be found in the cache by the caller's own training step.
+            torch.set_autocast_cache_enabled(False)
+            yield
+        finally:
+            torch.set_autocast_cache_enabled(cache_autocast)
+            for module in training:
+                module.training = True
+
+
+@contextmanager
+def _differentiating(x: Tensor) -> Iterator[None]:
+    """Differentiate whatever mode the caller is in; derivatives run in the types of the forward pass."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+        yield
+
+
+def _make_scorer(
+    target: Target, score: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]] | None
+) -> Scorer:
+    if score is None:
+        return TargetScorer(target)
+    if target is not None:
+        raise ValueError("give a target or a score, not both: a score already says what is explained")
+    return CustomScorer(score) if callable(score) else PerSampleScorer(score)
+
+
+def _check_layers(model: Model, layers: Sequence[nn.Module]) -> list[nn.Module]:
+    for layer in layers:
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"the layer must be a torch.nn.Module of the model; got {layer!r}")
+        if isinstance(model, nn.Module) and all(layer is not module for module in model.modules()):
+            raise ValueError(
+                f"the layer {type(layer).__name__} is not a module of this {type(model).__name__}: "
+                "take it from the very model that is explained, not from a copy"
+            )
+    return list(layers)
+
+
+def _pick_output(outputs: Any, samples: int) -> Any:
+    """Return the scores in a model's output: a tensor, or a list with one entry a sample (detection models)."""
+    if hasattr(outputs, "logits"):
+        outputs = outputs.logits
+    elif isinstance(outputs, Mapping):
+        tensors = {key: value for key, value in outputs.items() if isinstance(value, Tensor)}
+        for key in ("logits", "out", *(tensors if len(tensors) == 1 else ())):
+            if key in tensors:
+                outputs = tensors[key]
+                break
+    of_samples = isinstance(outputs, Tensor) and outputs.ndim > 0 or isinstance(outputs, list)
+    if not of_samples or not len(outputs):
+        keys = f" with the keys {list(outputs)}" if isinstance(outputs, Mapping) else ""
+        raise TypeError(
+            f"the model must return a tensor (N, C), or a mapping or object that holds one as 'logits' or 'out'; "
+            f"got {type(outputs).__name__}{keys}: wrap the model in a function that picks the tensor"
+        )
+    if len(outputs) != samples:
+        raise ValueError(f"the model returned {len(outputs)} outputs for {samples} samples")
+    return outputs
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, list):
+        return [_map_tensors(function, item) for item in value]
+    if isinstance(value, dict):
+        return {key: _map_tensors(function, item) for key, item in value.items()}
+    return value
+
+
+def _requires_grad(outputs: Any) -> bool:
+    flags: list[bool] = []
+    _map_tensors(lambda tensor: flags.append(tensor.requires_grad) or tensor, outputs)  # type: ignore[func-returns-value]
+    return any(flags)
+
+
+def _to_float(value: Any) -> Any:
+    """Leave half precision: float16 and bfloat16 become float32."""
+
+    def widen(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+    return _map_tensors(widen, value)
+
+
+def _leave_inference(value: Any) -> Any:
+    """Return a tensor that autograd can work with where `value` was made in inference mode."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def _name(model: Model, layer: nn.Module) -> str:
+    if isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            if module is layer:
+                return repr(name or type(model).__name__)
+    return type(layer).__name__

@@ -1,0 +1,207 @@
+"""Front end for pytorch-grad-cam: every method as a `BaseCAM`.
+
+>>> from cam_extras.pytorch_grad_cam import ShapleyCAM  # was: from pytorch_grad_cam import ShapleyCAM
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+from torch import Tensor, nn
+
+from cam_extras import methods
+from cam_extras._checks import check_targets
+from cam_extras.maps import layer_map, normalise
+from cam_extras.probe import Probe, undisturbed
+
+
+class MethodCAM(BaseCAM):
+    """A method of `cam_extras.methods` behind the interface of `pytorch_grad_cam.BaseCAM`.
+
+    Calling it with a batch (N, C, H, W), or (N, C, D, H, W), and one target a sample returns maps of shape (N, H, W),
+    or (N, D, H, W), float32 in [0, 1], from one forward pass. Scaling, aggregation of several layers, `aug_smooth`
+    and `eigen_smooth` are `BaseCAM`'s. Unlike there, the model is left as found: no hook outlives a call, modes and
+    gradients are put back; layers are paired with their own activations; a wrong number of targets raises.
+
+    Args:
+        model: the model.
+        target_layers: list of the layers to explain; the maps of several are averaged.
+        reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
+        tta_transforms: the `ttach.Compose` of `aug_smooth`.
+        hyper: the method's hyper-parameters.
+
+    Attributes:
+        outputs: the model's output at the last call.
+    """
+
+    method_type: ClassVar[type[methods.Method]]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        **hyper: Any,
+    ):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
+        if isinstance(target_layers, nn.Module) or not isinstance(target_layers, Sequence):
+            raise TypeError(
+                f"target_layers must be a list of modules; got {type(target_layers).__name__}: write [layer]"
+            )
+        self.method = self.method_type.make(hyper)
+        # BaseCAM puts the model in eval mode and hooks into the layers for good; neither is wanted.
+        with undisturbed(model, torch.device("cpu")):
+            super().__init__(
+                model, list(target_layers), reshape_transform, uses_gradients=False, tta_transforms=tta_transforms
+            )
+        self.activations_and_grads.release()
+        self.activations_and_grads = _NoHooks(
+            model, self.target_layers, reshape_transform=reshape_transform, second_order=self.method.second_order
+        )
+
+    def __call__(
+        self,
+        input_tensor: Tensor,
+        targets: Sequence[Callable] | None = None,
+        aug_smooth: bool = False,
+        eigen_smooth: bool = False,
+    ) -> np.ndarray:
+        """Explain a batch: maps (N, *S), float32 in [0, 1].
+
+        Args:
+            input_tensor: the batch, shape (N, C, *S).
+            targets: one callable for each sample, output of the sample -> scalar, as in
+                `pytorch_grad_cam.utils.model_targets`; None explains the predicted class with the method's utility.
+            aug_smooth: average over flips and contrasts of the input (six forward passes).
+            eigen_smooth: project the contributions on their first principal component instead of summing them.
+
+        Raises:
+            TypeError: see `Probe`; or `targets` are not callables.
+            ValueError: see `Probe`; or there is not one target for each sample, or one that returns no scalar.
+        """
+        return super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)
+
+    def forward(
+        self, input_tensor: Tensor, targets: Sequence[Callable] | None = None, eigen_smooth: bool = False
+    ) -> np.ndarray:
+        """Explain a batch without `aug_smooth`."""
+        self.outputs = self.activations_and_grads(input_tensor)
+        try:
+            return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
+        finally:
+            self.activations_and_grads.release()
+
+    def compute_cam_per_layer(
+        self, input_tensor: Tensor, targets: Sequence[Callable] | None, eigen_smooth: bool
+    ) -> list[np.ndarray]:
+        """Return one map (N, 1, *S) a layer at the input's size."""
+        if targets is not None:
+            check_targets(targets, len(input_tensor))
+        return super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
+
+    def get_cam_image(
+        self,
+        input_tensor: Tensor,
+        target_layer: nn.Module,
+        targets: Sequence[Callable] | None,
+        activations: None,
+        grads: None,
+        eigen_smooth: bool = False,
+    ) -> np.ndarray:
+        """Return the map (N, *S) of one layer at its own size, in [0, 1]."""
+        probe = self.activations_and_grads.probes[self.target_layers.index(target_layer)]
+        contributions = self.method(probe if targets is None else probe.with_score(list(targets)))
+        if contributions.ndim != input_tensor.ndim:
+            raise ValueError(
+                f"a feature map of shape {tuple(contributions.shape)} does not fit an input of shape "
+                f"{tuple(input_tensor.shape)}: transformers need a reshape_transform"
+            )
+        if eigen_smooth:
+            projection = torch.from_numpy(get_2d_projection(contributions.cpu().numpy()))
+            return normalise(projection.relu()).numpy()
+        # Normalised here, so that the absolute epsilon of BaseCAM's own scaling cannot squash a small map.
+        return layer_map(contributions).cpu().numpy()
+
+    def __exit__(self, exc_type: object, exc_value: object, exc_tb: object) -> None:
+        """Leave the `with` block; BaseCAM would swallow an IndexError here."""
+        self.activations_and_grads.release()
+
+    def __del__(self) -> None:
+        """Do nothing: no hook outlives a call."""
+
+
+class _NoHooks:
+    """Stands where BaseCAM keeps its permanent hooks: runs the model through probes when called.
+
+    BaseCAM and FinerCAM call it for the outputs and then ask for the map of every layer; `activations` and
+    `gradients` are empty because the probes have them.
+    """
+
+    activations: tuple[()] = ()
+    gradients: tuple[()] = ()
+
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], **options: Any):
+        self.model = model
+        self.layers = layers
+        self.options = options
+        self.probes: list[Probe] = []
+
+    def __call__(self, x: Tensor) -> Any:
+        self.release()
+        if isinstance(x, Tensor):
+            x = x.to(next(self.model.parameters()).device)
+        self.probes = Probe.several(self.model, self.layers, x, **self.options)
+        return self.probes[0].outputs
+
+    def release(self) -> None:
+        self.probes = []
+
+
+class GradCAM(MethodCAM):
+    """Grad-CAM: see `cam_extras.methods.GradCAM` for its hyper-parameters."""
+
+    method_type = methods.GradCAM
+
+
+class HiResCAM(MethodCAM):
+    """HiResCAM: see `cam_extras.methods.HiResCAM` for its hyper-parameters."""
+
+    method_type = methods.HiResCAM
+
+
+class ShapleyCAM(MethodCAM):
+    """ShapleyCAM: see `cam_extras.methods.ShapleyCAM` for its hyper-parameters."""
+
+    method_type = methods.ShapleyCAM
+
+
+class ShapleyCAMH(MethodCAM):
+    """ShapleyCAM-H: see `cam_extras.methods.ShapleyCAMH` for its hyper-parameters."""
+
+    method_type = methods.ShapleyCAMH
+
+
+class ShapleyCAME(MethodCAM):
+    """ShapleyCAM-E: see `cam_extras.methods.ShapleyCAME` for its hyper-parameters."""
+
+    method_type = methods.ShapleyCAME
+
+
+class FakeCAM(MethodCAM):
+    """Fake-CAM, a control: see `cam_extras.methods.FakeCAM`."""
+
+    method_type = methods.FakeCAM
+
+
+class RandomCAM(MethodCAM):
+    """Random-CAM, a control: see `cam_extras.methods.RandomCAM` for its hyper-parameters."""
+
+    method_type = methods.RandomCAM

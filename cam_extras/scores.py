@@ -1,0 +1,238 @@
+"""Score functions: what a class activation map explains, one number per sample.
+
+`Logit`, `Softmax`, `LogSoftmax` and `ReST` turn a class index into a callable. Given the model's output of one
+sample, shape (C,), it returns a scalar, as pytorch-grad-cam expects of its targets; given a batch, shape
+(N, C), it returns shape (N,).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Union
+
+import torch
+from torch import Tensor
+
+from cam_extras._checks import check_choice, check_targets
+
+Target = Union[int, Sequence[int], Tensor, Callable[[Tensor], Tensor], None]
+
+
+class ClassScore(ABC):
+    """A function of the model's output, read at a class.
+
+    Args:
+        target: the class index, or one for each sample: an int, a sequence of ints or a tensor of shape (N,).
+    """
+
+    def __init__(self, target: int | Sequence[int] | Tensor):
+        self.target = target
+
+    @staticmethod
+    @abstractmethod
+    def transform(outputs: Tensor, dim: int) -> Tensor:
+        """Turn the model's output into the score of every class; `dim` is the class dimension."""
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """Score an output of shape (C,) or (N, C): shape () or (N,).
+
+        Raises:
+            ValueError: the class index is outside [0, C), or there is not one for each sample.
+        """
+        if outputs.ndim == 1:
+            return select_class(self.transform(outputs, 0)[None], self.target)[0]
+        return select_class(self.transform(outputs, 1), self.target)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.target!r})"
+
+
+class Logit(ClassScore):
+    """The model's raw output y_c.
+
+    >>> Logit(1)(torch.tensor([1.0, 3.0]))
+    tensor(3.)
+    """
+
+    @staticmethod
+    def transform(outputs: Tensor, dim: int) -> Tensor:
+        """Return y."""
+        return outputs
+
+
+class Softmax(ClassScore):
+    """The probability p_c = softmax(y)_c, in [0, 1]."""
+
+    @staticmethod
+    def transform(outputs: Tensor, dim: int) -> Tensor:
+        """Return softmax(y)."""
+        return outputs.softmax(dim)
+
+
+class LogSoftmax(ClassScore):
+    """The log probability ln p_c, at most 0."""
+
+    @staticmethod
+    def transform(outputs: Tensor, dim: int) -> Tensor:
+        """Return log softmax(y)."""
+        return outputs.log_softmax(dim)
+
+
+class ReST(ClassScore):
+    """Residual Softmax Target-class utility U = y_c + ln p_c.
+
+    The logit keeps the gradient alive where p_c is close to 1; the log probability takes away what speaks for
+    other classes too. Equation (16) of Cai, "CAMs as Shapley Value-based Explainers", 2025.
+    """
+
+    @staticmethod
+    def transform(outputs: Tensor, dim: int) -> Tensor:
+        """Return y + log softmax(y)."""
+        return outputs + outputs.log_softmax(dim)
+
+
+SCORES: dict[str, type[ClassScore]] = {
+    "logit": Logit,
+    "softmax": Softmax,
+    "log_softmax": LogSoftmax,
+    "rest": ReST,
+}
+
+
+def select_class(values: Tensor, target: int | Sequence[int] | Tensor) -> Tensor:
+    """Read `values` (N, C) at a class index for all samples, or one index for each: shape (N,).
+
+    Raises:
+        TypeError: `target` is not made of integers.
+        ValueError: an index is outside [0, C), or there is not one for each sample.
+    """
+    if values.ndim != 2:
+        raise ValueError(
+            f"a class index needs a model output of shape (N, C); got {tuple(values.shape)}: "
+            "give a score function of your own instead"
+        )
+    samples, classes = values.shape
+    indices = torch.as_tensor(target, device=values.device)
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise TypeError(f"class indices must be integers; got {target!r}")
+    if indices.numel() == 1:
+        indices = indices.reshape(1).expand(samples)
+    if indices.shape != (samples,):
+        raise ValueError(
+            f"expected one class index, or {samples}, one for each sample; got shape {tuple(indices.shape)}"
+        )
+    if indices.min() < 0 or indices.max() >= classes:
+        raise ValueError(f"class indices must lie in [0, {classes}); got {indices.tolist()}")
+    return values.gather(1, indices[:, None].long()).squeeze(1)
+
+
+class Scorer(ABC):
+    """What a probe differentiates: the model's output, one number per sample."""
+
+    @abstractmethod
+    def __call__(self, outputs: Any, utility: str) -> Tensor:
+        """Score the model's output, shape (N,); `utility` names the function of the logits to read."""
+
+    def resolved(self, outputs: Any) -> Scorer:
+        """Return the scorer that looks at the class of these outputs, whatever it is given later."""
+        return self
+
+
+class TargetScorer(Scorer):
+    """Score of a target under the utility that the method asks for.
+
+    Args:
+        target: class index, one index for each sample, a function that reads one value per sample from the class
+            scores (N, C, ...), or None for the predicted class. A model with one output per sample, (N,) or
+            (N, 1), needs no target.
+    """
+
+    def __init__(self, target: Target = None):
+        self.target = target
+
+    def resolved(self, outputs: Any) -> TargetScorer:
+        """Fix the predicted class."""
+        if self.target is not None or not isinstance(outputs, Tensor):
+            return self
+        if outputs.ndim > 2:
+            raise ValueError(
+                f"the predicted class is undefined for a model output of shape {tuple(outputs.shape)}: "
+                "say what to explain with a target"
+            )
+        return TargetScorer(_with_class_dimension(outputs).argmax(dim=1))
+
+    def __call__(self, outputs: Any, utility: str) -> Tensor:
+        """Score the model's output, shape (N,)."""
+        check_choice("score", utility, SCORES)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"a class index needs a model that returns a tensor (N, C); this one returns {_describe(outputs)}: "
+                "give one score function a sample"
+            )
+        if self.target is None:
+            return self.resolved(outputs)(outputs, utility)
+        outputs = _with_class_dimension(outputs)
+        values = SCORES[utility].transform(outputs, 1)
+        if not callable(self.target):
+            return select_class(values, self.target)
+        return check_scores(self.target(values), len(outputs))
+
+
+class CustomScorer(Scorer):
+    """Score function of the user's own, model output -> (N,): it wins over any method's utility."""
+
+    def __init__(self, function: Callable[[Any], Tensor]):
+        self.function = function
+
+    def __call__(self, outputs: Any, utility: str) -> Tensor:
+        """Score the model's output, shape (N,)."""
+        return check_scores(self.function(outputs), len(outputs))
+
+
+class PerSampleScorer(Scorer):
+    """One score function for each sample, as pytorch-grad-cam's targets: output of the sample -> scalar."""
+
+    def __init__(self, functions: Iterable[Callable[[Any], Tensor]]):
+        self.functions = functions
+
+    def __call__(self, outputs: Any, utility: str) -> Tensor:
+        """Score the model's output, shape (N,)."""
+        functions = check_targets(self.functions, len(outputs))
+        scores = []
+        for number, (function, output) in enumerate(zip(functions, outputs, strict=True)):
+            try:
+                score = function(output)
+            except IndexError as error:
+                raise ValueError(
+                    f"the target of sample {number} asks for what the model's output "
+                    f"{_describe(output)} does not have: {error}"
+                ) from error
+            if not isinstance(score, Tensor) or score.numel() != 1:
+                raise ValueError(
+                    f"the target of sample {number} must return a scalar tensor; got {_describe(score)}"
+                )
+            scores.append(score.reshape(()))
+        return torch.stack(scores)
+
+
+def check_scores(scores: object, samples: int) -> Tensor:
+    """Return `scores` as shape (N,), or raise ValueError where there is not one number per sample."""
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"a score function must return a tensor; got {type(scores).__name__}")
+    if scores.numel() != samples or (scores.ndim > 0 and len(scores) != samples):
+        raise ValueError(
+            f"expected one score per sample, shape ({samples},); got {tuple(scores.shape)}: "
+            "choose a target, or reduce the score over its other dimensions"
+        )
+    return scores.reshape(samples)
+
+
+def _with_class_dimension(outputs: Tensor) -> Tensor:
+    return outputs[:, None] if outputs.ndim == 1 else outputs
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
