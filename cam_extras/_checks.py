@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Iterable
 
 import torch
@@ -12,6 +13,14 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def check_name(kind: str, name: str, known: Collection[str]) -> None:
+    """Raise ValueError with the names that come close unless `name` is a known one."""
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+        raise ValueError(f"there is no {kind} {name!r}: {meant}")
 
 
 def check_input(x: object) -> Tensor:
@@ -79,7 +88,5 @@ def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable]:
                 "wrap a class index as cam_extras.scores.Logit(index)"
             )
     if len(functions) != batch_size:
-        raise ValueError(
-            f"expected {batch_size} targets, one for each sample of the batch; got {len(functions)}"
-        )
+        raise ValueError(f"expected {batch_size} targets, one for each sample of the batch; got {len(functions)}")
     return functions  # type: ignore[return-value]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cam_extras._checks import check_input
+from cam_extras._checks import check_input, check_name
 from cam_extras.scores import CustomScorer, PerSampleScorer, Scorer, Target, TargetScorer
 
 Model = Callable[..., Any]
@@ -64,7 +64,13 @@ class Probe:
         second_order: bool = True,
     ):
         self._recording = _Recording(
-            model, [layer], x, reshape_transform, additional_forward_args, attribute_to_layer_input, second_order
+            model,
+            [layer],
+            x,
+            reshape_transform,
+            additional_forward_args,
+            attribute_to_layer_input,
+            second_order,
         )
         self._layer = 0
         self._scorer = _make_scorer(target, score)
@@ -126,9 +132,7 @@ class Probe:
 
     def at(self, x: Tensor) -> Probe:
         """Return the same probe at another input, looking at the class explained here."""
-        return self._with(
-            _recording=self._recording.at(x), _scorer=self._scorer.resolved(self._recording.outputs)
-        )
+        return self._with(_recording=self._recording.at(x), _scorer=self._scorer.resolved(self._recording.outputs))
 
     def score(self, x: Tensor) -> Tensor:
         """Score another input, shape (N,), for the class explained here.
@@ -321,13 +325,18 @@ class _Recording:
                 leaf = recorded.detach().requires_grad_()
                 (direction,) = torch.autograd.grad(self._reshape(leaf), leaf, direction)
             if gradient.requires_grad:
-                (product,) = torch.autograd.grad(
-                    gradient, recorded, direction, retain_graph=True, allow_unused=True
-                )
+                (product,) = torch.autograd.grad(gradient, recorded, direction, retain_graph=True, allow_unused=True)
         # Without a path back to the layer the gradient is constant: the score is linear in it.
         product = torch.zeros_like(recorded) if product is None else product.detach()
         self._curvature[key] = (v, self.as_feature_map(product))
         return self._curvature[key][1]
+
+
+def find_layer(model: nn.Module, name: str) -> nn.Module:
+    """Return the module of a dotted name, or raise ValueError with the names that come close."""
+    modules = {known: module for known, module in model.named_modules() if known}
+    check_name("layer", name, modules)
+    return modules[name]
 
 
 @contextmanager
@@ -357,9 +366,7 @@ def _differentiating(x: Tensor) -> Iterator[None]:
         yield
 
 
-def _make_scorer(
-    target: Target, score: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]] | None
-) -> Scorer:
+def _make_scorer(target: Target, score: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]] | None) -> Scorer:
     if score is None:
         return TargetScorer(target)
     if target is not None:
@@ -389,7 +396,7 @@ def _pick_output(outputs: Any, samples: int) -> Any:
             if key in tensors:
                 outputs = tensors[key]
                 break
-    of_samples = isinstance(outputs, Tensor) and outputs.ndim > 0 or isinstance(outputs, list)
+    of_samples = (isinstance(outputs, Tensor) and outputs.ndim > 0) or isinstance(outputs, list)
     if not of_samples or not len(outputs):
         keys = f" with the keys {list(outputs)}" if isinstance(outputs, Mapping) else ""
         raise TypeError(

@@ -40,6 +40,7 @@ class MethodCAM(BaseCAM):
     """
 
     method_type: ClassVar[type[methods.Method]]
+    activations_and_grads: Any
 
     def __init__(
         self,
@@ -60,11 +61,18 @@ class MethodCAM(BaseCAM):
         # BaseCAM puts the model in eval mode and hooks into the layers for good; neither is wanted.
         with undisturbed(model, torch.device("cpu")):
             super().__init__(
-                model, list(target_layers), reshape_transform, uses_gradients=False, tta_transforms=tta_transforms
+                model,
+                list(target_layers),
+                reshape_transform,
+                uses_gradients=False,
+                tta_transforms=tta_transforms,
             )
         self.activations_and_grads.release()
         self.activations_and_grads = _NoHooks(
-            model, self.target_layers, reshape_transform=reshape_transform, second_order=self.method.second_order
+            model,
+            self.target_layers,
+            reshape_transform=reshape_transform,
+            second_order=self.method.second_order,
         )
 
     def __call__(

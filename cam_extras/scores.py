@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cam_extras._checks import check_choice, check_targets
 
-Target = Union[int, Sequence[int], Tensor, Callable[[Tensor], Tensor], None]
+Target = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 
 
 class ClassScore(ABC):
@@ -209,9 +209,7 @@ class PerSampleScorer(Scorer):
                     f"{_describe(output)} does not have: {error}"
                 ) from error
             if not isinstance(score, Tensor) or score.numel() != 1:
-                raise ValueError(
-                    f"the target of sample {number} must return a scalar tensor; got {_describe(score)}"
-                )
+                raise ValueError(f"the target of sample {number} must return a scalar tensor; got {_describe(score)}")
             scores.append(score.reshape(()))
         return torch.stack(scores)
 

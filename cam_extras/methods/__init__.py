@@ -12,8 +12,7 @@ from cam_extras.methods.random_cam import RandomCAM
 from cam_extras.methods.shapley_cam import ShapleyCAM, ShapleyCAME, ShapleyCAMH, shapley_weights
 
 METHODS: dict[str, type[Method]] = {
-    method.__name__: method
-    for method in (GradCAM, HiResCAM, ShapleyCAM, ShapleyCAMH, ShapleyCAME, FakeCAM, RandomCAM)
+    method.__name__: method for method in (GradCAM, HiResCAM, ShapleyCAM, ShapleyCAMH, ShapleyCAME, FakeCAM, RandomCAM)
 }
 
 __all__ = [
