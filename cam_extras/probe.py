@@ -334,7 +334,7 @@ class _Recording:
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
     """Return the module of a dotted name, or raise ValueError with the names that come close."""
-    modules = {known: module for known, module in model.named_modules() if known}
+    modules = {known: module for known, module in model.named_modules(remove_duplicate=False) if known}
     check_name("layer", name, modules)
     return modules[name]
 

@@ -1,0 +1,155 @@
+"""The command line: cam-extras demo, list and explain."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from cam_extras import __version__
+from cam_extras.demo.canvases import make_canvases
+from cam_extras.demo.classifier import LAYER, load_classifier, prepare
+from cam_extras.evaluation import Evaluation, evaluate_batch
+from cam_extras.methods import METHODS
+from cam_extras.metrics import METRICS
+from cam_extras.models import load_model
+from cam_extras.probe import find_layer
+from cam_extras.report import Picture, list_table, save_csv, save_gallery, summary_table
+
+DEMO_IMAGES = 12
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status: 0, or 2 with one line that says what is wrong."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        options.run(options, console)
+    except (ValueError, TypeError, OSError) as error:
+        sys.stderr.write(f"cam-extras: {error}\n")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cam-extras", description="Class activation maps, explained and scored.")
+    parser.add_argument("--version", action="version", version=f"cam-extras {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="explain a dozen digits with every method, score them with every metric")
+    demo.add_argument("--output", type=Path, default=Path("cam-extras-output/demo"), metavar="DIR")
+    demo.set_defaults(run=_demo)
+
+    listing = commands.add_parser("list", help="name the methods and metrics, and their papers")
+    listing.set_defaults(run=_list)
+
+    explain = commands.add_parser("explain", help="explain images of your own")
+    explain.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    explain.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME|FILE",
+        help="torchvision model; its weights file (NAME-HASH.pth); or FILE.py:FUNCTION or MODULE:FUNCTION",
+    )
+    explain.add_argument("--weights", metavar="FILE", help="local weights, instead of those torchvision downloads")
+    explain.add_argument("--layer", required=True, metavar="NAME", help="dotted name, such as layer4")
+    explain.add_argument("--method", action="append", choices=list(METHODS), help="repeatable; default: all")
+    explain.add_argument("--target", metavar="CLASS", help="class by number or name; default: the predicted class")
+    explain.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    explain.add_argument("--output", type=Path, default=Path("cam-extras-output/explain"), metavar="DIR")
+    explain.set_defaults(run=_explain)
+    return parser
+
+
+def _demo(options: argparse.Namespace, console: Console) -> None:
+    canvases = make_canvases(DEMO_IMAGES, "test", seed=2)
+    model = load_classifier()
+    evaluation = _evaluate(console, model, LAYER, prepare(canvases.images), list(METHODS), None)
+    pictures = [
+        Picture(
+            name=f"canvas {number}",
+            pixels=canvases.images[number],
+            title=f"{canvases.labels[number]}, seen as {evaluation.predicted[number]} "
+            f"({evaluation.confidence[number]:.0%})",
+            box=tuple(canvases.boxes[number].tolist()),
+        )
+        for number in range(DEMO_IMAGES)
+    ]
+    _report(console, options.output, pictures, evaluation, f"{DEMO_IMAGES} digits on cluttered canvases")
+
+
+def _list(options: argparse.Namespace, console: Console) -> None:
+    for table in list_table():
+        console.print(table)
+
+
+def _explain(options: argparse.Namespace, console: Console) -> None:
+    for path in options.images:
+        if not path.is_file():
+            raise ValueError(f"there is no image {path}")
+    classifier = load_model(options.model, options.weights)
+    x = torch.stack([classifier.transform(_read_image(path)) for path in options.images])
+    target = None if options.target is None else classifier.class_index(options.target)
+    model = classifier.model.to(options.device)
+    methods = options.method or list(METHODS)
+    evaluation = _evaluate(console, model, options.layer, x.to(options.device), methods, target)
+    mean, std = (
+        torch.tensor(getattr(classifier.transform, name, default))[:, None, None]
+        for name, default in (("mean", [0.0]), ("std", [1.0]))
+    )
+    pictures = [
+        Picture(
+            name=path.name,
+            pixels=image * std + mean,
+            title=f"{classifier.category(int(explained))}\n({confidence:.0%})",
+        )
+        for path, image, explained, confidence in zip(
+            options.images, x, evaluation.target, evaluation.confidence, strict=True
+        )
+    ]
+    _report(console, options.output, pictures, evaluation, f"{options.model}, layer {options.layer}")
+
+
+def _read_image(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _evaluate(
+    console: Console, model: nn.Module, layer: str, x: Tensor, methods: list[str], target: int | None
+) -> Evaluation:
+    columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("explaining and scoring", total=len(methods))
+
+        def advance(method: str) -> None:
+            progress.update(task, advance=1, description=method)
+
+        return evaluate_batch(
+            model,
+            find_layer(model, layer),
+            x,
+            {name: METHODS[name]() for name in methods},
+            METRICS,
+            target=target,
+            on_progress=advance,
+        )
+
+
+def _report(console: Console, output: Path, pictures: list[Picture], evaluation: Evaluation, title: str) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    save_gallery(output / "gallery.png", pictures, evaluation)
+    save_csv(output / "results.csv", [picture.name for picture in pictures], evaluation)
+    console.print(summary_table(evaluation, title))
+    console.print(f"gallery: {output / 'gallery.png'}\nscores:  {output / 'results.csv'}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

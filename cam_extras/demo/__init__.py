@@ -1,0 +1,1 @@
+"""The demo: a small classifier of digits on cluttered canvases, its data and its training script."""
