@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+ROOT = Path(__file__).resolve().parent.parent
+REALDATA = Path(os.environ.get("CAM_EXTRAS_REALDATA", ROOT.parent / "shared" / "realdata"))
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "realdata" in item.keywords and not REALDATA.is_dir():
+            item.add_marker(pytest.mark.skip(reason=f"no real models and images in {REALDATA}"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def realdata():
+    """The real MobileNet-V2 and a way to read its images."""
+    from PIL import Image
+    from torchvision import transforms
+
+    from cam_extras.models import load_model
+
+    weights = REALDATA / "mobilenet_v2_imagenet.safetensors"
+    classifier = load_model(f"{REALDATA / 'models.py'}:mobilenet_v2", str(weights))
+    crop = transforms.Compose([transforms.CenterCrop(224), transforms.ToTensor()])
+    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    paths = sorted((REALDATA / "imagenet").glob("*.JPEG"))
+
+    def read(count: int):
+        return torch.stack([normalise(crop(Image.open(path))) for path in paths[:: len(paths) // count][:count]])
+
+    return SimpleNamespace(folder=REALDATA, model=classifier.model, weights=weights, paths=paths, read=read)

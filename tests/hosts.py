@@ -1,0 +1,37 @@
+"""Run a method through each host in the same way."""
+
+from __future__ import annotations
+
+import torch
+
+import cam_extras.captum as captum_host
+import cam_extras.pytorch_grad_cam as pgc_host
+from cam_extras.methods import METHODS
+
+
+def host_classes(module, base) -> dict[str, type]:
+    """Method name -> the class of a host."""
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base)]
+    return {cls.method_type.__name__: cls for cls in classes if cls is not base}
+
+
+PGC = host_classes(pgc_host, pgc_host.MethodCAM)
+CAPTUM = host_classes(captum_host, captum_host.MethodAttribution)
+
+
+def run_pgc(name, setting, x) -> list[torch.Tensor]:
+    """Maps (N, *S) of the predicted class."""
+    cam = PGC[name](setting.model, setting.layers, setting.options.get("reshape_transform"))
+    return [torch.from_numpy(cam(x))]
+
+
+def run_captum(name, setting, x) -> list[torch.Tensor]:
+    """Attributions (N, 1, *S) of class 2, one a layer."""
+    layer = setting.layers if len(setting.layers) > 1 else setting.layers[0]
+    attributions = CAPTUM[name](setting.model, layer, **setting.options).attribute(x, 2)
+    return attributions if isinstance(attributions, list) else [attributions]
+
+
+HOSTS = {"pytorch-grad-cam": run_pgc, "Captum": run_captum}
+
+__all__ = ["CAPTUM", "HOSTS", "METHODS", "PGC"]

@@ -1,0 +1,208 @@
+"""Slow, obvious re-implementations of every formula, loop by loop, from the papers; in float64 for single samples.
+
+Methods: (head, activations (K, H, W), class, seed) -> contributions (K, H, W), where `head` is the part of the model
+above the layer, activations (1, K, H, W) -> logits (1, C). Metrics: quantities of one sample -> a number.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.functional import hessian, jacobian
+
+METHODS: dict = {}
+METRICS: dict = {}
+
+
+def method(name):
+    def register(function):
+        METHODS[name] = function
+        return function
+
+    return register
+
+
+def metric(name):
+    def register(function):
+        METRICS[name] = function
+        return function
+
+    return register
+
+
+def _logit(head, c):
+    return lambda a: head(a[None])[0, c]
+
+
+def _rest(head, c):
+    def utility(a):
+        logits = head(a[None])[0]
+        return logits[c] + torch.log(torch.exp(logits[c]) / torch.exp(logits).sum())
+
+    return utility
+
+
+def _mean(plane) -> float:
+    total = 0.0
+    for i in range(plane.shape[0]):
+        for j in range(plane.shape[1]):
+            total += plane[i, j].item()
+    return total / (plane.shape[0] * plane.shape[1])
+
+
+def _weigh(weights, a):
+    out = torch.zeros_like(a)
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                out[k, i, j] = weights[k] * a[k, i, j]
+    return out
+
+
+@method("GradCAM")
+def grad_cam(head, a, c, x):
+    gradient = jacobian(_logit(head, c), a)
+    return _weigh([_mean(gradient[k]) for k in range(len(a))], a)
+
+
+@method("HiResCAM")
+def hires_cam(head, a, c, x):
+    gradient = jacobian(_logit(head, c), a)
+    out = torch.zeros_like(a)
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                out[k, i, j] = gradient[k, i, j] * a[k, i, j]
+    return out
+
+
+def shapley_weights(head, a, c):
+    """W^k_ij = [U' - 1/2 A^T H]^k_ij, with the whole Hessian written out."""
+    gradient = jacobian(_rest(head, c), a)
+    second = hessian(_rest(head, c), a)
+    weights = torch.zeros_like(a)
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                curvature = (second[:, :, :, k, i, j] * a).sum()
+                weights[k, i, j] = gradient[k, i, j] - 0.5 * curvature
+    return weights
+
+
+@method("ShapleyCAM")
+def shapley_cam(head, a, c, x):
+    weights = shapley_weights(head, a, c)
+    return _weigh([_mean(weights[k]) for k in range(len(a))], a)
+
+
+@method("ShapleyCAMH")
+def shapley_cam_h(head, a, c, x):
+    return shapley_weights(head, a, c) * a
+
+
+@method("ShapleyCAME")
+def shapley_cam_e(head, a, c, x):
+    products = shapley_weights(head, a, c) * a
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                products[k, i, j] = max(0.0, products[k, i, j].item())
+    return products
+
+
+@method("FakeCAM")
+def fake_cam(head, a, c, x):
+    out = torch.ones(1, *x.shape[1:], dtype=a.dtype)
+    out[0, 0, 0] = 0
+    return out
+
+
+@method("RandomCAM")
+def random_cam(head, a, c, x):
+    generator = torch.Generator().manual_seed(0)
+    weights = [2 * torch.rand(1, generator=generator).item() - 1 for _ in range(len(a))]
+    return _weigh(weights, a)
+
+
+def normalise(plane: Tensor) -> Tensor:
+    values = plane.flatten().tolist()
+    low, high = min(values), max(values)
+    if low == high:
+        return torch.zeros_like(plane)
+    return torch.tensor([(v - low) / (high - low) for v in values], dtype=plane.dtype).reshape(plane.shape)
+
+
+def resize(plane: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear with pixel centres at half integers and the border repeated (align_corners=False)."""
+    rows, columns = plane.shape
+    out = torch.zeros(height, width, dtype=plane.dtype)
+    for i in range(height):
+        for j in range(width):
+            y = min(max((i + 0.5) * rows / height - 0.5, 0), rows - 1)
+            x = min(max((j + 0.5) * columns / width - 0.5, 0), columns - 1)
+            top, left = math.floor(y), math.floor(x)
+            bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
+            v, u = y - top, x - left
+            out[i, j] = (1 - v) * ((1 - u) * plane[top, left] + u * plane[top, right]) + v * (
+                (1 - u) * plane[bottom, left] + u * plane[bottom, right]
+            )
+    return out
+
+
+def input_map(contributions: Tensor, height: int, width: int) -> Tensor:
+    total = torch.zeros_like(contributions[0])
+    for channel in contributions:
+        total = total + channel
+    for i in range(total.shape[0]):
+        for j in range(total.shape[1]):
+            total[i, j] = max(0.0, total[i, j].item())
+    return normalise(resize(normalise(total), height, width))
+
+
+@metric("average_drop")
+def average_drop(q):
+    return max(0, q["p"] - q["o"]) / q["p"]
+
+
+@metric("increase_in_confidence")
+def increase_in_confidence(q):
+    return 1 if q["o"] > q["p"] else 0
+
+
+@metric("average_gain")
+def average_gain(q):
+    return max(0, q["o"] - q["p"]) / (1 - q["p"])
+
+
+@metric("drop_in_deletion")
+def drop_in_deletion(q):
+    return max(0, q["p"] - q["d"]) / q["p"]
+
+
+@metric("coherency")
+def coherency(q):
+    a, b = q["maps"].flatten().tolist(), q["masked_maps"].flatten().tolist()
+    if len(set(a)) == 1 or len(set(b)) == 1:
+        return 0
+    n = len(a)
+    mean_a, mean_b = math.fsum(a) / n, math.fsum(b) / n
+    covariance = math.fsum((u - mean_a) * (v - mean_b) for u, v in zip(a, b, strict=True)) / n
+    sigma_a = math.sqrt(math.fsum((u - mean_a) ** 2 for u in a) / n)
+    sigma_b = math.sqrt(math.fsum((v - mean_b) ** 2 for v in b) / n)
+    return covariance / (sigma_a * sigma_b) / 2 + 1 / 2
+
+
+@metric("complexity")
+def complexity(q):
+    values = q["maps"].flatten().tolist()
+    return math.fsum(abs(v) for v in values) / len(values)
+
+
+@metric("adcc")
+def adcc(q):
+    parts = [coherency(q), 1 - complexity(q), 1 - average_drop(q)]
+    if min(parts) <= 0:
+        return 0
+    return 3 / (1 / parts[0] + 1 / parts[1] + 1 / parts[2])

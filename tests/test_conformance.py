@@ -1,0 +1,109 @@
+"""What every method promises, in every host and whatever the model does: a method is tested by being listed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hosts import CAPTUM, HOSTS, METHODS, PGC
+from nets import SETTINGS, make_setting
+from state import untouched
+
+import cam_extras
+from cam_extras.probe import Probe
+
+CASES = pytest.mark.parametrize("host", HOSTS)
+ALL_METHODS = pytest.mark.parametrize("name", METHODS)
+ALL_SETTINGS = pytest.mark.parametrize("setting_name", SETTINGS)
+
+
+def test_every_method_has_a_class_in_every_host():
+    assert set(PGC) == set(CAPTUM) == set(METHODS)
+    for name, cls in PGC.items():
+        assert cls.__name__ == name
+        assert getattr(cam_extras, name) is cls
+    for name, cls in CAPTUM.items():
+        assert cls.__name__ == "Layer" + name.replace("CAM", "Cam")
+
+
+@CASES
+@ALL_SETTINGS
+@ALL_METHODS
+class TestEveryMethod:
+    def test_values_and_shape(self, name, setting_name, host):
+        setting = make_setting(setting_name)
+        results = HOSTS[host](name, setting, setting.x)
+        if host == "pytorch-grad-cam":
+            (maps,) = results
+            assert maps.shape == (len(setting.x), *setting.x.shape[2:])
+            assert maps.dtype == torch.float32
+            assert (maps >= 0).all()
+            assert (maps <= 1).all()
+            assert (maps.flatten(1).amax(dim=1) > 0.999).all()
+            assert (maps.flatten(1).amin(dim=1) == 0).all()
+            return
+        assert len(results) == len(setting.layers)
+        for attribution, probe in zip(
+            results, Probe.several(setting.model, setting.layers, setting.x, **setting.options), strict=True
+        ):
+            assert attribution.shape[:2] == (len(setting.x), 1)
+            assert attribution.shape[2:] in (probe.activations.shape[2:], setting.x.shape[2:])
+            assert attribution.dtype == setting.x.dtype
+            assert attribution.isfinite().all()
+            assert not attribution.requires_grad
+
+    def test_batch_equals_one_by_one(self, name, setting_name, host):
+        setting = make_setting(setting_name)
+        together = HOSTS[host](name, setting, setting.x)
+        alone = [HOSTS[host](name, setting, sample[None]) for sample in setting.x]
+        for layer, result in enumerate(together):
+            scale = result.abs().amax()
+            single = torch.cat([one[layer] for one in alone])
+            torch.testing.assert_close(result / scale, single / scale, rtol=0, atol=setting.tolerance)
+
+    def test_deterministic_and_world_as_found(self, name, setting_name, host):
+        setting = make_setting(setting_name)
+        first = HOSTS[host](name, setting, setting.x)
+        torch.randn(3)  # what was drawn meanwhile must not matter
+        with untouched(setting.model, setting.x):
+            second = HOSTS[host](name, setting, setting.x)
+        for a, b in zip(first, second, strict=True):
+            assert torch.equal(a, b)
+
+    def test_world_as_found_after_an_exception(self, name, setting_name, host):
+        setting = make_setting(setting_name)
+        setting.model.fail = True
+        with untouched(setting.model, setting.x), pytest.raises(RuntimeError, match="on purpose"):
+            HOSTS[host](name, setting, setting.x)
+
+
+@ALL_METHODS
+class TestEveryMethodClass:
+    def test_frozen_and_comparable(self, name):
+        method = METHODS[name]()
+        assert method == METHODS[name]()
+        assert hash(method) == hash(METHODS[name]())
+        with pytest.raises(AttributeError):
+            method.anything = 1
+
+    def test_unknown_hyper_parameter(self, name):
+        model = make_setting("plain").model
+        for make in (
+            lambda: PGC[name](model, [model.layer], momentum=1),
+            lambda: CAPTUM[name](model, model.layer, momentum=1),
+        ):
+            with pytest.raises(TypeError, match=f"{name} has no hyper-parameter 'momentum': it has"):
+                make()
+
+    def test_says_what_it_is(self, name):
+        assert METHODS[name].paper
+        assert METHODS[name].__doc__.partition(": ")[2]
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method, "channel_weights")])
+def test_channel_weights_make_the_contributions(name):
+    setting = make_setting("plain")
+    probe = Probe(setting.model, setting.layers[0], setting.x)
+    method = METHODS[name]()
+    weights = method.channel_weights(probe)
+    assert weights.shape == probe.activations.shape[:2]
+    torch.testing.assert_close(method(probe), weights[:, :, None, None] * probe.activations)

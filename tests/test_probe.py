@@ -1,0 +1,560 @@
+"""The probe: derivatives against plain autograd, and the user's world left as found."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from nets import CLASSES, CNN, SETTINGS, LinearHead, TinySwin, TinyViT, make_setting
+from state import untouched
+from torch import nn
+
+from cam_extras.probe import Probe, find_layer
+from cam_extras.scores import Logit, ReST
+
+
+def counted(model):
+    """Count forward passes of a model."""
+    calls = SimpleNamespace(number=0)
+
+    def count(module, args):
+        calls.number += 1
+
+    model.register_forward_pre_hook(count)
+    return calls
+
+
+def plain_derivatives(model, layer, x, score, v=None):
+    """Activations, gradient and H v by plain autograd through the whole model."""
+    kept = {}
+    handle = layer.register_forward_hook(lambda m, a, out: kept.update(a=out) or out.clone())
+    outputs = model(x)
+    handle.remove()
+    gradient = torch.autograd.grad(score(outputs).sum(), kept["a"], create_graph=True)[0]
+    product = torch.autograd.grad(gradient, kept["a"], kept["a"].detach() if v is None else v)[0]
+    return kept["a"].detach(), gradient.detach(), product
+
+
+@pytest.mark.parametrize("score", [Logit([1, 2, 0]), ReST([1, 2, 0])], ids=repr)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_derivatives_equal_plain_autograd(dims, score):
+    model = CNN(dims=dims).double().eval()
+    x = torch.randn(3, 3, *(9, 8, 7)[:dims], dtype=torch.float64)
+    probe = Probe(model, model.layer, x, score=score)
+    a, g, hv = plain_derivatives(model, model.layer, x, score)
+    torch.testing.assert_close(probe.activations, a, rtol=0, atol=0)
+    torch.testing.assert_close(probe.gradients, g, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(probe.hessian_vector_product(probe.activations), hv, rtol=1e-12, atol=1e-14)
+    v = torch.randn_like(a)
+    expected = plain_derivatives(model, model.layer, x, score, v)[2]
+    torch.testing.assert_close(probe.hessian_vector_product(v), expected, rtol=1e-12, atol=1e-14)
+    assert not any(t.requires_grad for t in (probe.activations, probe.gradients, probe.hessian_vector_product(v)))
+
+
+def test_everything_asked_costs_one_forward_pass():
+    model = CNN().eval()
+    calls = counted(model)
+    probes = Probe.several(model, [model.layer, model.stem], torch.randn(2, 3, 8, 8))
+    assert calls.number == 0
+    for probe in probes:
+        for utility in ("logit", "rest", "softmax"):
+            scored = probe.scored_by(utility)
+            assert scored.gradients.isfinite().all()
+            scored.hessian_vector_product(scored.activations)
+    assert probes[0].target.shape == (2,)
+    assert probes[0].outputs.shape == (2, CLASSES)
+    assert calls.number == 1
+
+
+def test_nothing_below_the_layer_is_recorded():
+    model = CNN().eval()
+    recorded = []
+    model.stem.register_forward_hook(lambda m, a, out: recorded.append(out.requires_grad))
+    model.head.register_forward_hook(lambda m, a, out: recorded.append(out.requires_grad))
+    assert Probe(model, model.layer, torch.randn(2, 3, 8, 8)).gradients.shape == (2, 7, 4, 4)
+    assert recorded == [False, True]
+
+
+def test_several_layers_are_paired_with_their_own_activations():
+    model = CNN().double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    layers = [model.head, model.stem, model.layer]  # not the order in which they run
+    for probe, layer in zip(Probe.several(model, layers, x, target=1), layers, strict=True):
+        alone = Probe(model, layer, x, target=1)
+        torch.testing.assert_close(probe.activations, alone.activations, rtol=0, atol=0)
+        torch.testing.assert_close(probe.gradients, alone.gradients, rtol=1e-12, atol=1e-14)
+        v = torch.randn_like(alone.activations)
+        torch.testing.assert_close(
+            probe.hessian_vector_product(v), alone.hessian_vector_product(v), rtol=1e-12, atol=1e-14
+        )
+
+
+def test_inplace_after_the_layer_does_not_rewrite_its_activations():
+    model = CNN(inplace=True).eval()
+    other = CNN(inplace=False).eval()
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 8, 8)
+    probe, expected = Probe(model, model.layer, x, target=0), Probe(other, other.layer, x, target=0)
+    assert expected.activations.min() < 0
+    torch.testing.assert_close(probe.activations, expected.activations, rtol=0, atol=0)
+    torch.testing.assert_close(probe.gradients, expected.gradients, rtol=0, atol=0)
+    assert probe.activations.min() < 0
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_world_is_left_as_found(name):
+    setting = make_setting(name)
+    x = setting.x.clone().requires_grad_()
+    with untouched(setting.model, x):
+        for probe in Probe.several(setting.model, setting.layers, x, **setting.options):
+            probe.hessian_vector_product(probe.activations)
+            assert probe.at(x + 1).gradients.shape == probe.gradients.shape
+            assert probe.score(x).shape == (len(x),)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_world_is_left_as_found_when_the_model_raises(name):
+    setting = make_setting(name)
+    setting.model.fail = True
+    with untouched(setting.model, setting.x), pytest.raises(RuntimeError, match="on purpose"):
+        Probe(setting.model, setting.layers[0], setting.x, **setting.options).outputs  # noqa: B018
+    with untouched(setting.model, setting.x), pytest.raises(RuntimeError, match="on purpose"):
+        Probe(setting.model, setting.layers[0], setting.x, target=0, **setting.options).score(setting.x)
+
+
+def test_random_state_is_kept_when_the_model_draws():
+    class Noisy(CNN):
+        def forward(self, x):
+            return super().forward(x) + torch.randn(())
+
+    model = Noisy().eval()
+    x = torch.randn(1, 3, 8, 8)
+    with untouched(model):
+        assert Probe(model, model.layer, x).gradients.isfinite().all()
+
+
+def test_training_mode_is_restored_module_by_module():
+    model = CNN(batch_norm=True).train()
+    model.stem.eval()
+    model.head[1].eval()
+    modes = [m.training for m in model.modules()]
+    evaluated = copy.deepcopy(model).eval()
+    x = torch.randn(4, 3, 8, 8)
+    with untouched(model):
+        gradients = Probe(model, model.layer, x, target=0).gradients
+    assert [m.training for m in model.modules()] == modes
+    torch.testing.assert_close(gradients, Probe(evaluated, evaluated.layer, x, target=0).gradients)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("net", [CNN, TinyViT])
+def test_works_inside_the_callers_no_grad_and_inference_mode(mode, net):
+    model = net().eval()
+    x = torch.randn(2, 3, 12, 16)
+    options = {"reshape_transform": TinyViT.reshape} if net is TinyViT else {}
+    expected = Probe(model, model.layer, x, target=1, **options)
+    v = torch.randn_like(expected.activations)
+    with mode():
+        made_inside = x + 0  # an inference tensor in inference mode
+        probe = Probe(model, model.layer, made_inside, target=1, **options)
+        torch.testing.assert_close(probe.gradients, expected.gradients)
+        torch.testing.assert_close(probe.hessian_vector_product(v), expected.hessian_vector_product(v))
+
+
+def test_model_that_switches_the_grad_mode_itself():
+    class Switching(CNN):
+        def forward(self, x):
+            with torch.set_grad_enabled(True):
+                x = self.layer(self.stem(x))
+            return self.classifier(self.head(self.activation(x)).flatten(2).mean(dim=2))
+
+    model = Switching().eval()
+    x = torch.randn(2, 3, 8, 8)
+    plain = plain_derivatives(model, model.layer, x, Logit(1))
+    with untouched(model):
+        torch.testing.assert_close(Probe(model, model.layer, x, target=1).gradients, plain[1])
+
+
+def test_autocast_bf16():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    exact = Probe(model, model.layer, x, target=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16), untouched(model):
+        probe = Probe(model, model.layer, x, target=1)
+        product = probe.hessian_vector_product(probe.activations)
+        assert probe.activations.dtype == probe.gradients.dtype == product.dtype == torch.float32
+    # bfloat16 has 8 bits of mantissa, and near zero the ReLU after the layer may fall on the other side.
+    clear = exact.activations.abs() > 0.02
+    for rounded, value in (
+        (probe.gradients, exact.gradients),
+        (product, exact.hessian_vector_product(exact.activations)),
+    ):
+        error = (rounded - value)[clear].abs().max() / value.abs().max()
+        assert 0 < error < 0.03
+
+
+def test_autocast_cache_is_not_poisoned():
+    """Weights cast under our no-grad must not be reused, without gradients, by the caller's training step."""
+    model = CNN()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Probe(model, model.layer, x).gradients.isfinite().all()
+        model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_bf16_model_gives_float32_mathematics():
+    model = CNN().bfloat16().eval()
+    probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8).bfloat16())
+    product = probe.hessian_vector_product(probe.activations)
+    assert {t.dtype for t in (probe.activations, probe.gradients, product, probe.outputs)} == {torch.float32}
+
+
+def kernels_of(probe):
+    """Names of all autograd nodes between the layer and the output."""
+    nodes, names = [probe._recording.outputs.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        names.add(node.name())
+        nodes += [following for following, _ in node.next_functions if following is not None]
+    return " ".join(names)
+
+
+def test_fused_attention_above_the_layer():
+    model = TinyViT().eval()
+    x = torch.randn(2, 3, 12, 16)
+    probe = Probe(model, model.layer, x, target=1, reshape_transform=TinyViT.reshape)
+    fast = Probe(model, model.layer, x, target=1, reshape_transform=TinyViT.reshape, second_order=False)
+    assert "Flash" in kernels_of(fast)
+    assert "Flash" not in kernels_of(probe)
+    torch.testing.assert_close(fast.gradients, probe.gradients)
+    assert probe.hessian_vector_product(probe.activations).abs().max() > 0
+    with pytest.raises(ValueError, match="second_order=True"):
+        fast.hessian_vector_product(fast.activations)
+
+
+def test_hessian_with_reshape_transform_holds_the_class_token_fixed():
+    """H is the Hessian with respect to the patches: compared with the whole Hessian of the head, patch by patch."""
+    model = TinyViT().double().eval()
+    x = torch.randn(1, 3, 12, 16, dtype=torch.float64)
+    probe = Probe(model, model.layer, x, target=2, reshape_transform=TinyViT.reshape)
+    kept = []
+    handle = model.layer.register_forward_hook(lambda m, a, out: kept.append((a[0].detach(), out.detach())))
+    model(x)
+    handle.remove()
+    stream, tokens = kept[0]
+
+    def score(patches):
+        normed = torch.cat([tokens[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            block = model.blocks[1]
+            out = stream + block.attention(normed)
+            out = out + block.out(block.mlp(block.norm2(out)))
+        return model.classifier(model.norm(out)[:, 0])[0, 2]
+
+    patches = TinyViT.reshape(tokens)
+    whole = torch.autograd.functional.hessian(score, patches).reshape(patches.numel(), patches.numel())
+    v = torch.randn_like(patches)
+    expected = (whole @ v.flatten()).reshape(patches.shape)
+    torch.testing.assert_close(probe.activations, patches)
+    torch.testing.assert_close(probe.hessian_vector_product(v), expected, rtol=1e-9, atol=1e-12)
+    assert expected.abs().max() > 1e-6
+
+
+def test_channels_last_features_with_reshape_transform():
+    model = TinySwin().eval()
+    x = torch.randn(2, 3, 12, 16)
+    probe = Probe(model, model.layer, x, target=1, reshape_transform=TinySwin.reshape)
+    a, g, hv = plain_derivatives(model, model.layer, x, Logit(1))
+    torch.testing.assert_close(probe.activations, TinySwin.reshape(a))
+    torch.testing.assert_close(probe.gradients, TinySwin.reshape(g))
+    torch.testing.assert_close(probe.hessian_vector_product(probe.activations), TinySwin.reshape(hv))
+
+
+def test_frozen_parameters():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    expected = Probe(model, model.layer, x, target=1).gradients
+    model.requires_grad_(False)
+    torch.testing.assert_close(Probe(model, model.layer, x, target=1).gradients, expected, rtol=0, atol=0)
+
+
+def test_hessian_is_zero_where_the_score_is_linear():
+    model = LinearHead().eval()
+    probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8))
+    assert (probe.hessian_vector_product(probe.activations) == 0).all()
+    rest = probe.scored_by("rest")
+    assert rest.hessian_vector_product(rest.activations).abs().max() > 0
+
+
+def test_layer_input():
+    model = CNN().double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    at_input = Probe(model, model.layer, x, target=1, attribute_to_layer_input=True)
+    before = Probe(model, model.stem, x, target=1)
+    torch.testing.assert_close(at_input.activations, before.activations, rtol=0, atol=0)
+    torch.testing.assert_close(at_input.gradients, before.gradients, rtol=0, atol=0)
+
+
+def test_another_input_keeps_the_class():
+    model = CNN().eval()
+    x, other = torch.randn(2, 4, 3, 8, 8)
+    probe = Probe(model, model.layer, x)
+    moved = probe.at(other)
+    torch.testing.assert_close(moved.target, model(x).argmax(dim=1))
+    explicit = Probe(model, model.layer, other, target=probe.target)
+    torch.testing.assert_close(moved.gradients, explicit.gradients, rtol=0, atol=0)
+    torch.testing.assert_close(probe.score(other), model(other).gather(1, probe.target[:, None])[:, 0])
+
+
+def test_score_can_be_differentiated_with_respect_to_a_mask():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    probe = Probe(model, model.layer, x)
+    mask = torch.full((2, 1, 8, 8), 0.7, requires_grad=True)
+    with untouched(model):
+        score = probe.score(x * mask)
+        gradient = torch.autograd.grad(score.sum(), mask)[0]
+    assert gradient.abs().max() > 0
+    with torch.no_grad():
+        assert not probe.score(x * mask).requires_grad
+
+
+def test_score_functions():
+    model = CNN().eval()
+    x = torch.randn(3, 3, 8, 8)
+    classes = [1, 0, 4]
+    by_class = Probe(model, model.layer, x, target=classes).scored_by("rest").gradients
+    whole = Probe(model, model.layer, x, score=ReST(classes)).gradients
+    each = Probe(model, model.layer, x, score=[ReST(c) for c in classes])
+    assert each.target is None
+    for gradients in (whole, each.gradients, each.scored_by("softmax").gradients):
+        torch.testing.assert_close(gradients, by_class)
+    rescored = Probe(model, model.layer, x).with_score([ReST(c) for c in classes])
+    torch.testing.assert_close(rescored.gradients, by_class)
+
+
+class Wrapped(CNN):
+    """A model whose output is not a plain tensor."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.wrap = wrap
+
+    def forward(self, x):
+        return self.wrap(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda y: {"logits": y, "hidden": y * 2},
+        lambda y: {"out": y, "aux": y * 2},
+        lambda y: {"anything": y, "loss": None},
+        lambda y: SimpleNamespace(logits=y, hidden=y * 2),
+    ],
+)
+def test_output_adapter(wrap):
+    model = Wrapped(wrap).eval()
+    x = torch.randn(2, 3, 8, 8)
+    probe = Probe(model, model.layer, x, target=1)
+    torch.testing.assert_close(probe.outputs, CNN.forward(model, x))
+    gradients = probe.gradients
+    model.wrap = lambda y: y
+    torch.testing.assert_close(gradients, Probe(model, model.layer, x, target=1).gradients)
+
+
+def test_detection_style_output_with_a_score_for_each_sample():
+    model = Wrapped(lambda y: [{"scores": row} for row in y]).eval()
+    x = torch.randn(2, 3, 8, 8)
+    probe = Probe(model, model.layer, x, score=[lambda out: out["scores"][1], lambda out: out["scores"][2:3]])
+    gradients = probe.gradients
+    assert not probe.outputs[0]["scores"].requires_grad
+    model.wrap = lambda y: y
+    torch.testing.assert_close(gradients, Probe(model, model.layer, x, target=[1, 2]).gradients)
+
+
+def test_additional_forward_args():
+    class Scaled(CNN):
+        def forward(self, x, scale, shift=0):
+            return super().forward(x * scale) + shift
+
+    model = Scaled().eval()
+    x = torch.randn(2, 3, 8, 8)
+    probe = Probe(model, model.layer, x, target=1, additional_forward_args=(2.0, torch.ones(2, CLASSES)))
+    torch.testing.assert_close(
+        probe.gradients, Probe(model, model.layer, 2 * x, target=1, additional_forward_args=(1.0,)).gradients
+    )
+    assert probe.at(x).outputs.shape == (2, CLASSES)
+
+
+def test_function_instead_of_a_module():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    probe = Probe(lambda y: model(y), model.layer, x, target=1)
+    torch.testing.assert_close(probe.gradients, Probe(model, model.layer, x, target=1).gradients)
+
+
+def test_users_own_hooks_still_work():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    model.layer.register_forward_hook(lambda m, a, out: out * 2)
+    probe = Probe(model, model.layer, x, target=1)
+    torch.testing.assert_close(probe.activations, 2 * model.layer.forward(model.stem(x)))
+
+
+def test_memory_of_the_graph_goes_with_the_probe():
+    import gc
+    import weakref
+
+    model = CNN().eval()
+    probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8))
+    probe.hessian_vector_product(probe.activations)
+    recorded = weakref.ref(probe._recording._recorded[0])
+    gc.disable()
+    try:
+        del probe
+        assert recorded() is None
+    finally:
+        gc.enable()
+
+
+def test_find_layer():
+    model = CNN()
+    assert find_layer(model, "head.0") is model.head[0]
+    with pytest.raises(ValueError, match="there is no layer 'haed': did you mean head"):
+        find_layer(model, "haed")
+
+
+@pytest.mark.gpu
+def test_on_the_gpu():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    cpu = Probe(model, model.layer, x, target=1)
+    cpu_product = cpu.hessian_vector_product(cpu.activations)
+    model.cuda()
+    state = torch.cuda.get_rng_state()
+    gpu = Probe(model, model.layer, x.cuda(), target=1)
+    torch.testing.assert_close(gpu.gradients.cpu(), cpu.gradients, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(gpu.hessian_vector_product(gpu.activations).cpu(), cpu_product, rtol=1e-3, atol=1e-5)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
+class TestBadInput:
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+
+    def fails(self, error, match, **changes):
+        arguments = {"model": self.model, "layer": self.model.layer, "x": self.x, "target": 1} | changes
+        with untouched(self.model), pytest.raises(error, match=match):
+            Probe(**arguments).gradients  # noqa: B018
+
+    def test_wrong_layer(self):
+        self.fails(ValueError, "not a module of this CNN", layer=nn.Conv2d(3, 3, 1))
+        self.fails(TypeError, r"must be a torch.nn.Module of the model; got 'layer'", layer="layer")
+
+    def test_layer_not_executed(self):
+        model = CNN().eval()
+        model.unused = nn.Conv2d(3, 3, 1)
+        self.fails(ValueError, "layer 'unused' did not run", model=model, layer=model.unused)
+
+    def test_layer_executed_twice(self):
+        class Twice(CNN):
+            def forward(self, x):
+                return super().forward(self.activation(x))
+
+        model = Twice().eval()
+        self.fails(ValueError, "'activation' ran more than once", model=model, layer=model.activation)
+
+    def test_layer_output_is_not_a_feature_map(self):
+        self.fails(ValueError, r"expected a feature map of shape \(2, C, \*S\)", layer=self.model.classifier)
+
+    def test_layer_output_is_not_a_tensor(self):
+        class Pair(nn.Module):
+            def forward(self, x):
+                return x, x
+
+        model = CNN().eval()
+        model.stem = nn.Sequential(model.stem, Pair())
+        self.fails(TypeError, "must be one floating-point tensor .* got tuple", model=model, layer=model.stem[1])
+
+    def test_score_does_not_depend_on_the_layer(self):
+        class Cut(CNN):
+            def forward(self, x):
+                return super().forward(x).detach()
+
+        model = Cut().eval()
+        self.fails(ValueError, "does not depend on layer 'layer'", model=model, layer=model.layer)
+        self.fails(ValueError, "does not depend on layer 'layer'", score=lambda y: torch.ones(2), target=None)
+
+    def test_empty_batch(self):
+        self.fails(ValueError, r"batch is empty: its shape is \(0, 3, 8, 8\)", x=self.x[:0])
+
+    def test_no_batch_dimension(self):
+        self.fails(ValueError, "add the batch dimension", x=torch.randn(8))
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_not_finite(self, value):
+        x = torch.randn(5, 3, 8, 8)
+        x[1, 0, 2, 3] = x[4, 2, 0, 0] = value
+        self.fails(ValueError, "the input is NaN or infinite in samples 1, 4", x=x)
+
+    def test_integer_images(self):
+        self.fails(TypeError, r"torch.uint8.*\.float\(\)", x=torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+    def test_not_a_tensor(self):
+        self.fails(TypeError, "must be a torch.Tensor.*got list", x=[1.0])
+
+    @pytest.mark.parametrize("target", [-1, 5, [0, 5]])
+    def test_target_out_of_range(self, target):
+        self.fails(ValueError, r"must lie in \[0, 5\)", target=target)
+
+    def test_wrong_number_of_targets(self):
+        self.fails(ValueError, "expected one class index, or 2, one for each sample", target=[0, 1, 2])
+        self.fails(
+            ValueError, "expected 2 targets, one for each sample of the batch; got 1", score=[Logit(1)], target=None
+        )
+
+    def test_target_is_no_integer(self):
+        self.fails(TypeError, "must be integers", target=[0.5, 1.0])
+
+    def test_target_and_score(self):
+        self.fails(ValueError, "not both", score=Logit(1))
+
+    def test_non_scalar_score(self):
+        self.fails(ValueError, r"one score per sample, shape \(2,\); got \(2, 5\)", score=lambda y: y, target=None)
+        self.fails(ValueError, r"got \(\)", score=lambda y: y.sum(), target=None)
+        self.fails(ValueError, "sample 1 must return a scalar tensor", score=[Logit(0), lambda y: y], target=None)
+        self.fails(TypeError, "must return a tensor; got float", score=lambda y: 0.5, target=None)
+
+    def test_target_callable_out_of_range(self):
+        self.fails(ValueError, "target of sample 0 asks for what", score=[lambda y: y[7], Logit(0)], target=None)
+
+    @pytest.mark.parametrize(
+        ("wrap", "match"),
+        [
+            (lambda y: None, "must return a tensor .* got NoneType"),
+            (lambda y: (y, y), "got tuple"),
+            (lambda y: {"a": y, "b": y}, r"got dict with the keys \['a', 'b'\]"),
+        ],
+    )
+    def test_model_returns_no_tensor(self, wrap, match):
+        model = Wrapped(wrap).eval()
+        self.fails(TypeError, match, model=model, layer=model.layer)
+
+    def test_model_returns_another_batch(self):
+        model = Wrapped(lambda y: y[:1]).eval()
+        self.fails(ValueError, "returned 1 outputs for 2 samples", model=model, layer=model.layer)
+
+    def test_prediction_undefined(self):
+        model = Wrapped(lambda y: y[:, :, None, None].expand(-1, -1, 2, 2)).eval()
+        self.fails(ValueError, "predicted class is undefined", model=model, layer=model.layer, target=None)
+
+    def test_model_is_not_callable(self):
+        self.fails(TypeError, "must be callable", model=3)
+
+    def test_data_parallel(self):
+        model = nn.DataParallel(self.model)
+        self.fails(TypeError, r"give the model's \.module", model=model)

@@ -1,0 +1,405 @@
+"""The front end for pytorch-grad-cam: equal to it where it is right, and without its defects."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import pytorch_grad_cam as upstream
+import torch
+from hosts import PGC
+from nets import CNN, LinearHead, TinyViT
+from pytorch_grad_cam.utils.model_targets import (
+    ClassifierOutputReST,
+    ClassifierOutputSoftmaxTarget,
+    ClassifierOutputTarget,
+)
+from state import untouched
+from torch import nn
+from torchvision.models import mobilenet_v2, resnet18
+
+import cam_extras as ours
+from cam_extras.scores import Logit, ReST, Softmax
+
+COMPARED = ("GradCAM", "HiResCAM", "ShapleyCAM")
+ALL = pytest.mark.parametrize("name", PGC)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    resnet, mobilenet = resnet18().eval(), mobilenet_v2().eval()
+    cnn, volume = CNN().eval(), CNN(dims=3, channels=1).eval()
+    image = torch.randn(3, 3, 64, 96)
+    with torch.no_grad():  # batch statistics of its own: untrained, mobilenet's activations would vanish
+        for model in (resnet, mobilenet):
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = None
+            model.train()(image)
+            model.eval()
+    return {
+        "resnet18.layer4": (resnet, resnet.layer4[-1], image),
+        "resnet18.layer2": (resnet, resnet.layer2[0].conv1, image),
+        "mobilenet_v2": (mobilenet, mobilenet.features[-3], image),
+        "cnn": (cnn, cnn.layer, image),
+        "volume": (volume, volume.layer, torch.randn(3, 1, 8, 10, 12)),
+    }
+
+
+def three_targets(kind):
+    return [kind(c) for c in (1, 0, 4)]
+
+
+class TestEqualsUpstream:
+    def test_version(self):
+        """The comparisons, and the defects below, were read off this version."""
+        assert version("grad-cam") == "1.5.7"
+
+    @pytest.mark.parametrize("kind", [ClassifierOutputTarget, ClassifierOutputReST, ClassifierOutputSoftmaxTarget])
+    @pytest.mark.parametrize("network", ["resnet18.layer4", "resnet18.layer2", "mobilenet_v2", "cnn", "volume"])
+    @pytest.mark.parametrize("name", COMPARED)
+    def test_maps(self, networks, name, network, kind):
+        model, layer, x = networks[network]
+        theirs = getattr(upstream, name)(model, [layer])(x, three_targets(kind))
+        mine = getattr(ours, name)(model, [layer])(x, three_targets(kind))
+        assert theirs.max() > 0.99
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM"])
+    def test_several_layers(self, networks, name):
+        model, _, x = networks["resnet18.layer4"]
+        layers = [model.layer2, model.layer3, model.layer4]
+        theirs = getattr(upstream, name)(model, layers)(x, three_targets(ClassifierOutputTarget))
+        mine = getattr(ours, name)(model, layers)(x, three_targets(ClassifierOutputTarget))
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("name", COMPARED)
+    @pytest.mark.parametrize("options", [{"aug_smooth": True}, {"eigen_smooth": True}], ids=str)
+    def test_smoothing(self, networks, name, options):
+        model, layer, x = networks["cnn"]
+        theirs = getattr(upstream, name)(model, [layer])(x, three_targets(ClassifierOutputTarget), **options)
+        mine = getattr(ours, name)(model, [layer])(x, three_targets(ClassifierOutputTarget), **options)
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM"])
+    def test_reshape_transform(self, name):
+        model = TinyViT().eval()
+        x = torch.randn(2, 3, 12, 16)
+        targets = [ClassifierOutputTarget(1)] * 2
+        theirs = getattr(upstream, name)(model, [model.layer], TinyViT.reshape)(x, targets)
+        mine = getattr(ours, name)(model, [model.layer], TinyViT.reshape)(x, targets)
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM"])
+    def test_default_target_is_the_predicted_class(self, networks, name):
+        model, layer, x = networks["cnn"]
+        theirs = getattr(upstream, name)(model, [layer])(x, None)
+        np.testing.assert_allclose(getattr(ours, name)(model, [layer])(x), theirs, rtol=0, atol=1e-5)
+
+
+class TestCalls:
+    def test_shapley_cam_with_the_logit_is_grad_cam_on_a_linear_head(self):
+        model = LinearHead().eval()
+        x = torch.randn(3, 3, 12, 16)
+        expected = ours.GradCAM(model, [model.layer])(x)
+        np.testing.assert_allclose(ours.ShapleyCAM(model, [model.layer], score="logit")(x), expected, rtol=0, atol=1e-6)
+        targets = [Logit(int(c)) for c in model(x).argmax(dim=1)]
+        np.testing.assert_allclose(ours.ShapleyCAM(model, [model.layer])(x, targets), expected, rtol=0, atol=1e-6)
+        assert np.abs(ours.ShapleyCAM(model, [model.layer])(x) - expected).max() > 1e-3
+
+    def test_default_utility_of_shapley_cam_is_rest(self):
+        model = CNN().eval()
+        x = torch.randn(3, 3, 12, 16)
+        targets = [ClassifierOutputReST(int(c)) for c in model(x).argmax(dim=1)]
+        np.testing.assert_allclose(
+            ours.ShapleyCAM(model, [model.layer])(x),
+            upstream.ShapleyCAM(model, [model.layer])(x, targets),
+            rtol=0,
+            atol=1e-5,
+        )
+
+    @pytest.mark.parametrize(
+        ("mine", "theirs"),
+        [(Logit, ClassifierOutputTarget), (ReST, ClassifierOutputReST), (Softmax, ClassifierOutputSoftmaxTarget)],
+    )
+    def test_our_scores_are_targets_for_them_and_theirs_for_us(self, mine, theirs):
+        model = CNN().eval()
+        x = torch.randn(3, 3, 12, 16)
+        expected = upstream.GradCAM(model, [model.layer])(x, three_targets(theirs))
+        for module, kind in ((upstream, mine), (ours, mine), (ours, theirs)):
+            result = module.GradCAM(model, [model.layer])(x, three_targets(kind))
+            np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+
+    @ALL
+    def test_one_forward_pass_a_call(self, name):
+        model = CNN().eval()
+        calls = []
+        model.stem.register_forward_hook(lambda m, a, out: calls.append(1))
+        cam = PGC[name](model, [model.layer, model.stem])
+        cam(torch.randn(2, 3, 12, 16), [Logit(1)] * 2)
+        assert len(calls) == 1
+
+    @ALL
+    def test_outputs_are_kept(self, name):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        cam = PGC[name](model, [model.layer])
+        cam(x)
+        torch.testing.assert_close(cam.outputs, model(x).detach())
+        assert not cam.outputs.requires_grad
+
+    @ALL
+    def test_with_block_aug_smooth_and_eigen_smooth(self, name):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        with PGC[name](model, [model.layer]) as cam:
+            for options in ({"aug_smooth": True}, {"eigen_smooth": True}, {"aug_smooth": True, "eigen_smooth": True}):
+                maps = cam(x, [Logit(1)] * 2, **options)
+                assert maps.shape == (2, 12, 16)
+                assert maps.dtype == np.float32
+                assert maps.min() >= 0
+                assert maps.max() <= 1
+
+    @ALL
+    def test_deep_copy_and_pickle(self, name):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        cam = PGC[name](model, [model.layer])
+        expected = cam(x)
+        copied = copy.deepcopy(model)
+        np.testing.assert_array_equal(PGC[name](copied, [copied.layer])(x), expected)
+        for twin in (copy.deepcopy(cam), pickle.loads(pickle.dumps(cam))):
+            assert twin.model is not model
+            np.testing.assert_array_equal(twin(x), expected)
+
+    @ALL
+    def test_base_method_of_refine_cam_and_finer_cam(self, name):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        refined = upstream.RefineCAM(model, [model.stem, model.layer], base_method=PGC[name])(x, [Logit(1)] * 2)
+        assert refined.shape == (2, 12, 16)
+        parts = [PGC[name](model, [layer])(x, [Logit(1)] * 2) for layer in (model.stem, model.layer)]
+        product = parts[0] * parts[1]
+        product = product - product.min(axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose(refined, product / product.max(axis=(1, 2), keepdims=True), rtol=0, atol=1e-5)
+        with upstream.FinerCAM(model, [model.layer], base_method=PGC[name]) as finer:
+            maps = finer(x)
+        assert maps.shape == (2, 12, 16)
+        assert np.isfinite(maps).all()
+
+    @pytest.mark.parametrize("name", COMPARED)
+    def test_finer_cam_equals_upstreams_on_upstreams_methods(self, name):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        theirs = upstream.FinerCAM(model, [model.layer], base_method=getattr(upstream, name))(x)
+        model.zero_grad()
+        mine = upstream.FinerCAM(model, [model.layer], base_method=getattr(ours, name))(x)
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+        assert all(p.grad is None for p in model.parameters())
+
+    def test_own_test_time_augmentation(self):
+        import ttach
+
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        plain = ours.GradCAM(model, [model.layer])(x, [Logit(1)] * 2)
+        identity = ours.GradCAM(model, [model.layer], tta_transforms=ttach.Compose([ttach.Multiply([1])]))
+        np.testing.assert_array_equal(identity(x, [Logit(1)] * 2, aug_smooth=True), plain)
+
+
+class TestDefectsOfUpstream:
+    """Each shows what BaseCAM 1.5.7 does, and that ours does not."""
+
+    x = torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(1))
+    targets = (Logit(1), Logit(1))
+
+    def test_activations_are_rewritten_in_place(self):
+        inplace, plain = CNN(inplace=True).eval(), CNN().eval()
+        plain.load_state_dict(inplace.state_dict())
+
+        def maps(module, model):
+            return module.GradCAM(model, [model.layer])(self.x, self.targets)
+
+        assert np.abs(maps(upstream, inplace) - maps(upstream, plain)).max() > 0.01
+        np.testing.assert_allclose(maps(ours, inplace), maps(ours, plain), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(maps(ours, inplace), maps(upstream, plain), rtol=0, atol=1e-5)
+
+    def layer_maps(self, cam, factor=1.0):
+        """The maps of each layer at the input's size, before they are averaged."""
+        outputs = cam.activations_and_grads(self.x)
+        if not isinstance(cam, ours.pytorch_grad_cam.MethodCAM):
+            (factor * outputs[:, 1].sum()).backward()
+        return cam.compute_cam_per_layer(self.x, [lambda y: factor * y[1]] * 2, False)
+
+    def test_layers_are_paired_with_activations_by_order_of_execution(self):
+        model = CNN().eval()
+        alone = self.layer_maps(ours.GradCAM(model, [model.layer]))[0]
+        layers = [model.layer, model.stem]  # run in the other order
+        np.testing.assert_allclose(self.layer_maps(ours.GradCAM(model, layers))[0], alone, rtol=0, atol=1e-6)
+        assert np.abs(self.layer_maps(upstream.GradCAM(model, layers))[0] - alone).max() > 0.1
+
+    def test_activations_pile_up_while_a_cam_is_alive(self):
+        model = CNN().eval()
+        theirs, mine = upstream.GradCAM(model, [model.layer]), ours.GradCAM(model, [model.layer])
+        for _ in range(3):
+            model(self.x)
+        assert len(theirs.activations_and_grads.activations) == 3
+        assert len(mine.activations_and_grads.probes) == 0
+        theirs.activations_and_grads.release()
+        assert not model.layer._forward_hooks
+
+    def test_model_stays_in_eval_mode_and_gradients_are_overwritten(self):
+        model = CNN().train()
+        with untouched(model):
+            ours.GradCAM(model, [model.layer])(self.x, self.targets)
+        model.classifier.weight.grad = torch.full_like(model.classifier.weight, 0.5)
+        upstream.GradCAM(model, [model.layer])(self.x, self.targets)
+        assert not model.training
+        assert not (model.classifier.weight.grad == 0.5).all()
+
+    def test_frozen_models_fail(self):
+        model = CNN().eval()
+        expected = ours.GradCAM(model, [model.layer])(self.x, self.targets)
+        model.requires_grad_(False)
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            upstream.GradCAM(model, [model.layer])(self.x, self.targets)
+        np.testing.assert_array_equal(ours.GradCAM(model, [model.layer])(self.x, self.targets), expected)
+
+    def test_bf16_models_fail(self):
+        model = CNN().eval()
+        exact = ours.GradCAM(model, [model.layer])(self.x, self.targets)
+        model.bfloat16()
+        with pytest.raises(TypeError, match="BFloat16"):
+            upstream.GradCAM(model, [model.layer])(self.x.bfloat16(), self.targets)
+        maps = ours.GradCAM(model, [model.layer])(self.x.bfloat16(), self.targets)
+        assert all(np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99 for a, b in zip(maps, exact, strict=True))
+
+    def test_too_few_targets_silently_give_zero_maps(self):
+        model = CNN().eval()
+        silent = upstream.GradCAM(model, [model.layer])(self.x, self.targets[:1])
+        assert (silent[1] == 0).all()
+        for targets in ([], self.targets[:1], self.targets * 2):
+            with pytest.raises(ValueError, match="expected 2 targets, one for each sample"):
+                ours.GradCAM(model, [model.layer])(self.x, targets)
+
+    def test_exit_swallows_index_errors(self, capsys):
+        model = CNN().eval()
+        with upstream.GradCAM(model, [model.layer]):
+            raise IndexError("a mistake of the caller")
+        assert "An exception occurred" in capsys.readouterr().out
+        with pytest.raises(IndexError, match="a mistake of the caller"), ours.GradCAM(model, [model.layer]):
+            raise IndexError("a mistake of the caller")
+
+    def test_small_maps_are_squashed(self):
+        """The map of a score a ten-millionth as large is the same map; an absolute epsilon makes it smaller."""
+        model = CNN().eval()
+        expected = self.layer_maps(ours.GradCAM(model, [model.layer]))[0]
+        tiny = self.layer_maps(ours.GradCAM(model, [model.layer]), factor=1e-7)[0]
+        np.testing.assert_allclose(tiny, expected, rtol=0, atol=1e-6)
+        assert self.layer_maps(upstream.GradCAM(model, [model.layer]), factor=1e-7)[0].max() < 0.5 * expected.max()
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in upstream's __del__
+    def test_shapley_cam_fails_with_a_vit(self):
+        model = TinyViT().eval()
+        with pytest.raises(RuntimeError, match="derivative for aten::_scaled_dot_product"):
+            upstream.ShapleyCAM(model, [model.layer], TinyViT.reshape)(self.x, self.targets)
+        with (
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            pytest.raises(ValueError, match="Invalid"),
+        ):
+            upstream.ShapleyCAM(model, [model.layer], TinyViT.reshape)(self.x, self.targets)
+        maps = ours.ShapleyCAM(model, [model.layer], TinyViT.reshape)(self.x, self.targets)
+        assert maps.max() > 0.999
+
+    def test_shapley_cam_fails_with_two_layers(self):
+        model = CNN().eval()
+        layers = [model.stem, model.layer]
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            upstream.ShapleyCAM(model, layers)(self.x, self.targets)
+        together = self.layer_maps(ours.ShapleyCAM(model, layers))
+        for layer, maps in zip(layers, together, strict=True):
+            alone = self.layer_maps(ours.ShapleyCAM(model, [layer]))[0]
+            np.testing.assert_allclose(maps, alone, rtol=0, atol=1e-6)
+
+    def test_deep_copy_of_the_model_fails_while_a_cam_is_alive(self):
+        model = CNN().eval()
+        cam = upstream.ShapleyCAM(model, [model.layer])
+        cam(self.x, self.targets)
+        with pytest.raises(RuntimeError, match="deepcopy"):
+            copy.deepcopy(model)
+        del cam
+        mine = ours.ShapleyCAM(model, [model.layer])
+        mine(self.x, self.targets)
+        assert isinstance(copy.deepcopy(model), CNN)
+
+
+class TestBadInput:
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+
+    def test_layer_instead_of_a_list(self):
+        with pytest.raises(TypeError, match=r"got Sequential: write \[layer\]"):
+            ours.GradCAM(self.model, self.model.stem)
+
+    def test_no_layer(self):
+        with pytest.raises(ValueError, match="at least one layer"):
+            ours.GradCAM(self.model, [])(self.x)
+
+    def test_layer_of_another_model(self):
+        with pytest.raises(ValueError, match="not from a copy"):
+            ours.GradCAM(self.model, [copy.deepcopy(self.model).layer])(self.x)
+
+    def test_no_module(self):
+        with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module; got function"):
+            ours.GradCAM(lambda x: x, [self.model.layer])
+
+    @ALL
+    def test_targets(self, name):
+        cam = PGC[name](self.model, [self.model.layer])
+        with pytest.raises(ValueError, match="expected 2 targets"):
+            cam(self.x, [Logit(0)] * 3)
+        with pytest.raises(TypeError, match=r"targets\[1\] is 3, which is not callable: .*Logit"):
+            cam(self.x, [Logit(0), 3])
+        with pytest.raises(TypeError, match=r"write \[target\]"):
+            cam(self.x, Logit(0))
+
+    def test_target_out_of_range(self):
+        cam = ours.GradCAM(self.model, [self.model.layer])
+        with pytest.raises(ValueError, match="target of sample 1 asks for what"):
+            cam(self.x, [ClassifierOutputTarget(0), ClassifierOutputTarget(1000)])
+        with pytest.raises(ValueError, match=r"must lie in \[0, 5\)"):
+            cam(self.x, [Logit(0), Logit(1000)])
+
+    def test_transformer_without_reshape_transform(self):
+        model = TinyViT().eval()
+        with pytest.raises(ValueError, match="transformers need a reshape_transform"):
+            ours.GradCAM(model, [model.layer])(torch.randn(2, 3, 12, 16))
+
+    def test_signal(self):
+        model = CNN(dims=1).eval()
+        with pytest.raises(ValueError, match="Only 2D or 3D images are supported"):
+            ours.GradCAM(model, [model.layer])(torch.randn(2, 3, 16))
+
+    @pytest.mark.parametrize(
+        ("x", "error", "match"),
+        [
+            (torch.randn(0, 3, 8, 8), ValueError, "batch is empty"),
+            (torch.full((2, 3, 8, 8), float("nan")), ValueError, "NaN or infinite in samples 0, 1"),
+            (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), TypeError, "floating point"),
+            (np.zeros((2, 3, 8, 8)), TypeError, "must be a torch.Tensor"),
+        ],
+    )
+    @ALL
+    def test_input(self, name, x, error, match):
+        with pytest.raises(error, match=match):
+            PGC[name](self.model, [self.model.layer])(x)
+
+    def test_weights_that_are_not_finite(self):
+        model = CNN().eval()
+        nn.init.constant_(model.layer.bias, float("inf"))
+        with pytest.raises(ValueError, match="the map is NaN or infinite in samples 0, 1"):
+            ours.GradCAM(model, [model.layer])(self.x)
