@@ -63,7 +63,7 @@ class MethodAttribution(LayerAttribution):
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
-    ) -> Tensor | list[Tensor]:
+    ) -> Tensor | tuple[Tensor, ...] | list[Tensor]:
         """Explain a batch at the layer's resolution.
 
         Args:
@@ -77,7 +77,8 @@ class MethodAttribution(LayerAttribution):
 
         Returns:
             Shape (N, 1, *S), or (N, C, *S) without the sum, in the input's dtype: signed contributions. A list
-            where a list of layers was given.
+            where a list of layers was given, and otherwise a tuple where the input came in one, without which
+            `sensitivity_max` mistakes samples for tensors.
 
         Raises:
             TypeError: see `Probe`.
@@ -103,7 +104,9 @@ class MethodAttribution(LayerAttribution):
             if relu_attributions:
                 attribution = attribution.relu()
             attributions.append(attribution.to(x.dtype) if x.is_floating_point() else attribution)
-        return attributions if several else attributions[0]
+        if several:
+            return attributions
+        return tuple(attributions) if isinstance(inputs, tuple) else attributions[0]
 
 
 class _Selection:

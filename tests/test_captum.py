@@ -215,7 +215,8 @@ class TestMachinery:
     def test_one_tensor_in_a_tuple(self):
         model = CNN().eval()
         alone = LayerGradCam(model, model.layer).attribute(self.x, 1)
-        assert torch.equal(LayerGradCam(model, model.layer).attribute((self.x,), 1), alone)
+        (in_tuple,) = LayerGradCam(model, model.layer).attribute((self.x,), 1)
+        assert torch.equal(in_tuple, alone)
 
 
 class TestBadInput:
