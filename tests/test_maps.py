@@ -1,0 +1,72 @@
+"""Maps and masks."""
+
+import pytest
+import torch
+import torchvision.transforms.functional as tf
+
+from cam_extras.maps import black, input_map, layer_map, mask, normalise, resize
+
+
+def test_normalise_reaches_zero_and_one_at_any_scale():
+    maps = torch.rand(4, 5, 6) * torch.tensor([1e-30, 1e-9, 1.0, 1e30])[:, None, None]
+    normalised = normalise(maps)
+    assert (normalised.flatten(1).amin(1) == 0).all()
+    assert (normalised.flatten(1).amax(1) == 1).all()
+    torch.testing.assert_close(normalised[1], normalise(maps[1:2] * 1e9)[0])
+
+
+def test_normalising_twice_changes_nothing():
+    maps = normalise(torch.randn(3, 4, 5))
+    assert torch.equal(normalise(maps), maps)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_normalise_names_samples_that_are_not_finite(value):
+    maps = torch.rand(5, 3, 3)
+    maps[2, 1, 1] = maps[4, 0, 0] = value
+    with pytest.raises(ValueError, match="the map is NaN or infinite in samples 2, 4"):
+        normalise(maps)
+
+
+def test_negative_contributions_give_an_empty_map():
+    assert (input_map(-torch.rand(2, 3, 4, 4), (8, 8)) == 0).all()
+
+
+def test_layer_map_sums_before_it_rectifies():
+    contributions = torch.tensor([[[[3.0, 1.0]], [[-1.0, -4.0]]]])
+    assert layer_map(contributions).tolist() == [[[1.0, 0.0]]]
+
+
+@pytest.mark.parametrize(("small", "large"), [((5,), (9,)), ((3, 4), (7, 9)), ((2, 3, 2), (4, 5, 6))])
+def test_resize_in_any_dimension(small, large):
+    maps = torch.rand(2, *small)
+    resized = resize(maps, large)
+    assert resized.shape == (2, *large)
+    assert resized.min() >= maps.min()
+    assert resized.max() <= maps.max()
+    assert resize(maps, small) is maps
+    constant = resize(torch.full((1, *small), 0.3), large)
+    torch.testing.assert_close(constant, torch.full((1, *large), 0.3))
+
+
+@pytest.mark.parametrize(("maps", "size"), [((2, 5), (8, 8)), ((2, 5, 5), (8,)), ((2, 2, 2, 2, 2), (4, 4, 4, 4))])
+def test_resize_to_other_dimensions(maps, size):
+    with pytest.raises(ValueError, match="cannot resize a map of size"):
+        resize(torch.rand(maps), size)
+
+
+def test_mask_keeps_what_the_map_shows():
+    x, maps = torch.randn(2, 3, 4, 5), torch.rand(2, 4, 5)
+    torch.testing.assert_close(mask(x, maps), x * maps[:, None])
+    torch.testing.assert_close(mask(x, maps, 0.5), x * maps[:, None] + 0.5 * (1 - maps[:, None]))
+    assert torch.equal(mask(x, torch.ones(2, 4, 5), 7.0), x)
+    assert torch.equal(mask(x, torch.zeros(2, 4, 5), 7.0), torch.full_like(x, 7.0))
+    with pytest.raises(ValueError, match=r"expected maps of shape \(2, 4, 5\)"):
+        mask(x, maps[:, :3])
+
+
+def test_black_is_masking_before_normalising():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    pixels, maps = torch.rand(2, 3, 4, 5), torch.rand(2, 4, 5)
+    masked = mask(tf.normalize(pixels, mean, std), maps, black(mean, std))
+    torch.testing.assert_close(masked, tf.normalize(pixels * maps[:, None], mean, std), rtol=0, atol=1e-6)

@@ -1,0 +1,170 @@
+"""Metrics: against scipy, at their limits, and with bad input. The formulas are compared in test_reference.py."""
+
+import pytest
+import scipy.stats
+import torch
+
+from cam_extras.metrics import (
+    METRICS,
+    Quantities,
+    adcc,
+    average_drop,
+    average_gain,
+    coherency,
+    complexity,
+    drop_in_deletion,
+    harmonic_mean,
+    increase_in_confidence,
+)
+
+
+def tensor(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_coherency_equals_scipy():
+    a, b = torch.randn(2, 6, 4, 5, dtype=torch.float64)
+    for n, value in enumerate(coherency(a, b)):
+        expected = scipy.stats.pearsonr(a[n].flatten(), b[n].flatten()).statistic
+        assert value.item() == pytest.approx((1 + expected) / 2, abs=1e-12)
+
+
+def test_harmonic_mean_equals_scipy():
+    parts = torch.rand(3, 8, dtype=torch.float64)
+    torch.testing.assert_close(harmonic_mean(*parts), torch.from_numpy(scipy.stats.hmean(parts.numpy(), axis=0)))
+
+
+def test_coherency_does_not_see_scale_and_shift():
+    a, b = torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(coherency(1e-30 * a, b), coherency(a, b), rtol=0, atol=1e-12)
+    torch.testing.assert_close(coherency(3 * a - 7, 0.1 * b + 2), coherency(a, b), rtol=0, atol=1e-12)
+    torch.testing.assert_close(coherency(a, a), tensor(1, 1, 1))
+    torch.testing.assert_close(coherency(a, -a), tensor(0, 0, 0), rtol=0, atol=1e-12)
+    # float32 squares of values like these are zero
+    tiny = 1e-30 * torch.rand(3, 4, 5)
+    torch.testing.assert_close(coherency(tiny, tiny), torch.ones(3))
+
+
+def test_coherency_is_zero_where_a_map_is_constant():
+    a = torch.rand(2, 4, 5)
+    for constant in (0.0, 0.1, 0.7):
+        flat = torch.full_like(a, constant)
+        assert coherency(a, flat).tolist() == coherency(flat, a).tolist() == coherency(flat, flat).tolist() == [0, 0]
+
+
+def test_limits():
+    p = tensor(0.5, 0.5, 0.5, 1.0)
+    o = tensor(0.0, 0.5, 1.0, 1.0)
+    assert average_drop(p, o).tolist() == [1, 0, 0, 0]
+    assert drop_in_deletion(p, o).tolist() == [1, 0, 0, 0]
+    assert increase_in_confidence(p, o).tolist() == [0, 0, 1, 0]
+    assert average_gain(p, o).tolist() == [0, 0, 1, 0]
+    assert adcc(tensor(1, 1, 0, 1), tensor(0, 1, 0.5, 0.5), tensor(0, 0, 0, 1)).tolist() == [1, 0, 0, 0]
+    assert complexity(torch.stack([torch.zeros(3, 3), torch.ones(3, 3)])).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("function", [average_drop, increase_in_confidence, average_gain, drop_in_deletion])
+def test_confidences_are_checked(function):
+    with pytest.raises(ValueError, match=r"confidence p must lie in \[0, 1\]; got 1\.5 in sample 1"):
+        function(tensor(0.5, 1.5), tensor(0.5, 0.5))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]; got -0\.1 in samples 0, 2"):
+        function(tensor(0.5, 0.5, 0.5), tensor(-0.1, 0.5, -0.2))
+    with pytest.raises(ValueError, match="got nan in sample 0"):
+        function(tensor(0.5), tensor(float("nan")))
+    with pytest.raises(ValueError, match=r"of one shape \(N,\); got \[\(1,\), \(2,\)\]"):
+        function(tensor(0.5), tensor(0.5, 0.5))
+
+
+@pytest.mark.parametrize("function", [average_drop, drop_in_deletion])
+def test_drop_from_nothing_is_undefined(function):
+    with pytest.raises(ValueError, match="undefined where the model's confidence p is 0, in samples 1, 3"):
+        function(tensor(0.5, 0.0, 0.5, 0.0), tensor(0.5, 0.5, 0.5, 0.0))
+
+
+def test_maps_are_checked():
+    good = torch.rand(3, 4, 4)
+    bad = good.clone()
+    bad[1, 2, 2] = float("nan")
+    with pytest.raises(ValueError, match="the map is NaN or infinite in sample 1"):
+        coherency(bad, good)
+    with pytest.raises(ValueError, match="the map of the masked input is NaN or infinite in sample 1"):
+        coherency(good, bad)
+    with pytest.raises(ValueError, match="expected maps of one shape"):
+        coherency(good, good[:, :2])
+    with pytest.raises(ValueError, match=r"the map must lie in .* in sample 1"):
+        complexity(bad)
+    with pytest.raises(ValueError, match=r"the map must lie in \[0, 1\]; got 2 in sample 0"):
+        complexity(torch.full((1, 2, 2), 2.0))
+
+
+class TestQuantities:
+    def make(self, **given):
+        x = torch.rand(2, 3, 4, 5)
+        asked = []
+
+        def confidence(y):
+            asked.append("confidence")
+            return y.mean(dim=(1, 2, 3)).clamp(0, 1)
+
+        def explain(y):
+            asked.append("explain")
+            return y[:, 0]
+
+        return x, asked, Quantities(x, torch.rand(2, 4, 5), confidence, explain, **given)
+
+    def test_each_is_computed_once(self):
+        _, asked, quantities = self.make()
+        assert set(quantities.scores(METRICS)) == set(METRICS)
+        assert sorted(asked) == ["confidence"] * 3 + ["explain"]
+
+    def test_only_what_is_needed_is_computed(self):
+        _, asked, quantities = self.make()
+        quantities.scores(["complexity"])
+        assert asked == []
+        quantities.scores(["average_gain"])
+        assert asked == ["confidence"] * 2
+
+    def test_fill(self):
+        x, _, quantities = self.make(fill=0.25)
+        h = quantities["maps"][:, None]
+        torch.testing.assert_close(quantities["o"], (x * h + 0.25 * (1 - h)).mean(dim=(1, 2, 3)))
+        torch.testing.assert_close(quantities["d"], (x * (1 - h) + 0.25 * h).mean(dim=(1, 2, 3)))
+        torch.testing.assert_close(quantities["p"], x.mean(dim=(1, 2, 3)))
+
+    def test_unknown_metric(self):
+        _, _, quantities = self.make()
+        with pytest.raises(ValueError, match="there is no metric 'average_dorp': did you mean average_drop"):
+            quantities.scores(["average_dorp"])
+
+
+def test_adcc_of_a_set_is_that_of_the_means():
+    scores = {"coherency": tensor(1, 0.5), "complexity": tensor(0, 0.5), "average_drop": tensor(1, 0.5)}
+    scores["adcc"] = adcc(*(scores[name] for name in METRICS["adcc"].needs))
+    expected = 3 / (1 / 0.75 + 1 / 0.75 + 1 / 0.25)
+    assert METRICS["adcc"].of_set(scores) == pytest.approx(expected)
+    assert scores["adcc"].mean().item() == pytest.approx((0 + 0.5) / 2)
+    assert METRICS["coherency"].of_set(scores) == 0.75
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_says_what_it_is(name):
+    metric = METRICS[name]
+    assert metric.name == name == metric.function.__name__
+    assert metric.needs
+    assert metric.arrow in "↑↓"
+    assert metric.meaning
+    assert metric.paper
+    assert "Returns:" in metric.function.__doc__ or name == "drop_in_deletion"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METRICS)
+def test_on_the_gpu(name):
+    values = {need: torch.rand(4, dtype=torch.float64).clamp(0.01) for need in ("p", "o", "d")}
+    values |= {need: torch.rand(4, 5, 6, dtype=torch.float64) for need in ("maps", "masked_maps")}
+    scores = []
+    for device in ("cpu", "cuda"):
+        quantities = Quantities(values["maps"].to(device)[:, None], values["maps"].to(device), None, None)
+        quantities._known.update({key: value.to(device) for key, value in values.items()})
+        scores.append(quantities.scores([name])[name].cpu())
+    torch.testing.assert_close(*scores)

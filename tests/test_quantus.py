@@ -1,0 +1,284 @@
+"""The front end for Quantus: metrics that do not depend on the batch size, methods that follow the model."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import quantus
+import torch
+from nets import CNN, TinyViT
+from state import untouched
+
+import cam_extras.pytorch_grad_cam as pgc
+import cam_extras.quantus as ours
+from cam_extras.demo.canvases import make_canvases
+from cam_extras.demo.classifier import LAYER, load_classifier, prepare
+from cam_extras.evaluation import evaluate_batch
+from cam_extras.methods import METHODS
+from cam_extras.metrics import METRICS
+from cam_extras.probe import find_layer
+from cam_extras.scores import SCORES
+
+ALL_METRICS = pytest.mark.parametrize("metric", ours.METRIC_CLASSES, ids=lambda cls: cls.__name__)
+ALL_METHODS = pytest.mark.parametrize("name", METHODS)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    canvases = make_canvases(7, "test", seed=3)
+    x = prepare(canvases.images)
+    return load_classifier(), x.numpy(), canvases.labels.numpy()
+
+
+class TestMetrics:
+    def test_every_metric_has_a_class(self):
+        assert {cls.metric for cls in ours.METRIC_CLASSES} == set(METRICS)
+        for cls in ours.METRIC_CLASSES:
+            assert (cls.score_direction.value == "higher") == METRICS[cls.metric].higher_is_better
+
+    @ALL_METRICS
+    def test_batch_size_does_not_change_a_score(self, metric, digits):
+        model, x, y = digits
+        results = []
+        for batch_size in (1, 3, len(x)):
+            for a_batch in (None, ours.explain("ShapleyCAM", layer=LAYER)(model, x, y)):
+                scores = metric()(
+                    model, x, y, a_batch, explain_func=ours.explain("ShapleyCAM", layer=LAYER), batch_size=batch_size
+                )
+                assert len(scores) == len(x)
+                results.append(scores)
+        for scores in results[1:]:
+            np.testing.assert_allclose(scores, results[0], rtol=0, atol=1e-5)
+
+    @ALL_METRICS
+    def test_equals_our_own_evaluation(self, metric, digits):
+        model, x, y = digits
+        evaluation = evaluate_batch(
+            model,
+            find_layer(model, LAYER),
+            torch.from_numpy(x),
+            {"m": METHODS["GradCAM"]()},
+            METRICS,
+            target=y.tolist(),
+        )
+        scores = metric()(model, x, y, explain_func=ours.explain("GradCAM", layer=LAYER))
+        np.testing.assert_allclose(scores, evaluation.scores["m"][metric.metric], rtol=0, atol=1e-5)
+        (of_set,) = metric(return_aggregate=True)(model, x, y, explain_func=ours.explain("GradCAM", layer=LAYER))
+        assert of_set == pytest.approx(evaluation.of_set()["m"][metric.metric], abs=1e-5)
+
+    def test_adcc_of_means_and_per_sample(self, digits):
+        model, x, y = digits
+        explain_func = ours.explain("GradCAM", layer=LAYER)
+        per_sample = ours.ADCC()(model, x, y, explain_func=explain_func)
+        (of_means,) = ours.ADCC(return_aggregate=True)(model, x, y, explain_func=explain_func, batch_size=2)
+        (mean,) = ours.ADCC(return_aggregate=True, aggregate_func=np.mean)(model, x, y, explain_func=explain_func)
+        assert mean == pytest.approx(np.mean(per_sample))
+        assert abs(of_means - mean) > 1e-3
+
+    @ALL_METRICS
+    def test_forms_of_attributions(self, metric, digits):
+        model, x, y = digits
+        explain_func = ours.explain("GradCAM", layer=LAYER)
+        maps = explain_func(model, x, y)
+        expected = metric()(model, x, y, maps, explain_func=explain_func)
+        assert metric()(model, x, y, maps[:, 0], explain_func=explain_func) == pytest.approx(expected)
+        assert metric()(model, x, y, 5 * maps - 1, explain_func=explain_func) == pytest.approx(expected, abs=1e-5)
+
+    @ALL_METRICS
+    def test_three_channels_and_attributions_for_each(self, metric):
+        model = CNN().eval()
+        x = np.random.default_rng(0).normal(size=(3, 3, 12, 16)).astype(np.float32)
+        y = np.array([0, 1, 2])
+        explain_func = ours.explain("GradCAM", layer="layer")
+        maps = explain_func(model, x, y)
+        expected = metric()(model, x, y, maps, explain_func=explain_func)
+        broadcast = np.repeat(maps, 3, axis=1)
+        assert metric()(model, x, y, broadcast, explain_func=explain_func) == pytest.approx(expected, abs=1e-6)
+
+    def test_one_dimensional_signals(self):
+        model = CNN(dims=1).eval()
+        x = np.random.default_rng(0).normal(size=(4, 3, 32)).astype(np.float32)
+        explain_func = ours.explain("ShapleyCAM", layer="layer")
+        scores = ours.ADCC()(model, x, np.array([0, 1, 2, 3]), explain_func=explain_func)
+        assert len(scores) == 4
+        assert all(0 <= score <= 1 for score in scores)
+
+    def test_model_that_returns_probabilities(self, digits):
+        model, x, y = digits
+        explain_func = ours.explain("GradCAM", layer=LAYER)
+        maps = explain_func(model, x, y)
+
+        class Probabilities(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.model = model
+
+            def forward(self, x):
+                return self.model(x).softmax(dim=1)
+
+        expected = ours.AverageDrop()(model, x, y, maps)
+        scores = ours.AverageDrop()(Probabilities().eval(), x, y, maps, softmax=False)
+        assert scores == pytest.approx(expected, abs=1e-6)
+        with pytest.raises(ValueError, match=r"the confidence p must lie in \[0, 1\]"):
+            ours.AverageDrop()(model, x, y, maps, softmax=False)
+
+    def test_fill(self, digits):
+        model, x, y = digits
+        maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
+        scores = ours.AverageDrop(fill=2.0)(model, x, y, maps)
+        expected = ours.AverageDrop(fill=np.full((1, 64, 64), 2.0))(model, x, y, maps)
+        assert scores == pytest.approx(expected)
+        assert np.abs(np.subtract(scores, ours.AverageDrop()(model, x, y, maps))).max() > 0.01
+
+    def test_constant_maps_have_no_coherency(self, digits):
+        model, x, y = digits
+
+        def constant_but_for_the_first(model, inputs, targets):
+            maps = np.zeros((len(inputs), 1, 64, 64), np.float32)
+            maps[0, 0, :32] = 1
+            return maps
+
+        for batch_size in (3, 7):
+            scores = ours.Coherency()(
+                model,
+                x,
+                y,
+                constant_but_for_the_first(None, x, y),
+                explain_func=constant_but_for_the_first,
+                batch_size=batch_size,
+            )
+            assert scores[0] == pytest.approx(1)
+            assert scores[1:] == [0] * 6
+
+    def test_in_evaluate_with_quantus_own_metrics(self, digits):
+        model, x, y = digits
+        metrics = {cls.name: cls() for cls in ours.METRIC_CLASSES}
+        metrics["Sparseness"] = quantus.Sparseness(disable_warnings=True)
+        methods = {name: ours.explain(name, layer=LAYER) for name in METHODS}
+        results = quantus.evaluate(metrics, methods, model, x, y, explain_func_kwargs={}, agg_func=np.mean)
+        assert set(results) == set(METHODS)
+        for row in results.values():
+            assert set(row) == set(metrics)
+            assert all(0 <= value <= 1 for value in row.values())
+        assert results["FakeCAM"]["Coherency"] == pytest.approx(1, abs=1e-6)
+        assert results["FakeCAM"]["ADCC"] < 0.01 < results["ShapleyCAM"]["ADCC"]
+
+    def test_are_listed(self):
+        try:
+            ours.unregister()
+            without = {c: dict(m) for c, m in quantus.AVAILABLE_METRICS.items()}
+            assert not any(issubclass(m, ours.MapMetric) for c in without.values() for m in c.values())
+            ours.register()
+            for cls in ours.METRIC_CLASSES:
+                assert quantus.AVAILABLE_METRICS[cls.evaluation_category.value][cls.name] is cls
+                assert cls.name in quantus.available_metrics()[cls.evaluation_category.value]
+            ours.unregister()
+            assert {c: dict(m) for c, m in quantus.AVAILABLE_METRICS.items()} == without
+        finally:
+            ours.register()
+
+    @ALL_METRICS
+    def test_look_like_quantus_metrics(self, metric, capsys):
+        assert issubclass(metric, quantus.metrics.base.Metric)
+        assert metric.__doc__
+        made = metric(disable_warnings=True, display_progressbar=False)
+        assert made.get_params["normalise"] is True
+        made.interpret_scores()
+        assert "score_direction" in capsys.readouterr().out
+        with pytest.raises(ValueError, match="momentum"):
+            metric(momentum=1)
+
+    def test_bad_input(self, digits):
+        model, x, y = digits
+        maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
+        bad = maps.copy()
+        bad[2, 0, 5, 5] = np.nan
+        with pytest.raises(ValueError, match="the map is NaN or infinite in sample 2"):
+            ours.Complexity()(model, x, y, bad)
+        with pytest.raises(ValueError, match=r"the map must lie in \[0, 1\]; got"):
+            ours.Complexity(normalise=False)(model, x, y, 2 * maps)
+        with pytest.raises(ValueError, match=r"class indices must lie in \[0, 10\)"):
+            ours.AverageDrop()(model, x, y + 5, maps)
+        with pytest.raises(ValueError, match="give an explain_func, not only an a_batch"):
+            ours.Coherency()(model, x, y, maps)
+
+
+class TestExplain:
+    @ALL_METHODS
+    def test_equals_the_pytorch_grad_cam_host(self, name, digits):
+        model, x, y = digits
+        maps = ours.explain(name, layer=LAYER)(model, x, y)
+        assert maps.shape == (7, 1, 64, 64)
+        assert maps.dtype == np.float32
+        method = METHODS[name]()
+        score = getattr(method, "score", "logit")
+        cam = getattr(pgc, name)(model, [find_layer(model, LAYER)])
+        expected = cam(torch.from_numpy(x), [SCORES[score](int(c)) for c in y])
+        np.testing.assert_allclose(maps[:, 0], expected, rtol=0, atol=1e-5)
+
+    @ALL_METHODS
+    def test_leaves_the_model_as_found_and_can_be_pickled(self, name, digits):
+        model, x, y = digits
+        explainer = ours.explain(name, layer=LAYER, batch_size=3)
+        with untouched(model):
+            maps = explainer(model, x, y)
+        np.testing.assert_allclose(maps, ours.explain(name, layer=LAYER)(model, x, y), rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(explainer))(model, x, y), maps)
+
+    def test_layer_is_found_on_the_model_of_the_call(self, digits):
+        model, x, y = digits
+        explainer = ours.explain("GradCAM", layer=LAYER)
+        other = load_classifier()
+        for parameter in other.features.block4.parameters():
+            torch.nn.init.normal_(parameter)
+        assert np.abs(explainer(model, x, y) - explainer(other, x, y)).max() > 0.1
+
+    def test_hyper_parameters(self, digits):
+        model, x, y = digits
+        logit, rest = (ours.explain("GradCAM", layer=LAYER, score=score)(model, x, y) for score in ("logit", "rest"))
+        assert np.abs(logit - rest).max() > 1e-3
+
+    def test_transformer(self):
+        model = TinyViT().eval()
+        x = np.random.default_rng(0).normal(size=(2, 3, 12, 16))
+        explainer = ours.explain("ShapleyCAM", layer="blocks.1.norm1", reshape_transform=TinyViT.reshape)
+        assert explainer(model, x, np.array([0, 1])).shape == (2, 1, 12, 16)
+
+    def test_bad_input(self, digits):
+        model, x, y = digits
+        with pytest.raises(ValueError, match="there is no method 'ShapelyCAM': did you mean ShapleyCAM"):
+            ours.explain("ShapelyCAM", layer=LAYER)
+        with pytest.raises(TypeError, match="ShapleyCAM has no hyper-parameter 'seed': it has score"):
+            ours.explain("ShapleyCAM", layer=LAYER, seed=1)
+        with pytest.raises(ValueError, match=r"there is no layer 'features\.blokc4': did you mean features\.block4"):
+            ours.explain("ShapleyCAM", layer="features.blokc4")(model, x, y)
+
+    def randomised(self, name):
+        """MPRT from the top down on the demo's classifier: mean rank correlation with the trained model's maps."""
+        canvases = make_canvases(24, "test", seed=4)
+        model, x, y = load_classifier(), prepare(canvases.images).numpy(), canvases.labels.numpy()
+        scores = quantus.MPRT(layer_order="top_down", disable_warnings=True)(
+            model, x, y, explain_func=ours.explain(name, layer=LAYER), batch_size=24
+        )
+        assert list(scores)[1] == "classifier"
+        return [np.nanmean(values) for values in scores.values()]  # nan: a map without variance
+
+    @pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning")
+    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "ShapleyCAM", "ShapleyCAMH"])
+    def test_likeness_falls_as_layers_are_randomised(self, name):
+        original, classifier, *others = self.randomised(name)
+        assert original == pytest.approx(1)
+        assert classifier < 0.5
+        assert np.mean(others[-4:]) < 0.25
+
+    def test_shapley_cam_e_loses_its_likeness_late(self):
+        """It finds the foreground whatever the class is, as section 5 of its paper says."""
+        original, classifier, *others = self.randomised("ShapleyCAME")
+        assert original == pytest.approx(1)
+        assert 0.7 < classifier < 0.95
+        assert np.mean(others[-4:]) < 0.5
+
+    def test_fake_cam_fails_the_sanity_check(self):
+        assert self.randomised("FakeCAM") == pytest.approx([1] * 12)
