@@ -23,9 +23,6 @@ from cam_extras.models import load_model
 from cam_extras.probe import find_layer
 from cam_extras.report import Picture, list_table, save_csv, save_gallery, summary_table
 
-DEMO_IMAGES = 12
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0, or 2 with one line that says what is wrong."""
     options = _parser().parse_args(arguments)
@@ -44,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="explain a dozen digits with every method, score them with every metric")
+    demo.add_argument("--images", type=int, default=12, metavar="N", help="how many digits; default: 12")
     demo.add_argument("--output", type=Path, default=Path("cam-extras-output/demo"), metavar="DIR")
     demo.set_defaults(run=_demo)
 
@@ -69,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace, console: Console) -> None:
-    canvases = make_canvases(DEMO_IMAGES, "test", seed=2)
+    canvases = make_canvases(options.images, "test", seed=2)
     model = load_classifier()
     evaluation = _evaluate(console, model, LAYER, prepare(canvases.images), list(METHODS), None)
     pictures = [
@@ -80,9 +78,9 @@ def _demo(options: argparse.Namespace, console: Console) -> None:
             f"({evaluation.confidence[number]:.0%})",
             box=tuple(canvases.boxes[number].tolist()),
         )
-        for number in range(DEMO_IMAGES)
+        for number in range(options.images)
     ]
-    _report(console, options.output, pictures, evaluation, f"{DEMO_IMAGES} digits on cluttered canvases")
+    _report(console, options.output, pictures, evaluation, f"{options.images} digits on cluttered canvases")
 
 
 def _list(options: argparse.Namespace, console: Console) -> None:

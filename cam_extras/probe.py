@@ -175,8 +175,8 @@ class _Recording:
         self._recorded: list[Tensor] = []
         self._outputs: Any = None
         self._feature_maps: list[Tensor] = []
-        self._gradients: dict[tuple[Scorer, str], list[Tensor]] = {}
-        self._curvature: dict[tuple[Scorer, str, int], tuple[Tensor, Tensor]] = {}
+        self._gradients: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._curvature: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     def at(self, x: Tensor) -> _Recording:
         return _Recording(
@@ -287,7 +287,7 @@ class _Recording:
 
     def gradients(self, scorer: Scorer, utility: str) -> list[Tensor]:
         """Return d score / d layer for every layer, in the layers' own shapes."""
-        key = (scorer, utility)
+        key = scorer.key(utility)
         if key not in self._gradients:
             self._record()
             with _differentiating(self.x):
@@ -313,7 +313,7 @@ class _Recording:
     def hessian_vector_product(self, scorer: Scorer, utility: str, index: int, v: Tensor) -> Tensor:
         if not self.second_order:
             raise ValueError("Hessian-vector products need a probe made with second_order=True")
-        key = (scorer, utility, index)
+        key = (*scorer.key(utility), index)
         if key in self._curvature and self._curvature[key][0] is v:
             return self._curvature[key][1]
         gradient = self.gradients(scorer, utility)[index]

@@ -107,6 +107,11 @@ def select_class(values: Tensor, target: int | Sequence[int] | Tensor) -> Tensor
         TypeError: `target` is not made of integers.
         ValueError: an index is outside [0, C), or there is not one for each sample.
     """
+    return values.gather(1, _class_indices(values, target)[:, None]).squeeze(1)
+
+
+def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tensor:
+    """Return one valid class index for each sample of `values` (N, C): shape (N,)."""
     if values.ndim != 2:
         raise ValueError(
             f"a class index needs a model output of shape (N, C); got {tuple(values.shape)}: "
@@ -124,7 +129,7 @@ def select_class(values: Tensor, target: int | Sequence[int] | Tensor) -> Tensor
         )
     if indices.min() < 0 or indices.max() >= classes:
         raise ValueError(f"class indices must lie in [0, {classes}); got {indices.tolist()}")
-    return values.gather(1, indices[:, None].long()).squeeze(1)
+    return indices.long()
 
 
 class Scorer(ABC):
@@ -137,6 +142,10 @@ class Scorer(ABC):
     def resolved(self, outputs: Any) -> Scorer:
         """Return the scorer that looks at the class of these outputs, whatever it is given later."""
         return self
+
+    def key(self, utility: str) -> tuple[Any, ...]:
+        """Return what makes two scores the same; a score function of the user's own knows no utility."""
+        return (self,)
 
 
 class TargetScorer(Scorer):
@@ -152,15 +161,21 @@ class TargetScorer(Scorer):
         self.target = target
 
     def resolved(self, outputs: Any) -> TargetScorer:
-        """Fix the predicted class."""
-        if self.target is not None or not isinstance(outputs, Tensor):
+        """Fix the class of every sample, the predicted one where none was given."""
+        if callable(self.target) or not isinstance(outputs, Tensor):
             return self
+        if self.target is not None:
+            return TargetScorer(_class_indices(_with_class_dimension(outputs), self.target))
         if outputs.ndim > 2:
             raise ValueError(
                 f"the predicted class is undefined for a model output of shape {tuple(outputs.shape)}: "
                 "say what to explain with a target"
             )
         return TargetScorer(_with_class_dimension(outputs).argmax(dim=1))
+
+    def key(self, utility: str) -> tuple[Any, ...]:
+        """Return what makes two scores the same."""
+        return (self, utility)
 
     def __call__(self, outputs: Any, utility: str) -> Tensor:
         """Score the model's output, shape (N,)."""

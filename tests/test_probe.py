@@ -322,6 +322,14 @@ def test_score_can_be_differentiated_with_respect_to_a_mask():
         assert not probe.score(x * mask).requires_grad
 
 
+@pytest.mark.parametrize("target", [2, [2, 2, 2], torch.tensor(2), torch.tensor([2, 2, 2])], ids=repr)
+def test_target_is_one_class_a_sample(target):
+    model = CNN().eval()
+    probe = Probe(model, model.layer, torch.randn(3, 3, 8, 8), target=target)
+    assert probe.target.tolist() == [2, 2, 2]
+    assert probe.at(probe.x + 1).target.tolist() == [2, 2, 2]
+
+
 def test_score_functions():
     model = CNN().eval()
     x = torch.randn(3, 3, 8, 8)

@@ -1,0 +1,128 @@
+"""Speed of the methods: ratios to one no-grad forward pass F of the same batch, and to pytorch-grad-cam.
+
+    python benchmarks/speed.py [--rounds 7] [--batch 8] [--threads 1] [--device cpu] [--realdata DIR]
+
+Everything compared runs in turn in one process, round after round, to the finished numpy map. One thread by default:
+two threads on a busy machine are bimodal. Medians decide; minima show what a quiet machine would do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import pytorch_grad_cam
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+from torchvision.models import resnet50
+
+import cam_extras
+from cam_extras.maps import input_map
+from cam_extras.methods import METHODS
+from cam_extras.models import load_model
+from cam_extras.probe import Probe
+from cam_extras.scores import ReST
+
+ROOT = Path(__file__).resolve().parent.parent
+GRADIENT_METHODS = ("GradCAM", "HiResCAM", "ShapleyCAM", "ShapleyCAMH", "ShapleyCAME")
+
+
+def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """What is timed for a model."""
+    targets = [ReST(1)] * len(x)
+    ours = {name: getattr(cam_extras, name)(model, [layer]) for name in ("GradCAM", "ShapleyCAM")}
+
+    def forward() -> object:
+        with torch.no_grad():
+            return model(x).cpu()
+
+    def five_on_one_probe() -> object:
+        probe = Probe(model, layer, x, target=1)
+        return [input_map(METHODS[name]()(probe), x.shape[2:]).cpu().numpy() for name in GRADIENT_METHODS]
+
+    def upstream(name: str) -> Callable[[], object]:
+        # Made for each call: while one is alive, its hooks run in every forward pass timed here.
+        def call() -> object:
+            with getattr(pytorch_grad_cam, name)(model, [layer]) as cam:
+                return cam(x, targets)
+
+        return call
+
+    return {
+        "forward pass F": forward,
+        "GradCAM": lambda: ours["GradCAM"](x, targets),
+        "GradCAM of pytorch-grad-cam": upstream("GradCAM"),
+        "ShapleyCAM": lambda: ours["ShapleyCAM"](x, targets),
+        "ShapleyCAM of pytorch-grad-cam": upstream("ShapleyCAM"),
+        "five methods on one probe": five_on_one_probe,
+    }
+
+
+def measure(calls: dict[str, Callable[[], object]], rounds: int, what: str) -> dict[str, list[float]]:
+    """Time all calls in turn, round after round, after one round that does not count; seconds."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_number in track(range(rounds + 1), what):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if round_number:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def main() -> None:
+    """Measure and print one table a model."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--realdata", type=Path, default=ROOT.parent / "shared" / "realdata")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+
+    resnet = resnet50().eval()
+    models = {"resnet50, layer4": (resnet, resnet.layer4)}
+    weights = options.realdata / "mobilenet_v2_imagenet.safetensors"
+    if weights.exists():
+        mobilenet = load_model(f"{options.realdata / 'models.py'}:mobilenet_v2", str(weights)).model
+        models["MobileNet-V2, features[-1]"] = (mobilenet, mobilenet.get_submodule("features.18"))
+    else:
+        sys.stderr.write(f"MobileNet-V2 is left out: there is no {weights}\n")
+
+    console = Console()
+    console.print(
+        f"torch {torch.__version__}, {options.threads} thread(s), batch {options.batch}, {options.device}, "
+        f"{platform.machine()}, medians and minima of {options.rounds} rounds"
+    )
+    for title, (model, layer) in models.items():
+        model.to(options.device)
+        x = torch.randn(options.batch, 3, 224, 224, device=options.device)
+        times = measure(contenders(model, layer, x), options.rounds, title)
+        table = Table(title=title)
+        for heading in ("", "median s", "median / F", "minimum / F", "peer / ours"):
+            table.add_column(heading, justify="right" if heading else "left")
+        base = times["forward pass F"]
+        for name, seconds in times.items():
+            peer = times.get(f"{name} of pytorch-grad-cam")
+            table.add_row(
+                name,
+                f"{median(seconds):.3f}",
+                f"{median(seconds) / median(base):.2f}",
+                f"{min(seconds) / min(base):.2f}",
+                f"{median(peer) / median(seconds):.2f}" if peer else "",
+            )
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

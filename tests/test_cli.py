@@ -1,0 +1,197 @@
+"""The command line: demo, list and explain."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models import resnet18
+
+from cam_extras.cli import main
+from cam_extras.demo.canvases import DIGIT_SIZES, SIZE, make_canvases
+from cam_extras.demo.classifier import load_classifier, prepare
+from cam_extras.demo.train import accuracy
+from cam_extras.methods import METHODS
+from cam_extras.metrics import METRICS
+from cam_extras.models import load_model
+
+
+def read_results(folder):
+    with (folder / "results.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TestDemo:
+    def test_output(self, tmp_path, capsys):
+        assert main(["demo", "--output", str(tmp_path / "out")]) == 0
+        printed = capsys.readouterr().out
+        for name in METHODS:
+            assert name in printed
+        for metric in METRICS.values():
+            assert f"{metric.short} {metric.arrow}" in printed
+        assert str(tmp_path / "out" / "gallery.png").replace("\n", "") in printed.replace("\n", "")
+        rows = read_results(tmp_path / "out")
+        assert len(rows) == 12 * len(METHODS)
+        assert set(rows[0]) == {"image", "method", "target", "predicted", "confidence", *METRICS}
+        for row in rows:
+            assert all(0 <= float(row[name]) <= 1 for name in METRICS)
+        with Image.open(tmp_path / "out" / "gallery.png") as picture:
+            assert picture.width > 1000
+            assert picture.height > 2000
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 1000
+
+    def test_weights_are_those_of_a_good_classifier(self):
+        assert accuracy(load_classifier()) > 0.95
+
+    def test_maps_find_the_digit(self):
+        """With chance at the share of the canvas that the boxes cover, about an eighth."""
+        from cam_extras import ShapleyCAM
+
+        canvases = make_canvases(40, "test", seed=9)
+        model = load_classifier()
+        maps = ShapleyCAM(model, [model.features.block4])(prepare(canvases.images))
+        hits = 0
+        for heat, (left, top, right, bottom) in zip(maps, canvases.boxes.tolist(), strict=True):
+            row, column = np.unravel_index(heat.argmax(), heat.shape)
+            hits += top <= row < bottom and left <= column < right
+        assert hits >= 36
+
+
+class TestCanvases:
+    def test_are_deterministic_and_leave_the_random_state(self):
+        state = torch.get_rng_state()
+        first, second = (make_canvases(5, "train", seed=1) for _ in range(2))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(first.images, second.images)
+        assert not torch.equal(first.images, make_canvases(5, "train", seed=2).images)
+
+    def test_boxes_hold_the_digit(self):
+        canvases = make_canvases(50, "test", seed=1)
+        assert canvases.images.shape == (50, 1, SIZE, SIZE)
+        assert canvases.images.min() >= 0
+        assert canvases.images.max() <= 1
+        for image, (left, top, right, bottom) in zip(canvases.images, canvases.boxes.tolist(), strict=True):
+            assert right - left == bottom - top in DIGIT_SIZES
+            assert 0 <= left < right <= SIZE
+            assert 0 <= top < bottom <= SIZE
+            assert image[:, top:bottom, left:right].max() > 0.5
+
+    def test_unknown_split(self):
+        with pytest.raises(ValueError, match="split must be one of 'train', 'test'"):
+            make_canvases(1, "validation", seed=0)
+
+
+def test_list(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name in METHODS:
+        assert name in printed
+    for metric in METRICS.values():
+        assert metric.short in printed
+    assert "Shapley" in printed
+    assert "Poppi" in printed
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Files as a user has them: torchvision's own name and format, a checkpoint, and safetensors for three classes."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    model = resnet18()
+    torch.save(model.state_dict(), folder / "resnet18-f37072fd.pth")
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, folder / "checkpoint.pt")
+    save_file(resnet18(num_classes=3).state_dict(), folder / "mine.safetensors")
+    image = np.random.default_rng(0).integers(0, 255, (300, 260, 3), np.uint8)
+    Image.fromarray(image).save(folder / "image.png")
+    Image.fromarray(image[..., 0]).save(folder / "grey.png")
+    return folder
+
+
+class TestExplain:
+    def explain(self, weights, tmp_path, *arguments, images=("image.png",)):
+        return main(["explain", *(str(weights / name) for name in images), "--output", str(tmp_path), *arguments])
+
+    def test_weights_file_with_torchvisions_name(self, weights, tmp_path, capsys):
+        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4"]
+        arguments += ["--method", "GradCAM", "--method", "ShapleyCAM"]
+        assert self.explain(weights, tmp_path, *arguments) == 0
+        assert (tmp_path / "gallery.png").stat().st_size > 10_000
+        rows = read_results(tmp_path)
+        assert [row["method"] for row in rows] == ["GradCAM", "ShapleyCAM"]
+        assert rows[0]["image"] == "image.png"
+        assert rows[0]["target"] == rows[0]["predicted"]
+        assert "ShapleyCAM" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("target", ["282", "tiger cat"])
+    def test_target_by_number_and_by_name(self, weights, tmp_path, target):
+        arguments = ["--model", "resnet18", "--weights", str(weights / "checkpoint.pt"), "--layer", "layer4"]
+        assert self.explain(weights, tmp_path, *arguments, "--method", "GradCAM", "--target", target) == 0
+        assert read_results(tmp_path)[0]["target"] == "282"
+
+    def test_classes_of_ones_own(self, weights, tmp_path):
+        arguments = ["--model", "resnet18", "--weights", str(weights / "mine.safetensors"), "--layer", "layer3"]
+        assert self.explain(weights, tmp_path, *arguments, "--method", "FakeCAM") == 0
+        assert int(read_results(tmp_path)[0]["target"]) < 3
+
+    def test_several_images_and_grey_ones(self, weights, tmp_path):
+        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4", "--method", "HiResCAM"]
+        assert self.explain(weights, tmp_path, *arguments, images=("image.png", "grey.png")) == 0
+        assert [row["image"] for row in read_results(tmp_path)] == ["image.png", "grey.png"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "match"),
+        [
+            (["--model", "resnet19"], "there is no torchvision model 'resnet19': did you mean resnet18"),
+            (["--model", "resnet18", "--weights", "nowhere.pth"], "there is no weights file nowhere.pth"),
+            (["--model", "FOLDER/checkpoint.pt"], "say --model NAME --weights"),
+            (["--model", "resnet50", "--weights", "FOLDER/checkpoint.pt"], "does not hold the weights of resnet50"),
+            (["--model", "nowhere:resnet"], "cannot import nowhere"),
+            (["--model", "nowhere.py:resnet"], "there is no file nowhere.py"),
+            (["--model", "torchvision.models:resnet17"], "did you mean resnet"),
+            (["--model", "os.path:expanduser"], "must return a torch.nn.Module"),
+            (["--model", "FOLDER/resnet18-f37072fd.pth", "--layer", "layer5"], "there is no layer 'layer5': did you"),
+            (["--model", "FOLDER/resnet18-f37072fd.pth", "--target", "1000"], r"must lie in [0, 1000)"),
+            (["--model", "FOLDER/resnet18-f37072fd.pth", "--target", "tiger caat"], "did you mean tiger cat"),
+        ],
+    )
+    def test_mistakes_are_told_in_one_line(self, weights, tmp_path, capsys, arguments, match):
+        arguments = [argument.replace("FOLDER", str(weights)) for argument in arguments]
+        if "expanduser" in arguments[1]:
+            arguments += ["--weights", "anything"]
+        if "--layer" not in arguments:
+            arguments += ["--layer", "layer4"]
+        assert self.explain(weights, tmp_path, *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("cam-extras: ")
+        assert match in error
+
+    def test_missing_and_broken_images(self, weights, tmp_path, capsys):
+        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4"]
+        assert self.explain(weights, tmp_path, *arguments, images=("image.png", "nowhere.jpg")) == 2
+        assert "there is no image" in capsys.readouterr().err
+        assert self.explain(weights, tmp_path, *arguments, images=("checkpoint.pt",)) == 2
+        assert "cannot identify image file" in capsys.readouterr().err
+
+    def test_exif_rotation_is_undone(self, tmp_path):
+        from cam_extras.cli import _read_image
+
+        pixels = np.zeros((20, 10, 3), np.uint8)
+        pixels[:10] = 255
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+        Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+        assert _read_image(tmp_path / "turned.png").size == (20, 10)
+
+
+def test_function_with_weights(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "from torchvision.models import resnet18\ndef make(path=None): return resnet18()\n"
+    )
+    classifier = load_model(f"{tmp_path / 'nets.py'}:make")
+    assert not classifier.model.training
+    assert classifier.category(282) == "tiger cat"
+    assert classifier.transform(Image.new("RGB", (300, 400))).shape == (3, 224, 224)

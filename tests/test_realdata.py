@@ -1,0 +1,103 @@
+"""Every method and metric on a real MobileNet-V2 and real photographs."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import pytorch_grad_cam as upstream
+import quantus
+import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
+
+import cam_extras as ours
+from cam_extras.captum import LayerGradCam
+from cam_extras.cli import main
+from cam_extras.evaluation import evaluate_batch
+from cam_extras.methods import METHODS
+from cam_extras.metrics import METRICS
+from cam_extras.quantus import METRIC_CLASSES, explain
+
+pytestmark = pytest.mark.realdata
+
+LAYERS = ["features.18", "features.17", "features.13"]
+
+
+@pytest.fixture(scope="module")
+def images(realdata):
+    return realdata.read(12)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_method_and_metric(realdata, images, layer):
+    module = realdata.model.get_submodule(layer)
+    methods = {name: method() for name, method in METHODS.items()}
+    evaluation = evaluate_batch(realdata.model, module, images, methods, METRICS)
+    for name in METHODS:
+        maps = evaluation.maps[name]
+        assert maps.shape == (12, 224, 224)
+        assert maps.min() >= 0
+        assert maps.max() == 1
+        for scores in evaluation.scores[name].values():
+            assert ((scores >= 0) & (scores <= 1)).all()
+    summary = evaluation.of_set()
+    if layer != "features.13":  # two thirds of the way up, no method does much better than chance
+        for name in ("GradCAM", "HiResCAM", "ShapleyCAM", "ShapleyCAMH", "ShapleyCAME"):
+            assert summary[name]["adcc"] > summary["RandomCAM"]["adcc"] + 0.1
+            assert summary[name]["coherency"] > 0.9
+    assert summary["FakeCAM"]["average_drop"] < 0.01
+    assert summary["FakeCAM"]["adcc"] < 0.01
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "ShapleyCAM"])
+def test_equals_pytorch_grad_cam(realdata, images, name, layer):
+    module = realdata.model.get_submodule(layer)
+    classes = realdata.model(images[:4]).argmax(dim=1).tolist()
+    for kind in (ClassifierOutputTarget, ClassifierOutputReST):
+        targets = [kind(c) for c in classes]
+        with getattr(upstream, name)(realdata.model, [module]) as cam:
+            theirs = cam(images[:4], targets)
+        mine = getattr(ours, name)(realdata.model, [module])(images[:4], targets)
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+
+def test_equals_captum(realdata, images):
+    from captum.attr import LayerGradCam as CaptumLayerGradCam
+
+    layer = realdata.model.get_submodule("features.17")
+    classes = realdata.model(images).argmax(dim=1)
+    theirs = CaptumLayerGradCam(realdata.model, layer).attribute(images, classes)
+    assert torch.equal(LayerGradCam(realdata.model, layer).attribute(images, classes), theirs)
+
+
+def test_class_activation_map_weights(realdata, images):
+    """After global average pooling and one linear layer, Grad-CAM's weights are the classifier's, over 49 cells."""
+    from cam_extras.probe import Probe
+
+    probe = Probe(realdata.model, realdata.model.get_submodule("features.18"), images[:3])
+    weights = METHODS["GradCAM"]().channel_weights(probe)
+    torch.testing.assert_close(weights, realdata.model.classifier.weight[probe.target] / 49, rtol=1e-4, atol=1e-7)
+
+
+def test_quantus(realdata, images):
+    x = images[:4].numpy()
+    y = realdata.model(images[:4]).argmax(dim=1).numpy()
+    metrics = {cls.name: cls() for cls in METRIC_CLASSES}
+    methods = {name: explain(name, layer="features.17") for name in ("GradCAM", "ShapleyCAM", "FakeCAM")}
+    results = quantus.evaluate(metrics, methods, realdata.model, x, y, explain_func_kwargs={}, agg_func=np.mean)
+    for row in results.values():
+        assert all(0 <= value <= 1 for value in row.values())
+    assert results["ShapleyCAM"]["ADCC"] > results["FakeCAM"]["ADCC"]
+
+
+def test_explain_command(realdata, tmp_path):
+    image = next(path for path in realdata.paths if "flamingo" in path.name)
+    arguments = ["--model", f"{realdata.folder / 'models.py'}:mobilenet_v2", "--weights", str(realdata.weights)]
+    assert main(["explain", str(image), *arguments, "--layer", "features.17", "--output", str(tmp_path)]) == 0
+    with (tmp_path / "results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["method"] for row in rows} == set(METHODS)
+    assert {row["predicted"] for row in rows} == {"130"}  # flamingo
+    assert float(rows[0]["confidence"]) > 0.9
