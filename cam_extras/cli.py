@@ -23,6 +23,7 @@ from cam_extras.models import load_model
 from cam_extras.probe import find_layer
 from cam_extras.report import Picture, list_table, save_csv, save_gallery, summary_table
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0, or 2 with one line that says what is wrong."""
     options = _parser().parse_args(arguments)
