@@ -221,13 +221,13 @@ class _Recording:
     def _record(self) -> None:
         if self._recorded:
             return
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.enable_grad():
             # A model may switch the grad mode itself and, when done, switch back to what it found: no-grad. Recording
             # the whole pass costs more and is immune to that.
             recorded, outputs = self._forward(record_below=False)
             if not _requires_grad(outputs):
                 recorded, outputs = self._forward(record_below=True)
-        self._recorded, self._outputs = recorded, _to_float(outputs)
+            self._recorded, self._outputs = recorded, _to_float(outputs)
 
     def _forward(self, record_below: bool) -> tuple[list[Tensor], Any]:
         recorded: dict[int, Tensor] = {}
@@ -241,11 +241,11 @@ class _Recording:
                     torch.set_grad_enabled(True)
                     if self.second_order:
                         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-                # What is recorded of an earlier layer leads up to this one; anything else is cut off here.
+                # What is recorded of an earlier layer leads up to this one; anything else is cut off here. Clones,
+                # because the next module may work in place, and the layer's own output may be its input.
                 if not recorded or not features.requires_grad:
-                    features = features.detach().requires_grad_()
+                    features = features.detach().clone().requires_grad_()
                 recorded[index] = features
-                # A clone: the next module may work in place.
                 return features.clone()
 
             for index, layer in enumerate(self.layers):

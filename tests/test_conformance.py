@@ -69,6 +69,15 @@ class TestEveryMethod:
         for a, b in zip(first, second, strict=True):
             assert torch.equal(a, b)
 
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_inside_no_grad_and_inference_mode(self, name, setting_name, host, mode):
+        setting = make_setting(setting_name)
+        expected = HOSTS[host](name, setting, setting.x)
+        with mode():
+            results = HOSTS[host](name, setting, setting.x + 0)
+        for a, b in zip(results, expected, strict=True):
+            assert torch.equal(a, b)
+
     def test_world_as_found_after_an_exception(self, name, setting_name, host):
         setting = make_setting(setting_name)
         setting.model.fail = True

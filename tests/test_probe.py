@@ -103,6 +103,22 @@ def test_inplace_after_the_layer_does_not_rewrite_its_activations():
     assert probe.activations.min() < 0
 
 
+def test_layer_that_returns_its_own_input():
+    class Residual(CNN):
+        def forward(self, x):
+            stream = self.stem(x)
+            same = self.dropout(stream)  # in eval mode the very tensor that went in
+            stream += 1
+            return self.classifier(self.head(self.activation(self.layer(same))).flatten(2).mean(dim=2))
+
+    model = Residual().eval()
+    x = torch.randn(2, 3, 8, 8)
+    probe = Probe(model, model.dropout, x, target=1)
+    expected = Probe(model, model.stem, x, target=1)
+    torch.testing.assert_close(probe.activations, expected.activations, rtol=0, atol=0)
+    assert probe.gradients.abs().max() > 0
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_world_is_left_as_found(name):
     setting = make_setting(name)
