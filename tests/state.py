@@ -22,7 +22,7 @@ def snapshot(model: torch.nn.Module, *tensors: torch.Tensor) -> dict:
         "rng": torch.get_rng_state(),
         "grad_enabled": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),
-        "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()),
+        "autocast": ((torch.ones(1, 1) @ torch.ones(1, 1)).dtype, torch.is_autocast_cache_enabled()),
         "attention": (
             torch.backends.cuda.flash_sdp_enabled(),
             torch.backends.cuda.math_sdp_enabled(),
