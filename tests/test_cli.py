@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 from cam_extras.cli import main
 from cam_extras.demo.canvases import DIGIT_SIZES, SIZE, make_canvases
 from cam_extras.demo.classifier import load_classifier, prepare
-from cam_extras.demo.train import accuracy
+from cam_extras.demo.train import accuracy, train
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
 from cam_extras.models import load_model
@@ -46,6 +46,12 @@ class TestDemo:
 
     def test_weights_are_those_of_a_good_classifier(self):
         assert accuracy(load_classifier()) > 0.95
+
+    def test_training_is_deterministic(self):
+        first, second, other = (train(seed, epochs=2, canvases=128).state_dict() for seed in (3, 3, 4))
+        for name in first:
+            assert torch.equal(first[name], second[name])
+        assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 
     def test_maps_find_the_digit(self):
         """With chance at the share of the canvas that the boxes cover, about an eighth."""

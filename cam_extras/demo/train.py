@@ -19,21 +19,22 @@ CANVASES = 6000
 LEARNING_RATE = 6e-3
 
 
-def train(seed: int = 0) -> Classifier:
+def train(seed: int = 0, epochs: int = EPOCHS, canvases: int = CANVASES) -> Classifier:
     """Train on canvases of the training digits; the same seed gives the same weights on the same machine."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier()
     generator = torch.Generator().manual_seed(seed)
-    data = make_canvases(CANVASES, "train", seed=seed)
+    data = make_canvases(canvases, "train", seed=seed)
     images = prepare(data.images)
-    steps = EPOCHS * (CANVASES // BATCH)
+    batches_per_epoch = canvases // BATCH
+    steps = epochs * batches_per_epoch
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
     for step in track(range(steps), "training"):
-        if step % (CANVASES // BATCH) == 0:
-            batches = torch.randperm(CANVASES, generator=generator).split(BATCH)
-        chosen = batches[step % (CANVASES // BATCH)]
+        if step % batches_per_epoch == 0:
+            batches = torch.randperm(canvases, generator=generator).split(BATCH)
+        chosen = batches[step % batches_per_epoch]
         loss = F.cross_entropy(model(images[chosen]), data.labels[chosen])
         optimiser.zero_grad()
         loss.backward()
