@@ -77,6 +77,14 @@ def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable]:
         TypeError: `targets` is no sequence of callables.
         ValueError: there are more or fewer of them than samples.
     """
+    functions = list_targets(targets)
+    if len(functions) != batch_size:
+        raise ValueError(f"expected {batch_size} targets, one for each sample of the batch; got {len(functions)}")
+    return functions
+
+
+def list_targets(targets: Iterable[object]) -> list[Callable]:
+    """Return per-sample score functions as a list, or raise TypeError where they are no callables."""
     if callable(targets) or not isinstance(targets, Iterable):
         raise TypeError(
             f"targets must be a list with one callable a sample, got {type(targets).__name__}: "
@@ -89,6 +97,4 @@ def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable]:
                 f"targets[{number}] is {function!r}, which is not callable: "
                 "wrap a class index as cam_extras.scores.Logit(index)"
             )
-    if len(functions) != batch_size:
-        raise ValueError(f"expected {batch_size} targets, one for each sample of the batch; got {len(functions)}")
     return functions  # type: ignore[return-value]

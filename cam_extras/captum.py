@@ -63,17 +63,20 @@ class MethodAttribution(LayerAttribution):
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
     ) -> Tensor | tuple[Tensor, ...] | list[Tensor]:
         """Explain a batch at the layer's resolution.
 
         Args:
             inputs: the batch, shape (N, C, *S).
             target: what to explain, in any of Captum's forms: an int, a tuple, a tensor, or a list of ints or tuples;
-                None where the model returns one number a sample.
+                None where the model returns one number a sample. Utilities other than the logit are taken over the
+                first dimension after the batch, the classes of (N, C), (N, C, H, W), ...
             additional_forward_args: one argument, or a tuple of them, that follows the inputs.
             attribute_to_layer_input: explain the layer's input instead of its output.
             relu_attributions: rectify the result.
             attr_dim_summation: sum over channels.
+            grad_kwargs: not supported; there for Captum's signature.
 
         Returns:
             Shape (N, 1, *S), or (N, C, *S) without the sum, in the input's dtype: signed contributions. A list
@@ -82,8 +85,11 @@ class MethodAttribution(LayerAttribution):
 
         Raises:
             TypeError: see `Probe`.
-            ValueError: see `Probe`; or there are several input tensors, or the target does not fit the output.
+            ValueError: see `Probe`; or there are several input tensors, the target does not fit the output, or
+                `grad_kwargs` are given.
         """
+        if grad_kwargs:
+            raise ValueError(f"grad_kwargs={grad_kwargs} cannot be served: the backward pass is shared by all methods")
         several = isinstance(self.layer, Sequence)
         x = _single(inputs)
         probes = Probe.several(

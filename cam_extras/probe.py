@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cam_extras._checks import check_input, check_name
-from cam_extras.scores import CustomScorer, PerSampleScorer, Scorer, Target, TargetScorer
+from cam_extras.scores import CustomScorer, PerSampleScorer, Score, Scorer, Target, TargetScorer
 
 Model = Callable[..., Any]
 
@@ -24,7 +25,7 @@ class Probe:
     at the layer, frozen models work, and no parameter gradient is ever computed. Any number of methods asked of
     one probe share that forward pass, and those with the same score share its gradients.
 
-    The model is left as found: modes, gradients, `requires_grad`, hooks and the state of the random number
+    The model is left as found: modes, gradients, `requires_grad`, hooks and the state of torch's random number
     generators, also when it raises. It runs in eval mode.
 
     Args:
@@ -57,7 +58,7 @@ class Probe:
         x: Tensor,
         *,
         target: Target = None,
-        score: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]] | None = None,
+        score: Score | None = None,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         additional_forward_args: tuple[Any, ...] = (),
         attribute_to_layer_input: bool = False,
@@ -82,7 +83,7 @@ class Probe:
         if not layers:
             raise ValueError("expected at least one layer, got none")
         first = cls(model, layers[0], x, **options)
-        first._recording.layers = _check_layers(model, layers)
+        first._recording.layers = check_layers(model, layers)
         return [first._with(_layer=index) for index in range(len(layers))]
 
     @property
@@ -126,21 +127,27 @@ class Probe:
         """
         return self._with(_utility=utility)
 
-    def with_score(self, score: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]]) -> Probe:
-        """Return this probe with the gradients of another score; the forward pass is shared."""
+    def with_score(self, score: Score) -> Probe:
+        """Return this probe with the gradients of another score; the forward pass is shared.
+
+        Probes of several layers share their backward pass where they are given the same `Scorer`.
+        """
         return self._with(_scorer=_make_scorer(None, score))
 
     def at(self, x: Tensor) -> Probe:
         """Return the same probe at another input, looking at the class explained here."""
-        return self._with(_recording=self._recording.at(x), _scorer=self._scorer.resolved(self._recording.outputs))
+        return self._with(_recording=self._recording.at(x), _scorer=self._settled_scorer())
 
     def score(self, x: Tensor) -> Tensor:
         """Score another input, shape (N,), for the class explained here.
 
         The caller's grad mode holds, so that the score can be differentiated with respect to what `x` was made of.
         """
-        scorer = self._scorer.resolved(self._recording.outputs)
-        return scorer(_to_float(self._recording.run(x)), self._utility)
+        return self._settled_scorer()(_to_float(self._recording.run(x)), self._utility)
+
+    def _settled_scorer(self) -> Scorer:
+        """Return the scorer with the class that was predicted here; a given class needs no forward pass."""
+        return self._scorer.resolved(self._recording.outputs) if self._scorer.predicts else self._scorer
 
     def _with(self, **changes: Any) -> Probe:
         probe = copy.copy(self)
@@ -163,10 +170,13 @@ class _Recording:
     ):
         if not callable(model):
             raise TypeError(f"the model must be callable; got {type(model).__name__}")
-        if isinstance(model, nn.DataParallel):
-            raise TypeError("DataParallel splits the batch over replicas of the layer: give the model's .module")
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise TypeError(
+                f"{type(model).__name__} runs replicas of the layer, or counts on a backward pass: "
+                "give the model's .module"
+            )
         self.model = model
-        self.layers = _check_layers(model, layers)
+        self.layers = check_layers(model, layers)
         self.x = check_input(x).detach()
         self.reshape_transform = reshape_transform
         self.additional_forward_args = additional_forward_args
@@ -176,7 +186,7 @@ class _Recording:
         self._outputs: Any = None
         self._feature_maps: list[Tensor] = []
         self._gradients: dict[tuple[Any, ...], list[Tensor]] = {}
-        self._curvature: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        self._curvature: dict[tuple[Any, ...], Tensor] = {}
 
     def at(self, x: Tensor) -> _Recording:
         return _Recording(
@@ -224,15 +234,17 @@ class _Recording:
         with torch.inference_mode(False), torch.enable_grad():
             # A model may switch the grad mode itself and, when done, switch back to what it found: no-grad. Recording
             # the whole pass costs more and is immune to that.
-            recorded, outputs = self._forward(record_below=False)
-            if not _requires_grad(outputs):
-                recorded, outputs = self._forward(record_below=True)
-            self._recorded, self._outputs = recorded, _to_float(outputs)
+            recording = self._forward(record_below=False)
+            if recording is None:
+                recording = self._forward(record_below=True)
+            self._recorded, self._outputs = recording[0], _to_float(recording[1])  # type: ignore[index]
 
-    def _forward(self, record_below: bool) -> tuple[list[Tensor], Any]:
+    def _forward(self, record_below: bool) -> tuple[list[Tensor], Any] | None:
+        """Run the model; return None where it has to be recorded from below the layer."""
         recorded: dict[int, Tensor] = {}
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self.model, self.x.device))
+            stack.enter_context(_every_module_called())
             stack.enter_context(torch.set_grad_enabled(record_below))
 
             def record(index: int, features: Any) -> Tensor:
@@ -241,18 +253,24 @@ class _Recording:
                     torch.set_grad_enabled(True)
                     if self.second_order:
                         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-                # What is recorded of an earlier layer leads up to this one; anything else is cut off here. Clones,
-                # because the next module may work in place, and the layer's own output may be its input.
-                if not recorded or not features.requires_grad:
-                    features = features.detach().clone().requires_grad_()
-                recorded[index] = features
-                return features.clone()
+                # What was recorded of an earlier layer leads up to this one; anything else is cut off here. Clones on
+                # both sides: the next module may work in place, and the layer's own output may be its input.
+                leads_up = bool(recorded) and features.requires_grad
+                recorded[index] = features.clone() if leads_up else features.detach().clone().requires_grad_()
+                return recorded[index].clone()
 
             for index, layer in enumerate(self.layers):
-                handle = self._hook(layer, index, record)
-                stack.callback(handle.remove)
-            x, *args = (_leave_inference(a) for a in (self.x, *self.additional_forward_args))
-            outputs = _pick_output(self.model(x, *args), len(x))
+                stack.callback(self._hook(layer, index, record).remove)
+            try:
+                # A clone: the model may work in place on its input.
+                outputs = self.model(self.x.clone(), *map(_leave_inference, self.additional_forward_args))
+            except RuntimeError as error:
+                if not record_below and "no_grad mode and is being modified inplace" in str(error):
+                    return None
+                raise
+            if not record_below and not torch.is_grad_enabled() and recorded:
+                return None
+            outputs = _pick_output(outputs, len(self.x))
         missing = [i for i in range(len(self.layers)) if i not in recorded]
         if missing:
             raise ValueError(
@@ -264,11 +282,20 @@ class _Recording:
     def _hook(
         self, layer: nn.Module, index: int, record: Callable[[int, Any], Tensor]
     ) -> torch.utils.hooks.RemovableHandle:
+        def record_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if isinstance(output, tuple) and len(output) == 1:
+                return (record(index, output[0]),)
+            return record(index, output)
+
+        def record_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if args:
+                return (record(index, args[0]), *args[1:]), kwargs
+            name, features = next(iter(kwargs.items()), ("", None))
+            return args, kwargs | {name: record(index, features)}
+
         if self.attribute_to_layer_input:
-            return layer.register_forward_pre_hook(
-                lambda module, args: (record(index, args[0] if args else None), *args[1:])
-            )
-        return layer.register_forward_hook(lambda module, args, output: record(index, output))
+            return layer.register_forward_pre_hook(record_input, with_kwargs=True)
+        return layer.register_forward_hook(record_output)
 
     def _check_features(self, index: int, features: Any, already: bool) -> None:
         name = _name(self.model, self.layers[index])
@@ -290,7 +317,7 @@ class _Recording:
         key = scorer.key(utility)
         if key not in self._gradients:
             self._record()
-            with _differentiating(self.x):
+            with self._differentiating():
                 score = scorer(self._outputs, utility)
                 gradients: Sequence[Tensor | None] = [None]
                 if score.requires_grad:
@@ -305,7 +332,7 @@ class _Recording:
                 if gradient is None:
                     raise ValueError(
                         f"the score does not depend on layer {_name(self.model, layer)}: choose a layer on the way "
-                        "to the score, and a score that can be differentiated"
+                        "to the score, and a model and score that can be differentiated (no detach, no inference_mode)"
                     )
             self._gradients[key] = list(gradients)  # type: ignore[arg-type]
         return self._gradients[key]
@@ -313,23 +340,51 @@ class _Recording:
     def hessian_vector_product(self, scorer: Scorer, utility: str, index: int, v: Tensor) -> Tensor:
         if not self.second_order:
             raise ValueError("Hessian-vector products need a probe made with second_order=True")
-        key = (*scorer.key(utility), index)
-        if key in self._curvature and self._curvature[key][0] is v:
-            return self._curvature[key][1]
+        if v is not self.feature_maps[index]:
+            return self._hessian_vector_product(scorer, utility, index, v)
+        key = (*scorer.key(utility), index)  # H A is what several methods ask for
+        if key not in self._curvature:
+            self._curvature[key] = self._hessian_vector_product(scorer, utility, index, v)
+        return self._curvature[key]
+
+    def _hessian_vector_product(self, scorer: Scorer, utility: str, index: int, v: Tensor) -> Tensor:
         gradient = self.gradients(scorer, utility)[index]
         recorded = self._recorded[index]
         product = None
-        with _differentiating(self.x):
+        with self._differentiating():
             direction = v.to(recorded.dtype)
             if self.reshape_transform is not None:
                 leaf = recorded.detach().requires_grad_()
                 (direction,) = torch.autograd.grad(self._reshape(leaf), leaf, direction)
             if gradient.requires_grad:
-                (product,) = torch.autograd.grad(gradient, recorded, direction, retain_graph=True, allow_unused=True)
+                try:
+                    (product,) = torch.autograd.grad(
+                        gradient, recorded, direction, retain_graph=True, allow_unused=True
+                    )
+                except RuntimeError as error:
+                    if "derivative for" not in str(error):
+                        raise
+                    raise ValueError(
+                        f"an operation above layer {_name(self.model, self.layers[index])} has no second derivative "
+                        f"in PyTorch ({error}): use a method of first order, such as GradCAM, or a higher layer"
+                    ) from error
         # Without a path back to the layer the gradient is constant: the score is linear in it.
-        product = torch.zeros_like(recorded) if product is None else product.detach()
-        self._curvature[key] = (v, self.as_feature_map(product))
-        return self._curvature[key][1]
+        return self.as_feature_map(torch.zeros_like(recorded) if product is None else product.detach())
+
+    @contextmanager
+    def _differentiating(self) -> Iterator[None]:
+        """Differentiate in any mode of the caller's, in the types of the forward pass.
+
+        Checkpointed modules run again in a backward pass, and must find the modes and kernels of the first time.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(torch.autocast(self.x.device.type, enabled=False))
+            stack.enter_context(undisturbed(self.model, self.x.device))
+            if self.second_order:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -360,21 +415,29 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _differentiating(x: Tensor) -> Iterator[None]:
-    """Differentiate whatever mode the caller is in; derivatives run in the types of the forward pass."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+def _every_module_called() -> Iterator[None]:
+    """Keep PyTorch from going round the modules: hooks are not called in the fast path of attention, nor compiled."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         yield
 
 
-def _make_scorer(target: Target, score: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]] | None) -> Scorer:
+def _make_scorer(target: Target, score: Score | None) -> Scorer:
     if score is None:
         return TargetScorer(target)
+    if isinstance(score, Scorer):
+        return score
     if target is not None:
         raise ValueError("give a target or a score, not both: a score already says what is explained")
     return CustomScorer(score) if callable(score) else PerSampleScorer(score)
 
 
-def _check_layers(model: Model, layers: Sequence[nn.Module]) -> list[nn.Module]:
+def check_layers(model: Model, layers: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return the layers as a list, or raise where one is no module of the model."""
     for layer in layers:
         if not isinstance(layer, nn.Module):
             raise TypeError(f"the layer must be a torch.nn.Module of the model; got {layer!r}")
@@ -401,7 +464,7 @@ def _pick_output(outputs: Any, samples: int) -> Any:
         keys = f" with the keys {list(outputs)}" if isinstance(outputs, Mapping) else ""
         raise TypeError(
             f"the model must return a tensor (N, C), or a mapping or object that holds one as 'logits' or 'out'; "
-            f"got {type(outputs).__name__}{keys}: wrap the model in a function that picks the tensor"
+            f"got {type(outputs).__name__}{keys}: wrap the model in a module whose forward picks the tensor"
         )
     if len(outputs) != samples:
         raise ValueError(f"the model returned {len(outputs)} outputs for {samples} samples")

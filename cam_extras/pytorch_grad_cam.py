@@ -15,9 +15,10 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import Tensor, nn
 
 from cam_extras import methods
-from cam_extras._checks import check_targets
-from cam_extras.maps import layer_map, normalise
-from cam_extras.probe import Probe, undisturbed
+from cam_extras._checks import check_finite, check_targets, list_targets
+from cam_extras.maps import layer_map
+from cam_extras.probe import Probe, check_layers
+from cam_extras.scores import PerSampleScorer
 
 
 class MethodCAM(BaseCAM):
@@ -53,27 +54,19 @@ class MethodCAM(BaseCAM):
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
-        if isinstance(target_layers, nn.Module) or not isinstance(target_layers, Sequence):
+        if not isinstance(target_layers, Sequence | nn.ModuleList):
             raise TypeError(
                 f"target_layers must be a list of modules; got {type(target_layers).__name__}: write [layer]"
             )
         self.method = self.method_type.make(hyper)
-        # BaseCAM puts the model in eval mode and hooks into the layers for good; neither is wanted.
-        with undisturbed(model, torch.device("cpu")):
-            super().__init__(
-                model,
-                list(target_layers),
-                reshape_transform,
-                uses_gradients=False,
-                tta_transforms=tta_transforms,
-            )
-        self.activations_and_grads.release()
+        # BaseCAM calls eval() on the model and hooks into the layers for good, so it is given neither.
+        super().__init__(nn.PReLU(), [], reshape_transform, uses_gradients=False, tta_transforms=tta_transforms)
+        self.model = model
+        self.target_layers = check_layers(model, target_layers)
         self.activations_and_grads = _NoHooks(
-            model,
-            self.target_layers,
-            reshape_transform=reshape_transform,
-            second_order=self.method.second_order,
+            model, self.target_layers, reshape_transform=reshape_transform, second_order=self.method.second_order
         )
+        self.device = self.activations_and_grads.device
 
     def __call__(
         self,
@@ -95,6 +88,8 @@ class MethodCAM(BaseCAM):
             TypeError: see `Probe`; or `targets` are not callables.
             ValueError: see `Probe`; or there is not one target for each sample, or one that returns no scalar.
         """
+        if targets is not None:
+            targets = list_targets(targets)  # an iterator would be used up by the first of several passes
         return super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)
 
     def forward(
@@ -112,7 +107,10 @@ class MethodCAM(BaseCAM):
     ) -> list[np.ndarray]:
         """Return one map (N, 1, *S) a layer at the input's size."""
         if targets is not None:
-            check_targets(targets, len(input_tensor))
+            # One scorer for all layers, so that they share a backward pass.
+            scorer = PerSampleScorer(check_targets(targets, len(input_tensor)))
+            recorder = self.activations_and_grads
+            recorder.probes = [probe.with_score(scorer) for probe in recorder.probes]
         return super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
 
     def get_cam_image(
@@ -125,16 +123,16 @@ class MethodCAM(BaseCAM):
         eigen_smooth: bool = False,
     ) -> np.ndarray:
         """Return the map (N, *S) of one layer at its own size, in [0, 1]."""
-        probe = self.activations_and_grads.probes[self.target_layers.index(target_layer)]
-        contributions = self.method(probe if targets is None else probe.with_score(list(targets)))
+        contributions = self.method(self.activations_and_grads.probes[self.target_layers.index(target_layer)])
         if contributions.ndim != input_tensor.ndim:
             raise ValueError(
                 f"a feature map of shape {tuple(contributions.shape)} does not fit an input of shape "
                 f"{tuple(input_tensor.shape)}: transformers need a reshape_transform"
             )
-        if eigen_smooth:
-            projection = torch.from_numpy(get_2d_projection(contributions.cpu().numpy()))
-            return normalise(projection.relu()).numpy()
+        if eigen_smooth and contributions.shape[1] > 1:
+            check_finite("the map", contributions)
+            projection = get_2d_projection(contributions.cpu().numpy())
+            contributions = torch.from_numpy(projection)[:, None]
         # Normalised here, so that the absolute epsilon of BaseCAM's own scaling cannot squash a small map.
         return layer_map(contributions).cpu().numpy()
 
@@ -162,12 +160,19 @@ class _NoHooks:
         self.options = options
         self.probes: list[Probe] = []
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters(), torch.empty(0)).device
+
     def __call__(self, x: Tensor) -> Any:
         self.release()
         if isinstance(x, Tensor):
-            x = x.to(next(self.model.parameters()).device)
+            x = x.to(self.device)
         self.probes = Probe.several(self.model, self.layers, x, **self.options)
         return self.probes[0].outputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"probes": []}  # graphs cannot be copied
 
     def release(self) -> None:
         self.probes = []

@@ -135,6 +135,11 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
 class Scorer(ABC):
     """What a probe differentiates: the model's output, one number per sample."""
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the class is still to be found by a prediction."""
+        return False
+
     @abstractmethod
     def __call__(self, outputs: Any, utility: str) -> Tensor:
         """Score the model's output, shape (N,); `utility` names the function of the logits to read."""
@@ -148,6 +153,9 @@ class Scorer(ABC):
         return (self,)
 
 
+Score = Scorer | Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]]
+
+
 class TargetScorer(Scorer):
     """Score of a target under the utility that the method asks for.
 
@@ -159,6 +167,11 @@ class TargetScorer(Scorer):
 
     def __init__(self, target: Target = None):
         self.target = target
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the class is still to be found by a prediction."""
+        return self.target is None
 
     def resolved(self, outputs: Any) -> TargetScorer:
         """Fix the class of every sample, the predicted one where none was given."""

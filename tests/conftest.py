@@ -22,9 +22,27 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+def global_flags():
+    """What torch keeps for the whole process."""
+    return {
+        "grad": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast cache": torch.is_autocast_cache_enabled(),
+        "attention fast path": torch.backends.mha.get_fastpath_enabled(),
+        "flash": torch.backends.cuda.flash_sdp_enabled(),
+        "math": torch.backends.cuda.math_sdp_enabled(),
+        "dtype": torch.get_default_dtype(),
+    }
+
+
+FLAGS = global_flags()
+
+
 @pytest.fixture(autouse=True)
-def _fixed_seed():
+def _fixed_seed_and_flags():
     torch.manual_seed(0)
+    yield
+    assert global_flags() == FLAGS
 
 
 @pytest.fixture(scope="session")

@@ -141,9 +141,24 @@ class Setting:
 def make_setting(name: str) -> Setting:
     torch.manual_seed(0)
     setting = SETTINGS[name]()
+    spread_predictions(setting.model, setting.x)
     if name != "batch_norm_train":
         setting.model.eval()
     return setting
+
+
+def spread_predictions(model: nn.Module, x: Tensor) -> None:
+    """Shift the logits so that the samples have different predicted classes: mixed up, they would be noticed."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = model(x)
+        model.classifier.bias -= logits.mean(dim=0)
+        model.classifier.weight *= 20
+        model.classifier.bias *= 20
+        predicted = model(x).argmax(dim=1)
+    model.train(training)
+    assert len(set(predicted.tolist())) > 1
 
 
 def _image(*size: int, channels: int = 3) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hosts import CAPTUM, HOSTS, METHODS, PGC
@@ -10,6 +11,7 @@ from state import untouched
 
 import cam_extras
 from cam_extras.probe import Probe
+from cam_extras.scores import SCORES
 
 CASES = pytest.mark.parametrize("host", HOSTS)
 ALL_METHODS = pytest.mark.parametrize("name", METHODS)
@@ -106,6 +108,38 @@ class TestEveryMethodClass:
     def test_says_what_it_is(self, name):
         assert METHODS[name].paper
         assert METHODS[name].__doc__.partition(": ")[2]
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method(), "score")])
+@pytest.mark.parametrize("score", SCORES)
+def test_score_is_the_utility_that_is_explained(name, score):
+    setting = make_setting("plain")
+    classes = [1, 0, 3]
+    method = METHODS[name](score=score)
+    by_name = Probe(setting.model, setting.layers[0], setting.x, target=classes)
+    explicit = Probe(setting.model, setting.layers[0], setting.x, score=SCORES[score](classes))
+    torch.testing.assert_close(method(by_name), METHODS[name]()(explicit))
+    if hasattr(method, "channel_weights"):
+        torch.testing.assert_close(method.channel_weights(by_name), METHODS[name]().channel_weights(explicit))
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method(), "seed")])
+def test_seed_decides(name):
+    setting = make_setting("plain")
+    probe = Probe(setting.model, setting.layers[0], setting.x)
+    first = METHODS[name](seed=1)(probe)
+    assert torch.equal(METHODS[name](seed=1)(probe), first)
+    assert not torch.allclose(METHODS[name](seed=2)(probe), first)
+    assert torch.equal(METHODS[name](seed=np.int64(1))(probe), first)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(METHODS[name](seed=1)(probe), first)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        assert torch.equal(METHODS[name](seed=1)(probe), first)
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        METHODS[name](seed=0.5)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method, "channel_weights")])

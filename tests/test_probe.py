@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nets import CLASSES, CNN, SETTINGS, LinearHead, TinySwin, TinyViT, make_setting
+from nets import CLASSES, CNN, SETTINGS, LinearHead, TinySwin, TinyViT, make_setting, spread_predictions
 from state import untouched
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from cam_extras.probe import Probe, find_layer
 from cam_extras.scores import Logit, ReST
@@ -26,13 +28,15 @@ def counted(model):
     return calls
 
 
-def plain_derivatives(model, layer, x, score, v=None):
+def plain_derivatives(model, layer, x, score, v=None, order=2):
     """Activations, gradient and H v by plain autograd through the whole model."""
     kept = {}
     handle = layer.register_forward_hook(lambda m, a, out: kept.update(a=out) or out.clone())
     outputs = model(x)
     handle.remove()
-    gradient = torch.autograd.grad(score(outputs).sum(), kept["a"], create_graph=True)[0]
+    gradient = torch.autograd.grad(score(outputs).sum(), kept["a"], create_graph=order == 2)[0]
+    if order == 1:
+        return kept["a"].detach(), gradient, None
     product = torch.autograd.grad(gradient, kept["a"], kept["a"].detach() if v is None else v)[0]
     return kept["a"].detach(), gradient.detach(), product
 
@@ -101,6 +105,45 @@ def test_inplace_after_the_layer_does_not_rewrite_its_activations():
     torch.testing.assert_close(probe.activations, expected.activations, rtol=0, atol=0)
     torch.testing.assert_close(probe.gradients, expected.gradients, rtol=0, atol=0)
     assert probe.activations.min() < 0
+
+
+def test_later_layer_that_returns_its_own_input():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.same = nn.Conv2d(3, 6, 3, padding=1), nn.Identity()
+            self.conv, self.classifier = nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, CLASSES)
+
+        def forward(self, x):
+            x = self.stem(x)
+            h = self.conv(self.same(x)).relu()
+            x += h
+            return self.classifier(x.relu().mean(dim=(2, 3)))
+
+    model = Residual().eval()
+    x = torch.randn(2, 3, 8, 8)
+    alone = Probe(model, model.same, x, target=1)
+    together = Probe.several(model, [model.stem, model.same], x, target=1)[1]
+    torch.testing.assert_close(together.activations, alone.activations)
+    torch.testing.assert_close(together.gradients, alone.gradients)
+
+
+def test_layers_on_parallel_branches_of_a_frozen_model():
+    class Branches(CNN):
+        def __init__(self):
+            super().__init__()
+            self.other = nn.Conv2d(6, 7, 3, padding=1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            x = self.activation(self.layer(x) + self.other(x))
+            return self.classifier(self.head(x).flatten(2).mean(dim=2))
+
+    model = Branches().eval().requires_grad_(False)
+    x = torch.randn(2, 3, 8, 8)
+    for probe in Probe.several(model, [model.layer, model.other], x, target=1):
+        alone = Probe(model, model.other, x, target=1)
+        torch.testing.assert_close(probe.gradients, alone.gradients)  # a sum passes the same gradient to both
 
 
 def test_layer_that_returns_its_own_input():
@@ -193,6 +236,177 @@ def test_model_that_switches_the_grad_mode_itself():
         torch.testing.assert_close(Probe(model, model.layer, x, target=1).gradients, plain[1])
 
 
+class LeavesRecordingHalfWay(CNN):
+    """Part of the way to the score is under no-grad once the model has put back the mode that it found."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(7, 7, 1), nn.Conv2d(7, 7, 1)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.layer(self.stem(x))
+        x = self.one(x)
+        with torch.enable_grad():
+            return self.classifier(self.head(self.activation(x + self.two(x))).flatten(2).mean(dim=2))
+
+
+class ViewMadeBelow(CNN):
+    """Works in place, above the layer, on a view that was made below it."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        view = x.flatten(2)
+        view += self.layer(x.clone())[:, :6].flatten(2)
+        return self.classifier(F.pad(view.reshape(x.shape), (0, 0, 0, 0, 0, 2)).flatten(2).mean(dim=2))
+
+
+@pytest.mark.parametrize("net", [LeavesRecordingHalfWay, ViewMadeBelow])
+def test_models_that_must_be_recorded_from_below(net):
+    model = net().double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    gradients = Probe(model, model.layer, x, target=1).gradients
+    step = torch.zeros_like(gradients)
+    step[0, 2, 1, 1] = 1e-6
+    handle = model.layer.register_forward_hook(lambda m, a, out: out + sign * step)
+    with torch.no_grad():
+        scores = [model(x)[0, 1] for sign in (-1, 1)]
+    handle.remove()
+    assert gradients[0, 2, 1, 1].item() == pytest.approx((scores[1] - scores[0]).item() / 2e-6, rel=1e-4)
+    assert gradients[0, 2, 1, 1] != 0
+
+
+def test_input_changed_in_place_by_the_model():
+    class Changing(CNN):
+        def forward(self, x):
+            x -= 1
+            return super().forward(x)
+
+    model = Changing().eval()
+    x = torch.randn(2, 3, 8, 8)
+    with untouched(model, x):
+        probe = Probe(model, model.layer, x, target=1)
+        expected = Probe(CNN.forward.__get__(model), model.layer, x - 1, target=1)
+        torch.testing.assert_close(probe.gradients, expected.gradients)
+        torch.testing.assert_close(probe.activations, expected.activations)
+
+
+class Checkpointed(CNN):
+    """Runs its head again in the backward pass; both what it computes and what it keeps depend on the mode."""
+
+    def __init__(self):
+        super().__init__(batch_norm=True)
+        self.attention = nn.MultiheadAttention(7, 1, batch_first=True)
+
+    def part(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens = F.scaled_dot_product_attention(tokens, tokens, tokens)
+        x = x + tokens.transpose(1, 2).reshape(x.shape)
+        return self.head(self.activation(x)) * (3.0 if self.training else 1.0)
+
+    def forward(self, x):
+        x = self.layer(self.stem(x))
+        return self.classifier(checkpoint(self.part, x, use_reentrant=False).flatten(2).mean(dim=2))
+
+
+def test_checkpoints_above_the_layer():
+    model = Checkpointed().train()
+    x = torch.randn(4, 3, 8, 8)
+    plain = copy.deepcopy(model).eval()
+    plain.forward = lambda x: plain.classifier(plain.part(plain.layer(plain.stem(x))).flatten(2).mean(dim=2))
+    expected = Probe(plain, plain.layer, x, target=1)
+    with untouched(model):
+        probe = Probe(model, model.layer, x, target=1)
+        torch.testing.assert_close(probe.gradients, expected.gradients)
+        torch.testing.assert_close(
+            probe.hessian_vector_product(probe.activations),
+            expected.hessian_vector_product(expected.activations),
+        )
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_transformer_encoder_with_a_padding_mask(layer):
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 4, 4)
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+            self.classifier = nn.Linear(8, CLASSES)
+            self.mask = torch.zeros(2, 12, dtype=torch.bool)
+            self.mask[1, -3:] = True
+
+        def forward(self, x):
+            tokens = self.patches(x).flatten(2).transpose(1, 2)
+            return self.classifier(self.encoder(tokens, src_key_padding_mask=self.mask).mean(dim=1))
+
+    model = Encoder().eval()
+    x = torch.randn(2, 3, 12, 16)
+    module = model.encoder.layers[layer].norm1
+
+    def reshape(tokens):
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, 3, 4)
+
+    with untouched(model):
+        gradients = Probe(model, module, x, target=1, reshape_transform=reshape).gradients
+    _, expected, _ = plain_derivatives(model, module, x, Logit(1), order=1)
+    torch.testing.assert_close(gradients, reshape(expected))
+
+
+@pytest.mark.parametrize("method", ["gradients", "hessian"])
+def test_compiled_model(method):
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    expected = Probe(model, model.layer, x, target=1)
+    probe = Probe(compiled, model.layer, x, target=1)
+    if method == "gradients":
+        torch.testing.assert_close(probe.gradients, expected.gradients)
+    else:
+        torch.testing.assert_close(
+            probe.hessian_vector_product(probe.activations), expected.hessian_vector_product(expected.activations)
+        )
+
+
+def test_layer_that_returns_a_tuple_of_one():
+    class Wrapping(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x):
+            return (self.module(x),)
+
+    class Unwrapping(CNN):
+        def forward(self, x):
+            return self.classifier(self.head(self.activation(self.layer(self.stem(x))[0])).flatten(2).mean(dim=2))
+
+    model = Unwrapping().eval()
+    expected = Probe(CNN.forward.__get__(model), model.layer, torch.ones(2, 3, 8, 8), target=1).gradients
+    model.layer = Wrapping(model.layer)
+    torch.testing.assert_close(Probe(model, model.layer, torch.ones(2, 3, 8, 8), target=1).gradients, expected)
+
+
+def test_backward_pass_keeps_the_types_of_the_forward_pass():
+    """A head that leaves autocast computes in float32, and so must its derivatives."""
+
+    class Exact(CNN):
+        def forward(self, x):
+            x = self.layer(self.stem(x)).float()
+            with torch.autocast("cpu", enabled=False):
+                return self.classifier(self.head(self.activation(x)).flatten(2).mean(dim=2))
+
+    model = Exact().eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        probe = Probe(model, model.layer, x, target=1)
+        gradients, activations = probe.gradients, probe.activations
+    leaf = activations.clone().requires_grad_()
+    score = model.classifier(model.head(model.activation(leaf)).flatten(2).mean(dim=2))[:, 1]
+    exact = torch.autograd.grad(score.sum(), leaf)[0]
+    torch.testing.assert_close(gradients, exact.bfloat16().float(), rtol=0, atol=0)
+
+
 def test_autocast_bf16():
     model = CNN().eval()
     x = torch.randn(2, 3, 8, 8)
@@ -221,9 +435,13 @@ def test_autocast_cache_is_not_poisoned():
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_bf16_model_gives_float32_mathematics():
-    model = CNN().bfloat16().eval()
-    probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8).bfloat16())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_half_precision_model_gives_float32_mathematics(dtype, mode):
+    model = CNN().to(dtype).eval()
+    with mode():
+        probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8, dtype=dtype))
+        assert probe.gradients.abs().max() > 0
     product = probe.hessian_vector_product(probe.activations)
     assert {t.dtype for t in (probe.activations, probe.gradients, product, probe.outputs)} == {torch.float32}
 
@@ -315,14 +533,51 @@ def test_layer_input():
 
 
 def test_another_input_keeps_the_class():
-    model = CNN().eval()
-    x, other = torch.randn(2, 4, 3, 8, 8)
+    model = CNN().double().eval()
+    x, other = torch.randn(2, 4, 3, 8, 8, dtype=torch.float64)
+    spread_predictions(model, x)
+    predicted = model(x).argmax(dim=1)
+    assert not torch.equal(model(other).argmax(dim=1), predicted)
     probe = Probe(model, model.layer, x)
+    assert torch.equal(probe.target, predicted)
     moved = probe.at(other)
-    torch.testing.assert_close(moved.target, model(x).argmax(dim=1))
-    explicit = Probe(model, model.layer, other, target=probe.target)
+    assert torch.equal(moved.target, predicted)
+    explicit = Probe(model, model.layer, other, target=predicted)
     torch.testing.assert_close(moved.gradients, explicit.gradients, rtol=0, atol=0)
-    torch.testing.assert_close(probe.score(other), model(other).gather(1, probe.target[:, None])[:, 0])
+    torch.testing.assert_close(probe.score(other), Logit(predicted)(model(other)))
+    torch.testing.assert_close(probe.scored_by("rest").score(other), ReST(predicted)(model(other)))
+
+
+def test_samples_are_not_mixed_up():
+    model = CNN().double().eval()
+    x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    spread_predictions(model, x)
+    together = Probe(model, model.layer, x)
+    for n, sample in enumerate(x):
+        alone = Probe(model, model.layer, sample[None])
+        assert together.target[n] == alone.target[0]
+        torch.testing.assert_close(together.gradients[n], alone.gradients[0], rtol=1e-10, atol=1e-14)
+
+
+def test_given_class_needs_no_forward_pass_of_the_first_input():
+    model = CNN().eval()
+    calls = counted(model)
+    probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8), target=1)
+    assert probe.score(torch.randn(6, 3, 8, 8)).shape == (6,)
+    assert probe.at(torch.randn(6, 3, 8, 8)).gradients.shape[0] == 6
+    assert calls.number == 2
+
+
+def test_other_layer_options_hold_at_another_input():
+    model = TinyViT().eval()
+    x = torch.randn(2, 3, 12, 16)
+    options = {"reshape_transform": TinyViT.reshape, "attribute_to_layer_input": True, "second_order": False}
+    moved = Probe(model, model.layer, x, target=1, **options).at(x + 1)
+    torch.testing.assert_close(moved.gradients, Probe(model, model.layer, x + 1, target=1, **options).gradients)
+    assert "Flash" in kernels_of(moved)
+    assert not torch.allclose(
+        moved.activations, Probe(model, model.layer, x + 1, reshape_transform=TinyViT.reshape).activations
+    )
 
 
 def test_score_can_be_differentiated_with_respect_to_a_mask():
@@ -338,7 +593,9 @@ def test_score_can_be_differentiated_with_respect_to_a_mask():
         assert not probe.score(x * mask).requires_grad
 
 
-@pytest.mark.parametrize("target", [2, [2, 2, 2], torch.tensor(2), torch.tensor([2, 2, 2])], ids=repr)
+@pytest.mark.parametrize(
+    "target", [2, [2], [2, 2, 2], torch.tensor(2), torch.tensor([2]), torch.tensor([2, 2, 2])], ids=repr
+)
 def test_target_is_one_class_a_sample(target):
     model = CNN().eval()
     probe = Probe(model, model.layer, torch.randn(3, 3, 8, 8), target=target)
@@ -414,6 +671,44 @@ def test_additional_forward_args():
     assert probe.at(x).outputs.shape == (2, CLASSES)
 
 
+def test_inference_tensor_as_additional_argument_above_the_layer():
+    class Scaled(CNN):
+        def forward(self, x, scale):
+            return super().forward(x) * scale
+
+    model = Scaled().eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        scale = torch.full((2, CLASSES), 3.0)
+    probe = Probe(model, model.layer, x, target=1, additional_forward_args=(scale,))
+    expected = 3 * Probe(CNN.forward.__get__(model), model.layer, x, target=1).gradients
+    torch.testing.assert_close(probe.gradients, expected)
+
+
+@pytest.mark.parametrize("utility", ["logit", "rest"])
+def test_model_with_one_output_a_sample(utility):
+    """Without classes, ln p is that of the only one: 0."""
+
+    class Scalar(CNN):
+        def forward(self, x):
+            return super().forward(x)[:, 3]
+
+    model = Scalar().eval()
+    x = torch.randn(2, 3, 8, 8)
+    probe = Probe(model, model.layer, x).scored_by(utility)
+    expected = Probe(CNN.forward.__get__(model), model.layer, x, target=3)
+    torch.testing.assert_close(probe.gradients, expected.gradients)
+
+
+def test_changed_vector_gives_another_product():
+    model = CNN().eval()
+    probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8))
+    v = torch.randn_like(probe.activations)
+    assert probe.hessian_vector_product(v).abs().max() > 0
+    v.zero_()
+    assert (probe.hessian_vector_product(v) == 0).all()
+
+
 def test_function_instead_of_a_module():
     model = CNN().eval()
     x = torch.randn(2, 3, 8, 8)
@@ -448,6 +743,8 @@ def test_memory_of_the_graph_goes_with_the_probe():
 def test_find_layer():
     model = CNN()
     assert find_layer(model, "head.0") is model.head[0]
+    model.alias = model.head
+    assert find_layer(model, "alias.0") is model.head[0]
     with pytest.raises(ValueError, match="there is no layer 'haed': did you mean head"):
         find_layer(model, "haed")
 
@@ -478,6 +775,10 @@ class TestBadInput:
     def test_wrong_layer(self):
         self.fails(ValueError, "not a module of this CNN", layer=nn.Conv2d(3, 3, 1))
         self.fails(TypeError, r"must be a torch.nn.Module of the model; got 'layer'", layer="layer")
+
+    def test_second_layer_of_another_model(self):
+        with pytest.raises(ValueError, match="not from a copy"):
+            Probe.several(self.model, [self.model.layer, CNN().layer], self.x)
 
     def test_layer_not_executed(self):
         model = CNN().eval()
@@ -550,6 +851,7 @@ class TestBadInput:
     def test_non_scalar_score(self):
         self.fails(ValueError, r"one score per sample, shape \(2,\); got \(2, 5\)", score=lambda y: y, target=None)
         self.fails(ValueError, r"got \(\)", score=lambda y: y.sum(), target=None)
+        self.fails(ValueError, r"got \(1, 2\)", score=lambda y: y[None, :, 0], target=None)
         self.fails(ValueError, "sample 1 must return a scalar tensor", score=[Logit(0), lambda y: y], target=None)
         self.fails(TypeError, "must return a tensor; got float", score=lambda y: 0.5, target=None)
 
@@ -582,3 +884,22 @@ class TestBadInput:
     def test_data_parallel(self):
         model = nn.DataParallel(self.model)
         self.fails(TypeError, r"give the model's \.module", model=model)
+
+    def test_distributed_data_parallel(self):
+        model = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+        self.fails(TypeError, r"DistributedDataParallel .* give the model's \.module", model=model)
+
+    def test_no_second_derivative(self):
+        model = CNN().eval()
+        model.activation = nn.Hardsigmoid()
+        with pytest.raises(ValueError, match="above layer 'layer' has no second derivative .* such as GradCAM"):
+            Probe(model, model.layer, self.x).hessian_vector_product(torch.ones(2, 7, 4, 4))
+
+    def test_forward_in_inference_mode(self):
+        class Inference(CNN):
+            @torch.inference_mode()
+            def forward(self, x):
+                return super().forward(x)
+
+        model = Inference().eval()
+        self.fails((ValueError, RuntimeError), "inference", model=model, layer=model.layer)

@@ -28,14 +28,15 @@ class RandomCAM(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seed, int):
-            raise TypeError(f"seed must be an int; got {self.seed!r}")
+        if not hasattr(self.seed, "__index__"):
+            raise TypeError(f"seed must be an integer; got {self.seed!r}")
 
     def channel_weights(self, probe: Probe) -> Tensor:
         """Return w ~ U(-1, 1), shape (N, C)."""
         samples, channels = probe.activations.shape[:2]
-        generator = torch.Generator().manual_seed(self.seed)
-        weights = torch.empty(channels).uniform_(-1, 1, generator=generator)
+        generator = torch.Generator("cpu").manual_seed(int(self.seed))
+        # Type and device are spelt out: the defaults are the user's to change.
+        weights = torch.empty(channels, dtype=torch.float32, device="cpu").uniform_(-1, 1, generator=generator)
         return weights.to(probe.activations).expand(samples, channels)
 
     def __call__(self, probe: Probe) -> Tensor:
