@@ -268,10 +268,12 @@ def test_models_that_must_be_recorded_from_below(net):
     gradients = Probe(model, model.layer, x, target=1).gradients
     step = torch.zeros_like(gradients)
     step[0, 2, 1, 1] = 1e-6
-    handle = model.layer.register_forward_hook(lambda m, a, out: out + sign * step)
-    with torch.no_grad():
-        scores = [model(x)[0, 1] for sign in (-1, 1)]
-    handle.remove()
+    scores = []
+    for moved in (-step, step):
+        handle = model.layer.register_forward_hook(lambda m, a, out, moved=moved: out + moved)
+        with torch.no_grad():
+            scores.append(model(x)[0, 1])
+        handle.remove()
     assert gradients[0, 2, 1, 1].item() == pytest.approx((scores[1] - scores[0]).item() / 2e-6, rel=1e-4)
     assert gradients[0, 2, 1, 1] != 0
 
@@ -892,7 +894,7 @@ class TestBadInput:
     def test_no_second_derivative(self):
         model = CNN().eval()
         model.activation = nn.Hardsigmoid()
-        with pytest.raises(ValueError, match="above layer 'layer' has no second derivative .* such as GradCAM"):
+        with pytest.raises(ValueError, match=r"above layer 'layer' has no second derivative .* such as GradCAM"):
             Probe(model, model.layer, self.x).hessian_vector_product(torch.ones(2, 7, 4, 4))
 
     def test_forward_in_inference_mode(self):
