@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+
+class SampleError(ValueError):
+    """Something is wrong with some samples of a batch.
+
+    Args:
+        wrong: what is.
+        samples: their positions in the batch.
+        todo: what to do about it.
+    """
+
+    def __init__(self, wrong: str, samples: Sequence[int], todo: str = ""):
+        super().__init__(wrong, samples, todo)
+        self.wrong, self.samples, self.todo = wrong, list(samples), todo
+
+    def __str__(self) -> str:
+        numbers = ", ".join(map(str, self.samples[:8])) + (", ..." if len(self.samples) > 8 else "")
+        plural = "s" if len(self.samples) > 1 else ""
+        return f"{self.wrong} in sample{plural} {numbers}" + (f": {self.todo}" if self.todo else "")
+
+    def counted_from(self, first: int) -> SampleError:
+        """Return the error of a batch whose first sample has this number."""
+        return SampleError(self.wrong, [first + sample for sample in self.samples], self.todo)
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
@@ -51,23 +74,33 @@ def check_finite(what: str, values: Tensor) -> None:
         return
     finite = torch.isfinite(values)
     if not finite.all():
-        raise ValueError(f"{what} is NaN or infinite {name_samples(~finite.flatten(1).all(dim=1))}")
+        raise SampleError(f"{what} is NaN or infinite", which(~finite))
 
 
 def check_unit_range(what: str, values: Tensor) -> None:
-    """Raise ValueError naming the samples (first dimension) of `values` outside [0, 1]."""
-    outside = ~((values >= 0) & (values <= 1))
-    if outside.any():
-        worst = values[outside][0].item()
-        samples = name_samples(outside.reshape(len(values), -1).any(dim=1))
-        raise ValueError(f"{what} must lie in [0, 1]; got {worst:.6g} {samples}")
+    """Raise ValueError naming the samples (first dimension, if there is one) of `values` outside [0, 1]."""
+    inside = (values >= 0) & (values <= 1)
+    if inside.all():
+        return
+    wrong = f"{what} must lie in [0, 1]; got {values[~inside].flatten()[0].item():.9g}"
+    if values.ndim == 0:
+        raise ValueError(wrong)
+    raise SampleError(wrong, which(~inside))
 
 
-def name_samples(selected: Tensor) -> str:
-    """Name the samples that a boolean (N,) tensor selects: "in samples 0, 3"."""
-    numbers = torch.nonzero(selected).flatten().tolist()
-    shown = ", ".join(str(n) for n in numbers[:8]) + (", ..." if len(numbers) > 8 else "")
-    return f"in sample{'s' if len(numbers) > 1 else ''} {shown}"
+def check_class_scores(outputs: object) -> None:
+    """Raise ValueError unless a model's output has scores (N, C) of at least two classes."""
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"confidence is the probability of a class among others: the model must return scores (N, C) of two or "
+            f"more classes; got {got}: for one output y, return (0, y)"
+        )
+
+
+def which(selected: Tensor) -> list[int]:
+    """Return the samples (first dimension) where a boolean tensor is true anywhere."""
+    return torch.nonzero(selected.reshape(len(selected), -1).any(dim=1)).flatten().tolist()
 
 
 def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_finite
+from cam_extras._checks import check_finite, check_unit_range
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -70,13 +70,17 @@ def mask(x: Tensor, maps: Tensor, fill: float | Tensor = 0.0) -> Tensor:
             to `x`. 0 is the mean colour where the input was normalised; `black(mean, std)` is black.
 
     Raises:
-        ValueError: the maps have another size than the input.
+        TypeError: the input is not made of floating-point numbers.
+        ValueError: the maps have another size than the input, or leave [0, 1]; samples are named.
     """
+    if not x.is_floating_point():
+        raise TypeError(f"the input to mask must be of floating point; got {x.dtype}: convert it with .float()")
     if maps.shape != (x.shape[0], *x.shape[2:]):
         raise ValueError(
             f"expected maps of shape {(x.shape[0], *x.shape[2:])} for an input of shape {tuple(x.shape)}; "
             f"got {tuple(maps.shape)}"
         )
+    check_unit_range("the map", maps)
     shown = maps[:, None].to(x.dtype)
     fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
     return x * shown + fill * (1 - shown)

@@ -21,7 +21,7 @@ from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, Score
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
 
-from cam_extras._checks import check_name
+from cam_extras._checks import SampleError, check_class_scores, check_name
 from cam_extras.maps import input_map, normalise
 from cam_extras.methods import METHODS, Method
 from cam_extras.metrics import METRICS, Quantities
@@ -70,7 +70,7 @@ class Explainer:
         inputs: np.ndarray,
         targets: np.ndarray,
         device: str | None = None,
-        method: str | None = None,
+        **kwargs: Any,
     ) -> np.ndarray:
         """Explain inputs (N, C, *S) for the given classes (N,): maps (N, 1, *S), float32 in [0, 1].
 
@@ -79,13 +79,14 @@ class Explainer:
             inputs: channels first.
             targets: class indices.
             device: where to explain; by default where the model is.
-            method: the name that `quantus.evaluate` gives the method in its results; not used.
+            kwargs: not used. `quantus.evaluate` hands over the name that the method has in its results, and the
+                arguments meant for other explain functions of the same call.
 
         Raises:
             ValueError: the model has no layer of that name; or see `Probe`.
         """
         parameter = next(model.parameters(), torch.empty(0))
-        x = torch.as_tensor(inputs, dtype=parameter.dtype, device=device or parameter.device)
+        x = torch.as_tensor(np.ascontiguousarray(inputs), dtype=parameter.dtype, device=device or parameter.device)
         classes = torch.as_tensor(targets, device=x.device)
         layer = find_layer(model, self.layer)
         maps = []
@@ -107,6 +108,11 @@ def _normalise_maps(attributions: np.ndarray) -> np.ndarray:
     return normalise(_mean_over_channels(attributions)).numpy()[:, None]
 
 
+def _normalise_absolute_maps(attributions: np.ndarray) -> np.ndarray:
+    """Bring attributions to maps by their absolute values. Quantus takes these after normalising, too late here."""
+    return _normalise_maps(np.abs(attributions))
+
+
 def _mean_over_channels(attributions: np.ndarray) -> Tensor:
     values = torch.as_tensor(np.ascontiguousarray(attributions))
     return (values if values.is_floating_point() else values.float()).mean(dim=1)
@@ -118,7 +124,7 @@ class MapMetric(Metric):
     A subclass names the function in `metric`. The score of a sample does not depend on the batch it is in.
 
     Args:
-        abs: take absolute values of the attributions.
+        abs: take absolute values of the attributions, before the default `normalise_func` and after one of your own.
         normalise: bring the attributions to maps in [0, 1].
         normalise_func: how; by default mean over channels, then min-max for every sample.
         normalise_func_kwargs: given to `normalise_func`.
@@ -127,7 +133,7 @@ class MapMetric(Metric):
         default_plot_func: used by `plot`.
         disable_warnings: whether warnings are left out.
         display_progressbar: show progress.
-        fill: what stands where a map is 0, see `cam_extras.maps.mask`.
+        fill: what stands where a map is 0, see `cam_extras.maps.mask`; the same for every sample.
     """
 
     metric: ClassVar[str]
@@ -153,7 +159,7 @@ class MapMetric(Metric):
         super().__init__(
             abs=abs,
             normalise=normalise,
-            normalise_func=normalise_func or _normalise_maps,
+            normalise_func=normalise_func or (_normalise_absolute_maps if abs else _normalise_maps),
             normalise_func_kwargs=normalise_func_kwargs,
             return_aggregate=return_aggregate,
             aggregate_func=aggregate_func or self.of_set,
@@ -186,33 +192,42 @@ class MapMetric(Metric):
 
         Args:
             model: in eval mode.
-            x_batch: inputs (N, C, *S).
+            x_batch: inputs (N, C, *S), or (N, *S, C).
             y_batch: class indices (N,).
-            a_batch: attributions (N, *S), (N, 1, *S) or (N, C, *S); by default `explain_func` makes them.
+            a_batch: attributions (N, *S), or with one channel or one a channel of the input, where those of the
+                input are; by default `explain_func` makes them.
             s_batch: not used.
             channel_first: whether channels come first; found out if None.
             explain_func: (model, inputs, targets, **kwargs) -> attributions.
             explain_func_kwargs: given to `explain_func`.
             model_predict_kwargs: given to the model.
-            softmax: whether the model's output is turned into probabilities; False for one that returns them.
+            softmax: whether the model's output is turned into probabilities. True also for a model that ends in an
+                `nn.Softmax` module, which Quantus finds; False for one whose probabilities come otherwise.
             device: where to compute.
             batch_size: how many samples at a time.
             custom_batch: not used.
             kwargs: none; others raise.
 
         Raises:
-            ValueError: a map or confidence is undefined, not finite or outside [0, 1]; samples are named.
+            ValueError: a map or confidence is undefined, not finite or outside [0, 1]; samples are named by their
+                position in `x_batch`. `quantus.evaluate` prints the message and then fails with a KeyError.
         """
         self._parts = []
+        if channel_first is None:
+            channel_first = utils.infer_channel_first(x_batch)
+        if not channel_first:  # Quantus would move the axes of the inputs alone, and explain none of them
+            if a_batch is not None and a_batch.ndim == x_batch.ndim:
+                a_batch = np.moveaxis(a_batch, -1, 1)
+            x_batch = np.moveaxis(x_batch, -1, 1)
         return super().__call__(
             model=model,
             x_batch=x_batch,
             y_batch=y_batch,
             a_batch=a_batch,
             s_batch=s_batch,
-            channel_first=channel_first,
+            channel_first=True,
             explain_func=explain_func,
-            explain_func_kwargs=explain_func_kwargs,
+            explain_func_kwargs=dict(explain_func_kwargs or {}),  # a copy: Quantus adds the device
             model_predict_kwargs=model_predict_kwargs,
             softmax=softmax,
             device=device,
@@ -225,22 +240,26 @@ class MapMetric(Metric):
         self, model: Any, x_batch: np.ndarray, y_batch: np.ndarray, a_batch: np.ndarray, **kwargs: Any
     ) -> list[float]:
         """Score one batch of explanations."""
+        x = torch.as_tensor(np.ascontiguousarray(x_batch), dtype=torch.float32)  # what Quantus feeds to the model
+        fill = torch.as_tensor(self.fill)
+        if fill.ndim == x.ndim and len(fill) > 1:
+            raise ValueError(f"fill must be the same for every sample; got shape {tuple(fill.shape)}")
         targets = torch.as_tensor(y_batch)
 
+        # Copies: models and explain functions may work in place.
         def confidence(x: Tensor) -> Tensor:
-            return select_class(torch.from_numpy(model.predict(x.numpy())), targets)
+            probabilities = torch.from_numpy(model.predict(x.clone().numpy()))
+            check_class_scores(probabilities)
+            return select_class(probabilities, targets)
 
         def explain_again(x: Tensor) -> Tensor:
-            return _mean_over_channels(self._explain(model.get_model(), x.numpy(), y_batch))
+            return _mean_over_channels(self._explain(model.get_model(), x.clone().numpy(), y_batch))
 
-        quantities = Quantities(
-            torch.as_tensor(x_batch),
-            _mean_over_channels(a_batch),
-            confidence,
-            explain_again,
-            torch.as_tensor(self.fill),
-        )
-        scores = quantities.scores([self.metric])
+        try:
+            quantities = Quantities(x, _mean_over_channels(a_batch), confidence, explain_again, fill)
+            scores = quantities.scores([self.metric])
+        except SampleError as error:
+            raise error.counted_from(sum(len(batch[self.metric]) for batch in self._parts)) from error
         self._parts.append(scores)
         return scores[self.metric].tolist()
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_targets
+from cam_extras._checks import SampleError, check_choice, check_targets, which
 
 Target = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 
@@ -127,8 +127,9 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
         raise ValueError(
             f"expected one class index, or {samples}, one for each sample; got shape {tuple(indices.shape)}"
         )
-    if indices.min() < 0 or indices.max() >= classes:
-        raise ValueError(f"class indices must lie in [0, {classes}); got {indices.tolist()}")
+    outside = (indices < 0) | (indices >= classes)
+    if outside.any():
+        raise SampleError(f"class indices must lie in [0, {classes}); got {indices[outside][0]}", which(outside))
     return indices.long()
 
 

@@ -63,6 +63,10 @@ def test_mask_keeps_what_the_map_shows():
     assert torch.equal(mask(x, torch.zeros(2, 4, 5), 7.0), torch.full_like(x, 7.0))
     with pytest.raises(ValueError, match=r"expected maps of shape \(2, 4, 5\)"):
         mask(x, maps[:, :3])
+    with pytest.raises(TypeError, match=r"of floating point; got torch\.uint8"):
+        mask(x.byte(), maps)
+    with pytest.raises(ValueError, match=r"the map must lie in \[0, 1\]; got -?[0-9.]+ in sample 1"):
+        mask(x, torch.stack([maps[0], 255 * maps[1]]))
 
 
 def test_black_is_masking_before_normalising():

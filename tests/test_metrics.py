@@ -13,9 +13,9 @@ from cam_extras.metrics import (
     coherency,
     complexity,
     drop_in_deletion,
-    harmonic_mean,
     increase_in_confidence,
 )
+from cam_extras.metrics.base import harmonic_mean
 
 
 def tensor(*values):
@@ -41,8 +41,8 @@ def test_coherency_does_not_see_scale_and_shift():
     torch.testing.assert_close(coherency(a, a), tensor(1, 1, 1))
     torch.testing.assert_close(coherency(a, -a), tensor(0, 0, 0), rtol=0, atol=1e-12)
     # float32 squares of values like these are zero
-    tiny = 1e-30 * torch.rand(3, 4, 5)
-    torch.testing.assert_close(coherency(tiny, tiny), torch.ones(3))
+    a, b = torch.rand(2, 3, 4, 5)
+    torch.testing.assert_close(coherency(1e-30 * a, 1e-25 * b), coherency(a, b))
 
 
 def test_coherency_is_zero_where_a_map_is_constant():
@@ -97,9 +97,20 @@ def test_maps_are_checked():
         complexity(torch.full((1, 2, 2), 2.0))
 
 
+def test_parts_of_adcc_are_checked():
+    good = tensor(0.5, 0.5)
+    for bad in (tensor(0.5, 1.5), tensor(0.5, -0.5), tensor(0.5, float("nan"))):
+        for number, name in enumerate(("coherency", "complexity", "average drop")):
+            parts = [bad if n == number else good for n in range(3)]
+            with pytest.raises(ValueError, match=rf"the {name} must lie in \[0, 1\]; got .* in sample 1"):
+                adcc(*parts)
+            with pytest.raises(ValueError, match=f"the {name} must lie in"):
+                adcc(*(part[1] for part in parts))
+
+
 class TestQuantities:
     def make(self, **given):
-        x = torch.rand(2, 3, 4, 5)
+        x = torch.rand(2, 3, 4, 5, dtype=torch.float64)
         asked = []
 
         def confidence(y):
@@ -110,7 +121,7 @@ class TestQuantities:
             asked.append("explain")
             return y[:, 0]
 
-        return x, asked, Quantities(x, torch.rand(2, 4, 5), confidence, explain, **given)
+        return x, asked, Quantities(x, torch.rand(2, 4, 5, dtype=x.dtype), confidence, explain, **given)
 
     def test_each_is_computed_once(self):
         _, asked, quantities = self.make()
@@ -130,6 +141,15 @@ class TestQuantities:
         torch.testing.assert_close(quantities["o"], (x * h + 0.25 * (1 - h)).mean(dim=(1, 2, 3)))
         torch.testing.assert_close(quantities["d"], (x * (1 - h) + 0.25 * h).mean(dim=(1, 2, 3)))
         torch.testing.assert_close(quantities["p"], x.mean(dim=(1, 2, 3)))
+        torch.testing.assert_close(quantities["masked_maps"], (x * h + 0.25 * (1 - h))[:, 0])
+
+    @pytest.mark.parametrize("name", ["average_drop", "drop_in_deletion", "coherency", "complexity"])
+    def test_maps_outside_the_unit_interval(self, name):
+        x, _, _ = self.make()
+        maps = torch.rand(2, 4, 5)
+        maps[1, 0, 0] = 1.5
+        with pytest.raises(ValueError, match=r"the map must lie in \[0, 1\]; got 1\.5 in sample 1"):
+            Quantities(x, maps, lambda y: y.mean(dim=(1, 2, 3)), lambda y: y[:, 0]).scores([name])
 
     def test_unknown_metric(self):
         _, _, quantities = self.make()
@@ -144,6 +164,12 @@ def test_adcc_of_a_set_is_that_of_the_means():
     assert METRICS["adcc"].of_set(scores) == pytest.approx(expected)
     assert scores["adcc"].mean().item() == pytest.approx((0 + 0.5) / 2)
     assert METRICS["coherency"].of_set(scores) == 0.75
+
+
+def test_value_of_a_set_is_computed_in_double_precision():
+    scores = torch.tensor([0.1] * 3 + [0.7], dtype=torch.float32)
+    assert METRICS["average_drop"].of_set({"average_drop": scores}) == scores.double().mean().item()
+    assert scores.double().mean().item() != scores.mean().item()
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -190,6 +191,137 @@ class TestMetrics:
         with pytest.raises(ValueError, match="momentum"):
             metric(momentum=1)
 
+    def test_aggregate_is_that_of_the_last_call(self, digits):
+        model, x, y = digits
+        explain_func = ours.explain("GradCAM", layer=LAYER)
+        metric = ours.ADCC(return_aggregate=True)
+        first = metric(model, x, y, explain_func=explain_func)
+        assert metric(model, x[:3], y[:3], explain_func=explain_func) != pytest.approx(first, abs=1e-4)
+        assert metric(model, x, y, explain_func=explain_func) == pytest.approx(first, abs=1e-6)
+        assert copy.deepcopy(metric)(model, x, y, explain_func=explain_func) == pytest.approx(first, abs=1e-6)
+
+    def test_normalisation(self, digits):
+        """Complexity is the mean of what comes out of it."""
+        model, x, y = digits
+        signed = np.random.default_rng(0).normal(size=(7, 3, 64, 64)).astype(np.float32)
+
+        def score(attributions, **options):
+            return ours.Complexity(**options)(model, x.repeat(3, axis=1), y, attributions)
+
+        def min_max(maps):
+            low, high = (f(maps, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+            return ((maps - low) / (high - low)).mean(axis=(1, 2))
+
+        np.testing.assert_allclose(score(signed), min_max(signed.mean(axis=1)), rtol=1e-5)
+        np.testing.assert_allclose(score(signed, abs=True), min_max(np.abs(signed).mean(axis=1)), rtol=1e-5)
+        integers = (100 * signed).astype(np.int64)
+        np.testing.assert_allclose(score(integers), min_max(integers.mean(axis=1)), rtol=1e-5)
+        unit = np.abs(signed) / np.abs(signed).max()
+        np.testing.assert_allclose(score(unit, normalise=False), unit.mean(axis=(1, 2, 3)), rtol=1e-5)
+        np.testing.assert_allclose(
+            score(unit - 1, normalise=False, abs=True), 1 - unit.mean(axis=(1, 2, 3)), rtol=0, atol=1e-6
+        )
+        halved = score(unit, normalise_func=lambda a, factor: factor * a, normalise_func_kwargs={"factor": 0.5})
+        np.testing.assert_allclose(halved, unit.mean(axis=(1, 2, 3)) / 2, rtol=1e-5)
+
+    @pytest.mark.parametrize("channel_first", [None, False])
+    @ALL_METRICS
+    def test_channels_last(self, metric, channel_first):
+        model = CNN().eval()
+        x = np.random.default_rng(0).normal(size=(3, 3, 12, 16)).astype(np.float32)
+        y = np.array([0, 1, 2])
+        explain_func = ours.explain("GradCAM", layer="layer")
+        maps = explain_func(model, x, y)
+        expected = metric()(model, x, y, maps, explain_func=explain_func)
+        last = np.moveaxis(x, 1, -1)
+        for attributions in (None, maps[:, 0], np.moveaxis(maps, 1, -1), np.moveaxis(maps, 1, -1).repeat(3, axis=-1)):
+            scores = metric()(model, last, y, attributions, channel_first=channel_first, explain_func=explain_func)
+            assert scores == pytest.approx(expected, abs=1e-6)
+
+    @ALL_METRICS
+    def test_arguments_for_model_and_explain_func_reach_them(self, metric):
+        class Scaled(CNN):
+            def __init__(self):
+                super().__init__()
+                self.softmax = torch.nn.Softmax(dim=1)  # one that Quantus adds would not take the argument
+
+            def forward(self, x, *, factor):
+                return self.softmax(super().forward(factor * x))
+
+        def stripes(model, inputs, targets, *, width, **kwargs):
+            assert kwargs in ({}, {"device": "cpu"})
+            maps = np.zeros((len(inputs), *inputs.shape[2:]), np.float32)
+            maps[:, :, : 2 * width : 2] = 1
+            return maps
+
+        model = Scaled().eval()
+        x = np.random.default_rng(0).normal(size=(3, 3, 12, 16)).astype(np.float32)
+        y = np.array([0, 1, 2])
+        plain = CNN().eval()
+        plain.load_state_dict(model.state_dict())
+        expected = metric()(
+            plain, 2 * x, y, stripes(None, x, y, width=3), explain_func=lambda **k: stripes(width=3, **k)
+        )
+        given = {"width": 3}
+        scores = metric()(
+            model,
+            x,
+            y,
+            explain_func=stripes,
+            explain_func_kwargs=given,
+            model_predict_kwargs={"factor": 2},
+            device="cpu",
+        )
+        assert scores == pytest.approx(expected, abs=1e-6)
+        assert given == {"width": 3}
+
+    def test_batches_and_progress(self, digits, capsys):
+        model, x, y = digits
+        sizes = []
+        handle = model.register_forward_hook(lambda m, a, out: sizes.append(len(out)))
+        maps = ours.explain("GradCAM", layer=LAYER, batch_size=4)(model, x, y)
+        assert sizes == [4, 3]
+        sizes.clear()
+        ours.AverageDrop(display_progressbar=True)(model, x, y, maps, batch_size=3)
+        handle.remove()
+        assert sizes == [3, 3, 3, 3, 1, 1]
+        assert "7" in capsys.readouterr().err
+
+    @ALL_METRICS
+    def test_inputs_of_other_types_are_not_changed(self, metric):
+        class InPlace(CNN):
+            def forward(self, x):
+                return super().forward(x.sub_(1))
+
+        model = InPlace().eval()
+        x = np.random.default_rng(0).integers(0, 9, size=(3, 3, 12, 16))
+        y = np.array([0, 1, 2])
+        explain_func = ours.explain("GradCAM", layer="layer")
+        expected = metric()(model, x.astype(np.float32), y, explain_func=explain_func)
+        for same in (x, x.astype(np.uint8), x.astype(np.float64), x.astype(np.float32)[:, :, ::-1][:, :, ::-1]):
+            before = same.copy()
+            assert metric()(model, same, y, explain_func=explain_func) == pytest.approx(expected, abs=1e-6)
+            np.testing.assert_array_equal(same, before)
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 7])
+    def test_bad_samples_are_named_by_their_place_in_the_data(self, digits, batch_size):
+        model, x, y = digits
+        maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
+        maps[4] += 2
+        with pytest.raises(ValueError, match=r"the map must lie in \[0, 1\]; got .* in sample 4$"):
+            ours.AverageDrop(normalise=False)(model, x, y, maps, batch_size=batch_size)
+        wrong = y.copy()
+        wrong[5] = 10
+        with pytest.raises(ValueError, match=r"class indices must lie in \[0, 10\); got 10 in sample 5$"):
+            ours.AverageDrop()(model, x, wrong, maps, batch_size=batch_size)
+
+    def test_model_that_ends_in_a_softmax_module(self, digits):
+        model, x, y = digits
+        maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
+        expected = ours.AverageDrop()(model, x, y, maps)
+        ending = torch.nn.Sequential(model, torch.nn.Softmax(dim=1)).eval()
+        assert ours.AverageDrop()(ending, x, y, maps) == pytest.approx(expected, abs=1e-6)
+
     def test_bad_input(self, digits):
         model, x, y = digits
         maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
@@ -197,6 +329,11 @@ class TestMetrics:
         bad[2, 0, 5, 5] = np.nan
         with pytest.raises(ValueError, match="the map is NaN or infinite in sample 2"):
             ours.Complexity()(model, x, y, bad)
+        with pytest.raises(ValueError, match="fill must be the same for every sample"):
+            ours.AverageDrop(fill=np.zeros((7, 1, 1, 1)))(model, x, y, maps)
+        single = torch.nn.Sequential(model, torch.nn.Linear(10, 1)).eval()
+        with pytest.raises(ValueError, match=r"scores \(N, C\) of two or more classes; got shape \(7, 1\)"):
+            ours.AverageDrop()(single, x, np.zeros(7, int), maps)
         with pytest.raises(ValueError, match=r"the map must lie in \[0, 1\]; got"):
             ours.Complexity(normalise=False)(model, x, y, 2 * maps)
         with pytest.raises(ValueError, match=r"class indices must lie in \[0, 10\)"):
@@ -234,6 +371,11 @@ class TestExplain:
         for parameter in other.features.block4.parameters():
             torch.nn.init.normal_(parameter)
         assert np.abs(explainer(model, x, y) - explainer(other, x, y)).max() > 0.1
+
+    def test_arguments_meant_for_others_are_ignored(self, digits):
+        model, x, y = digits
+        explainer = ours.explain("GradCAM", layer=LAYER)
+        np.testing.assert_array_equal(explainer(model, x, y, method="mine", xai_lib="captum"), explainer(model, x, y))
 
     def test_hyper_parameters(self, digits):
         model, x, y = digits

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from cam_extras._checks import check_class_scores
 from cam_extras.maps import input_map
 from cam_extras.methods import Method
 from cam_extras.metrics import METRICS, Quantities
 from cam_extras.probe import Model, Probe
-from cam_extras.scores import Softmax, Target
+from cam_extras.scores import Softmax
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def evaluate_batch(
     methods: Mapping[str, Method],
     metrics: Iterable[str],
     *,
-    target: Target = None,
+    target: int | Sequence[int] | Tensor | None = None,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
     fill: float | Tensor = 0.0,
     on_progress: Callable[[str], None] = lambda method: None,
@@ -68,7 +69,8 @@ def evaluate_batch(
 
     Raises:
         TypeError: see `Probe`.
-        ValueError: see `Probe`; or a map or score is undefined; samples are named.
+        ValueError: see `Probe`; or the model does not return scores of two or more classes; or a map or score is
+            undefined: samples are named.
     """
     probe = Probe(
         model,
@@ -99,6 +101,7 @@ def evaluate_batch(
 
 def _confidence(probe: Probe) -> Tensor:
     """Return the softmax probability of the class explained, in float64: in float32 it reaches 1 too soon."""
+    check_class_scores(probe.outputs)
     return Softmax(probe.target)(probe.outputs.double())
 
 

@@ -4,7 +4,7 @@
 ('Average Drop', '↓')
 """
 
-from cam_extras.metrics.base import METRICS, Metric, Quantities, harmonic_mean
+from cam_extras.metrics.base import METRICS, Metric, Quantities
 from cam_extras.metrics.confidence import average_drop, average_gain, drop_in_deletion, increase_in_confidence
 
 from cam_extras.metrics.adcc import adcc, coherency, complexity  # isort: skip  (METRICS lists the families in this order)
@@ -19,6 +19,5 @@ __all__ = [
     "coherency",
     "complexity",
     "drop_in_deletion",
-    "harmonic_mean",
     "increase_in_confidence",
 ]

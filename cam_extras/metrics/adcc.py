@@ -101,9 +101,14 @@ def adcc(coherency: Tensor, complexity: Tensor, average_drop: Tensor) -> Tensor:
     Returns:
         Same shape, in [0, 1]; higher is better.
 
+    Raises:
+        ValueError: a value is outside [0, 1] or NaN.
+
     Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
 
     >>> adcc(torch.tensor(0.98), torch.tensor(0.4), torch.tensor(0.15))
     tensor(0.7765)
     """
+    for name, part in (("coherency", coherency), ("complexity", complexity), ("average drop", average_drop)):
+        check_unit_range(f"the {name}", part)
     return harmonic_mean(coherency, 1 - complexity, 1 - average_drop)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_name
+from cam_extras._checks import check_name, check_unit_range
 from cam_extras.maps import mask
 
 
@@ -85,6 +85,9 @@ class Quantities:
         confidence: input -> f_c (N,), softmax probability of the class explained.
         explain: input -> maps of the same class.
         fill: what stands where the map is 0; see `cam_extras.maps.mask`.
+
+    Raises:
+        ValueError: a map leaves [0, 1] or is not finite; samples are named.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Quantities:
         explain: Callable[[Tensor], Tensor],
         fill: float | Tensor = 0.0,
     ):
+        check_unit_range("the map", maps)
         self._known: dict[str, Tensor] = {"maps": maps}
         self._rules: dict[str, Callable[[], Tensor]] = {
             "p": lambda: confidence(x),

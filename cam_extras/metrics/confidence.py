@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_unit_range, name_samples
+from cam_extras._checks import SampleError, check_unit_range, which
 from cam_extras.metrics.base import metric
 
 
@@ -40,9 +40,10 @@ def average_drop(p: Tensor, o: Tensor) -> Tensor:
     """
     _check(p=p, o=o)
     if (p == 0).any():
-        raise ValueError(
-            f"the drop is undefined where the model's confidence p is 0, {name_samples(p == 0)}: "
-            "explain the predicted class, or leave these samples out"
+        raise SampleError(
+            "the drop is undefined where the model's confidence p is 0,",
+            which(p == 0),
+            "explain the predicted class, or leave these samples out",
         )
     return (p - o).clamp(min=0) / p
 
