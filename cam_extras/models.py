@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from urllib.error import URLError
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision import models as torchvision_models
 from torchvision.transforms._presets import ImageClassification
 
@@ -36,6 +40,15 @@ class Classifier:
     transform: Callable[..., Tensor]
     categories: tuple[str, ...] = ()
 
+    @property
+    def reshape_transform(self) -> Callable[[Tensor], Tensor] | None:
+        """What makes a feature map (N, C, H, W) of a layer's output; None where every layer returns one."""
+        if isinstance(self.model, torchvision_models.VisionTransformer):
+            return _tokens_to_map
+        if isinstance(self.model, torchvision_models.SwinTransformer):
+            return _channels_first
+        return None
+
     def category(self, index: int) -> str:
         """Name a class."""
         return self.categories[index] if index < len(self.categories) else f"class {index}"
@@ -47,6 +60,19 @@ class Classifier:
         names = [name.lower() for name in self.categories]
         check_name("class", target.lower(), names)
         return names.index(target.lower())
+
+
+def _tokens_to_map(tokens: Tensor) -> Tensor:
+    """Arrange tokens (N, 1 + H * H, C) of a vision transformer, the first of which is no patch."""
+    if tokens.ndim != 3:
+        return tokens
+    side = math.isqrt(tokens.shape[1] - 1)
+    return tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+
+
+def _channels_first(features: Tensor) -> Tensor:
+    """Move the channels of square features to the front where they are last."""
+    return features.permute(0, 3, 1, 2) if features.shape[1] == features.shape[2] else features
 
 
 def load_model(spec: str, weights: str | None = None) -> Classifier:
@@ -63,32 +89,43 @@ def load_model(spec: str, weights: str | None = None) -> Classifier:
     """
     if ":" in spec:
         return _from_function(spec, weights)
+    names = torchvision_models.list_models(module=torchvision_models)
     if spec.endswith(_WEIGHT_SUFFIXES):
-        name = Path(spec).stem.split("-")[0]
-        if name not in torchvision_models.list_models():
+        published = [name for name in names if _published_weights(name, spec) is not None]
+        name = published[0] if published else Path(spec).stem.split("-")[0]
+        if name not in names:
             raise ValueError(
                 f"the name of {spec} does not begin with a torchvision model name: say --model NAME --weights {spec}"
             )
         spec, weights = name, spec
+    check_name("torchvision model", spec, names)
     return _from_torchvision(spec, weights)
 
 
+def _published_weights(name: str, path: str) -> Any:
+    """Return torchvision's weights of a model that come in a file of this name; None if there are none."""
+    members = torchvision_models.get_model_weights(name)
+    return next((member for member in members if Path(member.url).stem == Path(path).stem), None)
+
+
 def _from_torchvision(name: str, weights: str | None) -> Classifier:
-    check_name("torchvision model", name, torchvision_models.list_models(module=torchvision_models))
-    default = torchvision_models.get_model_weights(name).DEFAULT
-    categories = tuple(default.meta["categories"])
+    members = torchvision_models.get_model_weights(name)
+    published = members.DEFAULT if weights is None else _published_weights(name, weights) or members.DEFAULT
+    categories = tuple(published.meta["categories"])
     if weights is None:
         try:
-            model = torchvision_models.get_model(name, weights=default)
+            model = torchvision_models.get_model(name, weights=published)
         except (URLError, OSError) as error:
             raise ValueError(
                 f"the weights of {name} could not be downloaded ({error}): give a local file with --weights"
             ) from error
     else:
         # Google's networks were trained on inputs normalised in another way; torchvision's modules convert them.
-        options = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
+        google = name in ("googlenet", "inception_v3")
+        options = {"transform_input": True, "init_weights": False} if google else {}
         state = _read_state(weights)
-        head = list(torchvision_models.get_model(name, weights=None).state_dict())[-1]
+        with torch.device("meta"):
+            head = list(torchvision_models.get_model(name, weights=None, **options).state_dict())[-1]
         classes = len(state[head]) if head in state else len(categories)
         model = torchvision_models.get_model(name, weights=None, num_classes=classes, **options)
         try:
@@ -96,7 +133,7 @@ def _from_torchvision(name: str, weights: str | None) -> Classifier:
         except RuntimeError as error:
             raise ValueError(f"{weights} does not hold the weights of {name}: {error}") from error
         categories = categories if classes == len(categories) else ()
-    return Classifier(model.eval(), default.transforms(), categories)
+    return Classifier(model.eval(), published.transforms(), categories)
 
 
 def _from_function(spec: str, weights: str | None) -> Classifier:
@@ -106,7 +143,8 @@ def _from_function(spec: str, weights: str | None) -> Classifier:
         functions = [name for name, value in vars(module).items() if inspect.isroutine(value) and name[0] != "_"]
         check_name(f"function in {source}", function_name, functions)
     function = getattr(module, function_name)
-    model = function(weights) if weights is not None else function()
+    with _failures_of(spec):
+        model = function(weights) if weights is not None else function()
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} must return a torch.nn.Module; it returned {type(model).__name__}")
     imagenet = ImageClassification(crop_size=224)
@@ -117,12 +155,19 @@ def _from_function(spec: str, weights: str | None) -> Classifier:
     return Classifier(model.eval(), imagenet, categories)
 
 
+@contextmanager
+def _failures_of(source: str) -> Iterator[None]:
+    """Say in one line what went wrong in somebody's own code."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{source} failed with {type(error).__name__}: {error}") from error
+
+
 def _import(source: str) -> Any:
     if not source.endswith(".py"):
-        try:
+        with _failures_of(f"importing {source}"):
             return importlib.import_module(source)
-        except ImportError as error:
-            raise ValueError(f"cannot import {source}: {error}") from error
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"there is no file {source}")
@@ -130,14 +175,27 @@ def _import(source: str) -> Any:
     if spec is None or spec.loader is None:
         raise ValueError(f"{source} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _failures_of(source):
+        spec.loader.exec_module(module)
     return module
 
 
 def _read_state(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise ValueError(f"there is no weights file {path}")
-    if path.endswith(".safetensors"):
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return state.get("state_dict", state)
+    try:
+        state = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # unpickling garbage may raise anything
+        raise ValueError(
+            f"{path} does not hold a state dict that can be read safely: "
+            "write it with torch.save(model.state_dict(), FILE) or safetensors"
+        ) from error
+    for name in ("state_dict", "model"):  # what a training script saves next to other things
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} must hold a state dict, names with tensors; it holds a {type(state).__name__}")
+    state = dict(state)
+    consume_prefix_in_state_dict_if_present(state, "module.")
+    # torchvision's DenseNet files are older than the names in its modules.
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): state[name] for name in state}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torchvision.models import resnet18
+from torchvision.models import get_model, resnet18
 
 from cam_extras.cli import main
 from cam_extras.demo.canvases import DIGIT_SIZES, SIZE, make_canvases
@@ -17,7 +21,8 @@ from cam_extras.demo.classifier import load_classifier, prepare
 from cam_extras.demo.train import accuracy, train
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
-from cam_extras.models import load_model
+from cam_extras.models import Classifier
+from cam_extras.probe import Probe
 
 
 def read_results(folder):
@@ -91,6 +96,30 @@ class TestCanvases:
             make_canvases(1, "validation", seed=0)
 
 
+def test_interrupted(monkeypatch, tmp_path, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cam_extras.cli.load_classifier", interrupt)
+    assert main(["demo", "--output", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "cam-extras: interrupted\n"
+
+
+def test_number_of_images_must_be_positive(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "--images", "0"])
+    assert "--images: must be 1 or more; got 0" in capsys.readouterr().err
+
+
+def test_narrow_and_plain_terminals_lose_no_number(tmp_path):
+    command = [sys.executable, "-m", "cam_extras.cli", "demo", "--images", "1", "--output", str(tmp_path / "out")]
+    environment = os.environ | {"COLUMNS": "40", "PYTHONIOENCODING": "ascii"}
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    row = next(line for line in printed.splitlines() if "FakeCAM" in line)
+    assert len(re.findall(r"\d+\.\d", row)) == len(METRICS)
+    assert str(tmp_path / "out" / "results.csv") in printed
+
+
 def test_list(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
@@ -111,6 +140,22 @@ def weights(tmp_path_factory):
     torch.save(model.state_dict(), folder / "resnet18-f37072fd.pth")
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, folder / "checkpoint.pt")
     save_file(resnet18(num_classes=3).state_dict(), folder / "mine.safetensors")
+    torch.save(model, folder / "pickled.pth")
+    torch.save(torch.zeros(3), folder / "tensor.pth")
+    for name in ("garbage.pth", "garbage.safetensors"):
+        (folder / name).write_bytes(b"these are no weights")
+    (folder / "empty.pth").write_bytes(b"")
+    (folder / "wrong.py").write_text("def make(:")
+    (folder / "nets.py").write_text(
+        "from collections import OrderedDict\n"
+        "from torch import nn\n"
+        "def needs_a_file(path): return nn.Identity()\n"
+        "def small(channels, classes):\n"
+        "    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(4, classes)\n"
+        "    return nn.Sequential(OrderedDict(layer4=nn.Conv2d(channels, 4, 3, 8), head=nn.Sequential(*head)))\n"
+        "def one_channel(): return small(1, 5)\n"
+        "def one_output(): return small(3, 1)\n"
+    )
     image = np.random.default_rng(0).integers(0, 255, (300, 260, 3), np.uint8)
     Image.fromarray(image).save(folder / "image.png")
     Image.fromarray(image[..., 0]).save(folder / "grey.png")
@@ -128,7 +173,7 @@ class TestExplain:
         assert (tmp_path / "gallery.png").stat().st_size > 10_000
         rows = read_results(tmp_path)
         assert [row["method"] for row in rows] == ["GradCAM", "ShapleyCAM"]
-        assert rows[0]["image"] == "image.png"
+        assert rows[0]["image"] == str(weights / "image.png")
         assert rows[0]["target"] == rows[0]["predicted"]
         assert "ShapleyCAM" in capsys.readouterr().out
 
@@ -146,7 +191,10 @@ class TestExplain:
     def test_several_images_and_grey_ones(self, weights, tmp_path):
         arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4", "--method", "HiResCAM"]
         assert self.explain(weights, tmp_path, *arguments, images=("image.png", "grey.png")) == 0
-        assert [row["image"] for row in read_results(tmp_path)] == ["image.png", "grey.png"]
+        assert [row["image"] for row in read_results(tmp_path)] == [
+            str(weights / "image.png"),
+            str(weights / "grey.png"),
+        ]
 
     @pytest.mark.parametrize(
         ("arguments", "match"),
@@ -155,7 +203,16 @@ class TestExplain:
             (["--model", "resnet18", "--weights", "nowhere.pth"], "there is no weights file nowhere.pth"),
             (["--model", "FOLDER/checkpoint.pt"], "say --model NAME --weights"),
             (["--model", "resnet50", "--weights", "FOLDER/checkpoint.pt"], "does not hold the weights of resnet50"),
-            (["--model", "nowhere:resnet"], "cannot import nowhere"),
+            (["--model", "resnet18", "--weights", "FOLDER/garbage.pth"], "garbage.pth does not hold a state dict"),
+            (["--model", "resnet18", "--weights", "FOLDER/garbage.safetensors"], "does not hold a state dict"),
+            (["--model", "resnet18", "--weights", "FOLDER/empty.pth"], "empty.pth does not hold a state dict"),
+            (["--model", "resnet18", "--weights", "FOLDER/pickled.pth"], "pickled.pth does not hold a state dict"),
+            (["--model", "resnet18", "--weights", "FOLDER/tensor.pth"], "must hold a state dict, names with tensors"),
+            (["--model", "nowhere:resnet"], "importing nowhere failed with ModuleNotFoundError: No module named"),
+            (["--model", "FOLDER/wrong.py:make"], "wrong.py failed with SyntaxError"),
+            (["--model", "FOLDER/nets.py:needs_a_file"], "nets.py:needs_a_file failed with TypeError"),
+            (["--model", "FOLDER/nets.py:one_channel"], "to have 1 channels, but got 3 channels"),
+            (["--model", "FOLDER/nets.py:one_output"], "scores (N, C) of two or more classes; got shape (1, 1)"),
             (["--model", "nowhere.py:resnet"], "there is no file nowhere.py"),
             (["--model", "torchvision.models:resnet17"], "did you mean resnet"),
             (["--model", "os.path:expanduser"], "must return a torch.nn.Module"),
@@ -182,22 +239,39 @@ class TestExplain:
         assert self.explain(weights, tmp_path, *arguments, images=("checkpoint.pt",)) == 2
         assert "cannot identify image file" in capsys.readouterr().err
 
-    def test_exif_rotation_is_undone(self, tmp_path):
-        from cam_extras.cli import _read_image
+    def test_unusable_device(self, weights, tmp_path, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            self.explain(weights, tmp_path, "--model", "resnet18", "--layer", "layer4", "--device", "abacus")
+        assert "--device: 'abacus' is not to be had here" in capsys.readouterr().err
 
-        pixels = np.zeros((20, 10, 3), np.uint8)
-        pixels[:10] = 255
-        exif = Image.Exif()
-        exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-        Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-        assert _read_image(tmp_path / "turned.png").size == (20, 10)
+    def test_output_folder_that_is_a_file_is_noticed_before_any_work(self, weights, monkeypatch, capsys):
+        monkeypatch.setattr("cam_extras.cli.load_model", None)
+        assert self.explain(weights, weights / "image.png", "--model", "resnet18", "--layer", "layer4") == 2
+        assert "File exists" in capsys.readouterr().err
 
-
-def test_function_with_weights(tmp_path):
-    (tmp_path / "nets.py").write_text(
-        "from torchvision.models import resnet18\ndef make(path=None): return resnet18()\n"
+    @pytest.mark.parametrize(
+        ("name", "layer", "cells"), [("swin_t", "features.7", 7), ("swin_t", "features.0.0", 56), ("vit_b_32", "", 7)]
     )
-    classifier = load_model(f"{tmp_path / 'nets.py'}:make")
-    assert not classifier.model.training
-    assert classifier.category(282) == "tiger cat"
-    assert classifier.transform(Image.new("RGB", (300, 400))).shape == (3, 224, 224)
+    def test_transformers(self, weights, tmp_path, name, layer, cells):
+        """Their layers do not return feature maps (N, C, H, W)."""
+        layer = layer or "encoder.layers.encoder_layer_11.ln_1"
+        torch.manual_seed(0)
+        model = get_model(name).eval()
+        torch.save(model.state_dict(), tmp_path / f"{name}.pth")
+        arguments = ["--model", str(tmp_path / f"{name}.pth"), "--layer", layer, "--method", "GradCAM"]
+        assert self.explain(weights, tmp_path, *arguments) == 0
+        assert read_results(tmp_path)
+        probe = Probe(
+            model,
+            model.get_submodule(layer),
+            torch.randn(2, 3, 224, 224),
+            reshape_transform=Classifier(model, None).reshape_transform,
+        )
+        assert probe.activations.shape[2:] == (cells, cells)
+        assert probe.activations.shape[1] in (96, 768)
+
+    def test_names_are_not_markup(self, weights, tmp_path, capsys):
+        folder = tmp_path / "[bold]out[/red]"
+        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4", "--method", "FakeCAM"]
+        assert self.explain(weights, folder, *arguments) == 0
+        assert str(folder / "gallery.png") in capsys.readouterr().out

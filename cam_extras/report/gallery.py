@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -16,7 +18,8 @@ from cam_extras.evaluation import Evaluation
 from cam_extras.metrics import METRICS
 
 COLORMAP = "inferno"  # perceptually uniform, readable by colour-blind people
-CELL = 1.6  # inches
+CELL, CAPTION, HEADING = 1.6, 0.36, 0.3  # inches
+ROWS = 25  # of a page
 
 
 @dataclass(frozen=True)
@@ -38,37 +41,57 @@ class Picture:
 
 def save_gallery(
     path: Path, pictures: Sequence[Picture], evaluation: Evaluation, shown: Sequence[str] = ("average_drop", "adcc")
-) -> None:
+) -> list[Path]:
     """Draw images as rows and methods as columns: the image with its box, overlays, and scores under each.
 
     Args:
-        path: the PNG to write.
+        path: the PNG to write. Every 25 images fill one; the next ones have -2, -3, ... at the end of their names.
         pictures: one for each sample of the evaluation.
         evaluation: maps and scores.
-        shown: the metrics under each overlay; those that were not evaluated are left out.
+        shown: the metrics under each overlay, in per cent; those that were not evaluated are left out.
+
+    Returns:
+        What was written.
     """
+    pages: list[Path] = []
+    for first in range(0, len(pictures), ROWS):
+        page = path if not pages else path.with_stem(f"{path.stem}-{len(pages) + 1}")
+        _draw(range(first, min(first + ROWS, len(pictures))), pictures, evaluation, shown).savefig(page, dpi=110)
+        pages.append(page)
+    return pages
+
+
+def _draw(rows: range, pictures: Sequence[Picture], evaluation: Evaluation, shown: Sequence[str]) -> Figure:
     methods = list(evaluation.maps)
-    rows, columns = len(pictures), len(methods) + 1
-    figure = Figure(figsize=(columns * CELL, rows * (CELL + 0.35) + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for row, picture in enumerate(pictures):
-        original = axes[row][0]
-        _show(original, _rgb(picture.pixels))
-        original.set_xlabel(picture.title, fontsize=8)
+    width, height = (len(methods) + 1) * CELL, len(rows) * (CELL + CAPTION) + HEADING
+    figure = Figure(figsize=(width, height))
+    # Placed by hand: a constrained layout takes seconds for a hundred pictures.
+    grid = figure.add_gridspec(
+        len(rows),
+        len(methods) + 1,
+        left=0.05 / width,
+        right=1 - 0.05 / width,
+        top=1 - HEADING / height,
+        bottom=CAPTION / height,
+        wspace=0.06,
+        hspace=CAPTION / CELL + 0.02,
+    )
+    axes = grid.subplots(squeeze=False)
+    for cells, row in zip(axes, rows, strict=True):
+        picture = pictures[row]
+        _show(cells[0], _rgb(picture.pixels), "\n".join(wrap(picture.title, 26)[:2]))
         if picture.box is not None:
             left, top, right, bottom = picture.box
-            original.add_patch(
+            cells[0].add_patch(
                 Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color="tab:cyan", lw=1.5)
             )
-        for axis, method in zip(axes[row][1:], methods, strict=True):
-            _show(axis, overlay(picture.pixels, evaluation.maps[method][row]))
+        for axis, method in zip(cells[1:], methods, strict=True):
             scores = evaluation.scores[method]
-            text = [f"{METRICS[name].short} {scores[name][row]:.2f}" for name in shown if name in scores]
-            axis.set_xlabel("  ".join(text), fontsize=8)
-            if row == 0:
-                axis.set_title(method, fontsize=9)
-    axes[0][0].set_title("image", fontsize=9)
-    figure.savefig(path, dpi=110)
+            text = [f"{METRICS[name].short} {100 * scores[name][row]:.0f}" for name in shown if name in scores]
+            _show(axis, overlay(picture.pixels, evaluation.maps[method][row]), "  ".join(text))
+    for axis, heading in zip(axes[0], ("image", *methods), strict=True):
+        axis.set_title(heading, fontsize=9)
+    return figure
 
 
 def overlay(pixels: Tensor, heat: Tensor) -> np.ndarray:
@@ -83,8 +106,9 @@ def _rgb(pixels: Tensor) -> np.ndarray:
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
 
-def _show(axis: matplotlib.axes.Axes, image: np.ndarray) -> None:
+def _show(axis: Axes, image: np.ndarray, caption: str) -> None:
     axis.imshow(image)
+    axis.set_xlabel(caption, fontsize=8, parse_math=False)
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():

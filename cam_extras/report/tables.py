@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from cam_extras.evaluation import Evaluation
 from cam_extras.methods import METHODS
@@ -17,7 +18,7 @@ def summary_table(evaluation: Evaluation, title: str) -> Table:
     """Make a table of methods x metrics in per cent: values of the whole set, arrows for direction, best in bold."""
     summary = evaluation.of_set()
     metrics = list(next(iter(summary.values())))
-    table = Table(title=title, caption="per cent; the best of each column in bold")
+    table = Table(title=Text(title), caption="per cent; the best of each column in bold")
     table.add_column("method", no_wrap=True)
     for name in metrics:
         table.add_column(f"{METRICS[name].short} {METRICS[name].arrow}", justify="right", no_wrap=True)
@@ -31,7 +32,7 @@ def summary_table(evaluation: Evaluation, title: str) -> Table:
             f"[bold]{cell:.1f}[/bold]" if cell == best[name] else f"{cell:.1f}"
             for name, cell in zip(metrics, cells, strict=True)
         ]
-        table.add_row(method, *marked)
+        table.add_row(Text(method), *marked)
     return table
 
 
