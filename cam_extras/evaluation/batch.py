@@ -88,7 +88,7 @@ def evaluate_batch(
         maps[name] = input_map(method(probe), size)
         shared = _SharedProbes(probe)
         quantities = Quantities(
-            x,
+            probe.x,
             maps[name],
             confidence=lambda y, at=shared.at: _confidence(at(y)),  # type: ignore[misc]
             explain=lambda y, at=shared.at, method=method: input_map(method(at(y)), size),  # type: ignore[misc]
