@@ -32,6 +32,11 @@ def run_captum(name, setting, x) -> list[torch.Tensor]:
     return attributions if isinstance(attributions, list) else [attributions]
 
 
+def kernels(node) -> set[str]:
+    """Names of an autograd node and of all below it."""
+    return {node.name()}.union(*(kernels(below) for below, _ in node.next_functions if below))
+
+
 HOSTS = {"pytorch-grad-cam": run_pgc, "Captum": run_captum}
 
-__all__ = ["CAPTUM", "HOSTS", "METHODS", "PGC"]
+__all__ = ["CAPTUM", "HOSTS", "METHODS", "PGC", "kernels"]

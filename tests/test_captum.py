@@ -196,6 +196,20 @@ class TestMachinery:
         for layer, attribution in zip((model.layer, model.stem), several, strict=True):
             torch.testing.assert_close(attribution, LayerShapleyCam(model, layer).attribute(self.x, 1))
 
+    def test_layers_in_a_tuple_and_input_in_a_tuple(self):
+        model = CNN().eval()
+        expected = LayerGradCam(model, [model.layer, model.stem]).attribute(self.x, 1)
+        for inputs in (self.x, (self.x,)):
+            several = LayerGradCam(model, (model.layer, model.stem)).attribute(inputs, 1)
+            assert isinstance(several, list)
+            assert all(map(torch.equal, several, expected))
+
+    @pytest.mark.parametrize("grad_kwargs", [None, {}])
+    def test_no_grad_kwargs(self, grad_kwargs):
+        model = CNN().eval()
+        theirs = captum.attr.LayerGradCam(model, model.layer).attribute(self.x, 1, grad_kwargs=grad_kwargs)
+        assert torch.equal(LayerGradCam(model, model.layer).attribute(self.x, 1, grad_kwargs=grad_kwargs), theirs)
+
     def test_token_ids_as_input(self):
         class Text(CNN):
             def __init__(self):
@@ -232,6 +246,28 @@ class TestBadInput:
     def test_device_ids(self, name):
         with pytest.raises(ValueError, match=r"device_ids=\[0, 1\] cannot be served"):
             CAPTUM[name](self.model, self.model.layer, [0, 1])
+
+    @ALL
+    def test_grad_kwargs(self, name):
+        with pytest.raises(ValueError, match=r"grad_kwargs=\{'retain_graph': True\} cannot be served"):
+            CAPTUM[name](self.model, self.model.layer).attribute(self.x, 1, grad_kwargs={"retain_graph": True})
+
+    def test_no_input(self):
+        with pytest.raises(ValueError, match="expected one input tensor, got 0"):
+            LayerGradCam(self.model, self.model.layer).attribute((), 1)
+
+    @pytest.mark.parametrize(
+        ("bad", "error", "match"),
+        [
+            ("layer", TypeError, r"must be a torch\.nn\.Module of the model; got 'layer'"),
+            (CNN().layer, ValueError, "the layer Conv2d is not a module of this CNN"),
+        ],
+        ids=["name", "another model's"],
+    )
+    @ALL
+    def test_one_of_the_layers(self, name, bad, error, match):
+        with untouched(self.model), pytest.raises(error, match=match):
+            CAPTUM[name](self.model, [self.model.stem, bad]).attribute(self.x, 1)
 
     def test_data_parallel(self):
         with pytest.raises(TypeError, match=r"give the model's \.module"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
-from hosts import CAPTUM, HOSTS, METHODS, PGC
-from nets import SETTINGS, make_setting
+from hosts import CAPTUM, HOSTS, METHODS, PGC, kernels
+from nets import CLASSES, CNN, SETTINGS, Setting, make_setting
 from state import untouched
+from torch import nn
 
 import cam_extras
+from cam_extras import quantus
 from cam_extras.probe import Probe
 from cam_extras.scores import SCORES
 
@@ -85,6 +89,66 @@ class TestEveryMethod:
         setting.model.fail = True
         with untouched(setting.model, setting.x), pytest.raises(RuntimeError, match="on purpose"):
             HOSTS[host](name, setting, setting.x)
+
+
+def run_quantus(name, setting, x):
+    (layer,) = (path for path, module in setting.model.named_modules() if module is setting.layers[0])
+    return [
+        torch.from_numpy(quantus.explain(name, layer=layer, **setting.options)(setting.model, x.numpy(), [2] * len(x)))
+    ]
+
+
+ALL_HOSTS = {**HOSTS, "Quantus": run_quantus}
+
+
+class NeverSwitched(CNN):
+    """Models with LoRA layers merge their weights in train() and eval()."""
+
+    def train(self, mode=True):
+        raise AssertionError("train() or eval() was called")
+
+    eval = train
+
+
+class Pooled(nn.Module):
+    """No parameters, only a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AvgPool2d(2)
+        self.register_buffer("directions", torch.randn(CLASSES, 3))
+
+    def forward(self, x):
+        return self.pool(x).flatten(2).logsumexp(dim=2) @ self.directions.T
+
+
+@pytest.mark.parametrize("host", ALL_HOSTS)
+@ALL_METHODS
+class TestEveryMethodInEveryHost:
+    def test_neither_train_nor_eval_is_called(self, name, host):
+        model = NeverSwitched()
+        model.dropout.training = False
+        setting = Setting(model, [model.layer], torch.randn(3, 3, 12, 16))
+        with untouched(model):
+            ALL_HOSTS[host](name, setting, setting.x)
+
+    def test_model_without_parameters(self, name, host):
+        model = Pooled()
+        twin = copy.deepcopy(model)
+        twin.unused = nn.Parameter(torch.zeros(1))
+        x = torch.randn(3, 3, 12, 16)
+        (result,) = ALL_HOSTS[host](name, Setting(model, [model.pool], x), x)
+        (expected,) = ALL_HOSTS[host](name, Setting(twin, [twin.pool], x), x)
+        assert torch.equal(result, expected)
+        assert result.abs().max() > 0
+
+    def test_fused_attention_unless_differentiated_twice(self, name, host):
+        setting = make_setting("vit")
+        seen = []
+        setting.model.norm.register_forward_hook(lambda module, args, out: seen.append(kernels(out.grad_fn)))
+        ALL_HOSTS[host](name, setting, setting.x)
+        (names,) = seen
+        assert any("Flash" in kernel for kernel in names) is not METHODS[name].second_order
 
 
 @ALL_METHODS

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -22,6 +24,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 
 import cam_extras as ours
+from cam_extras.methods import GradientMethod
 from cam_extras.scores import Logit, ReST, Softmax
 
 COMPARED = ("GradCAM", "HiResCAM", "ShapleyCAM")
@@ -144,6 +147,52 @@ class TestCalls:
         assert len(calls) == 1
 
     @ALL
+    def test_layers_share_a_backward_pass_and_one_call_of_each_target(self, name):
+        model = CNN().eval()
+        calls = []
+
+        def count(module, args, outputs):
+            calls.append("forward")
+            if outputs.requires_grad:
+                outputs.register_hook(lambda gradient: calls.append("backward"))
+
+        model.classifier.register_forward_hook(count)
+        targets = [lambda y: calls.append("target 0") or y[1], lambda y: calls.append("target 1") or y[2]]
+        PGC[name](model, [model.layer, model.stem])(torch.randn(2, 3, 12, 16), targets)
+        differentiated = issubclass(PGC[name].method_type, GradientMethod)
+        assert calls == ["forward"] + ["target 0", "target 1", "backward"] * differentiated
+
+    @ALL
+    def test_targets_from_a_generator(self, name):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        cam = PGC[name](model, [model.layer, model.stem])
+        for options in ({}, {"aug_smooth": True}):
+            expected = cam(x, [Logit(1), Logit(3)], **options)
+            np.testing.assert_array_equal(cam(x, (Logit(c) for c in (1, 3)), **options), expected)
+
+    @pytest.mark.parametrize("container", [tuple, nn.ModuleList])
+    def test_layers_in_another_container(self, container):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        layers = [model.layer, model.stem]
+        maps = ours.GradCAM(model, container(layers))(x)
+        np.testing.assert_array_equal(maps, ours.GradCAM(model, layers)(x))
+
+    @ALL
+    def test_attributes_of_upstream(self, name):
+        model = TinyViT().eval()
+        x = torch.randn(2, 3, 12, 16)
+        theirs = upstream.GradCAM(model, [model.layer], TinyViT.reshape)
+        mine = PGC[name](model, [model.layer], TinyViT.reshape)
+        theirs(x, [Logit(1)] * 2)
+        mine(x, [Logit(1)] * 2)
+        assert set(vars(theirs)) <= set(vars(mine))
+        for attribute in ("model", "target_layers", "reshape_transform", "device", "compute_input_gradient", "detach"):
+            assert getattr(mine, attribute) == getattr(theirs, attribute)
+        assert PGC[name](model.to("meta"), [model.layer]).device.type == "meta"
+
+    @ALL
     def test_outputs_are_kept(self, name):
         model = CNN().eval()
         x = torch.randn(2, 3, 12, 16)
@@ -163,6 +212,39 @@ class TestCalls:
                 assert maps.dtype == np.float32
                 assert maps.min() >= 0
                 assert maps.max() <= 1
+
+    def test_eigen_smooth_leaves_a_single_channel_alone(self, monkeypatch):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 224, 224)
+        cam = ours.FakeCAM(model, [model.layer])
+        expected = cam(x)
+        monkeypatch.setattr(np.linalg, "svd", None)
+        np.testing.assert_array_equal(cam(x, eigen_smooth=True), expected)
+
+    @ALL
+    def test_recording_goes_with_the_call(self, name):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        with PGC[name](model, [model.layer]) as cam:
+            recorder = cam.activations_and_grads
+            cam(x)
+            assert not recorder.probes
+            with pytest.raises(ValueError, match="expected 2 targets"):
+                cam(x, [Logit(1)])
+            assert not recorder.probes
+            recorder(x)
+            assert recorder.probes
+            with pytest.raises(ValueError, match="NaN or infinite"):
+                recorder(x / 0)
+            assert not recorder.probes
+            recorder(x)
+        assert not recorder.probes
+
+    def test_input_is_moved_to_the_model(self):
+        """Tensors without data cannot be, which shows on any machine that it was tried."""
+        model = CNN().eval()
+        with pytest.raises(NotImplementedError, match="meta tensor"):
+            ours.GradCAM(model, [model.layer])(torch.empty(2, 3, 12, 16, device="meta"))
 
     @ALL
     def test_deep_copy_and_pickle(self, name):
@@ -190,6 +272,18 @@ class TestCalls:
             maps = finer(x)
         assert maps.shape == (2, 12, 16)
         assert np.isfinite(maps).all()
+
+    @ALL
+    def test_deep_copy_and_pickle_of_finer_cam(self, name):
+        model = CNN().eval()
+        x = torch.randn(2, 3, 12, 16)
+        finer = upstream.FinerCAM(model, [model.layer], base_method=PGC[name])
+        expected = finer(x)
+        for twin in (copy.deepcopy(finer), pickle.loads(pickle.dumps(finer))):
+            assert twin.base_cam.model is not model
+            np.testing.assert_array_equal(twin(x), expected)
+        copied = copy.deepcopy(model)
+        np.testing.assert_array_equal(upstream.FinerCAM(copied, [copied.layer], base_method=PGC[name])(x), expected)
 
     @pytest.mark.parametrize("name", COMPARED)
     def test_finer_cam_equals_upstreams_on_upstreams_methods(self, name):
@@ -353,6 +447,28 @@ class TestBadInput:
         with pytest.raises(ValueError, match="not from a copy"):
             ours.GradCAM(self.model, [copy.deepcopy(self.model).layer])(self.x)
 
+    @pytest.mark.parametrize(
+        ("bad", "error", "match"),
+        [
+            ("layer", TypeError, r"must be a torch\.nn\.Module of the model; got 'layer'"),
+            (None, TypeError, r"must be a torch\.nn\.Module of the model; got None"),
+            (CNN().layer, ValueError, "the layer Conv2d is not a module of this CNN"),
+        ],
+        ids=["name", "None", "another model's"],
+    )
+    @ALL
+    def test_one_of_the_layers(self, name, bad, error, match):
+        with untouched(self.model), pytest.raises(error, match=match):
+            PGC[name](self.model, [self.model.stem, bad])
+
+    def test_failed_construction_leaves_nothing_to_tear_down(self, monkeypatch):
+        unraisable = []
+        monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+        with pytest.raises(TypeError, match=r"write \[layer\]"):
+            ours.GradCAM(self.model, self.model.stem)
+        gc.collect()
+        assert not unraisable
+
     def test_no_module(self):
         with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module; got function"):
             ours.GradCAM(lambda x: x, [self.model.layer])
@@ -403,3 +519,12 @@ class TestBadInput:
         nn.init.constant_(model.layer.bias, float("inf"))
         with pytest.raises(ValueError, match="the map is NaN or infinite in samples 0, 1"):
             ours.GradCAM(model, [model.layer])(self.x)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("name", COMPARED)
+    def test_contributions_that_are_not_finite(self, name, value):
+        model = CNN().eval()
+        model.layer.register_forward_hook(lambda module, args, out: out.index_fill(0, torch.tensor(1), value))
+        for eigen_smooth in (False, True):
+            with pytest.raises(ValueError, match="the map is NaN or infinite in sample 1"):
+                PGC[name](model, [model.layer])(self.x, eigen_smooth=eigen_smooth)
