@@ -462,6 +462,7 @@ class TestBadInput:
             PGC[name](self.model, [self.model.stem, bad])
 
     def test_failed_construction_leaves_nothing_to_tear_down(self, monkeypatch):
+        gc.collect()
         unraisable = []
         monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
         with pytest.raises(TypeError, match=r"write \[layer\]"):
