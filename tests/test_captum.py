@@ -178,6 +178,16 @@ class TestMachinery:
         theirs = captum.attr.LayerGradCam(model, model.layer).attribute(self.x, **options)
         assert torch.equal(LayerGradCam(model, model.layer).attribute(self.x, **options), theirs)
 
+    def test_list_is_one_additional_argument(self):
+        class Scaled(CNN):
+            def forward(self, x, scales):
+                return super().forward(x * scales[0] * scales[1])
+
+        model = Scaled().eval()
+        options = {"target": 1, "additional_forward_args": [2.0, 0.7]}
+        theirs = captum.attr.LayerGradCam(model, model.layer).attribute(self.x, **options)
+        assert torch.equal(LayerGradCam(model, model.layer).attribute(self.x, **options), theirs)
+
     def test_forward_function(self):
         model = CNN().eval()
 
@@ -207,7 +217,7 @@ class TestMachinery:
     @pytest.mark.parametrize("grad_kwargs", [None, {}])
     def test_no_grad_kwargs(self, grad_kwargs):
         model = CNN().eval()
-        theirs = captum.attr.LayerGradCam(model, model.layer).attribute(self.x, 1, grad_kwargs=grad_kwargs)
+        theirs = captum.attr.LayerGradCam(model, model.layer).attribute(self.x, 1)
         assert torch.equal(LayerGradCam(model, model.layer).attribute(self.x, 1, grad_kwargs=grad_kwargs), theirs)
 
     def test_token_ids_as_input(self):
