@@ -39,7 +39,7 @@ class MethodAttribution(LayerAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: nn.Module | Sequence[nn.Module],
+        layer: nn.Module | Sequence[nn.Module] | nn.ModuleList,
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -90,7 +90,7 @@ class MethodAttribution(LayerAttribution):
         """
         if grad_kwargs:
             raise ValueError(f"grad_kwargs={grad_kwargs} cannot be served: the backward pass is shared by all methods")
-        several = isinstance(self.layer, Sequence)
+        several = isinstance(self.layer, Sequence | nn.ModuleList)
         x = _single(inputs)
         probes = Probe.several(
             self.forward_func,

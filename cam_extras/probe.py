@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -392,6 +393,11 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     modules = {known: module for known, module in model.named_modules(remove_duplicate=False) if known}
     check_name("layer", name, modules)
     return modules[name]
+
+
+def reference_tensor(model: nn.Module) -> Tensor | None:
+    """Return a tensor whose type and device a model's input must have; None where the model has no tensors."""
+    return next((t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point()), None)
 
 
 @contextmanager

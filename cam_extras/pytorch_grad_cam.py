@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cam_extras import methods
 from cam_extras._checks import check_finite, check_targets, list_targets
 from cam_extras.maps import layer_map
-from cam_extras.probe import Probe, check_layers
+from cam_extras.probe import Probe, check_layers, reference_tensor
 from cam_extras.scores import PerSampleScorer
 
 
@@ -162,11 +162,12 @@ class _NoHooks:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters(), torch.empty(0)).device
+        reference = reference_tensor(self.model)
+        return torch.device("cpu") if reference is None else reference.device
 
     def __call__(self, x: Tensor) -> Any:
         self.release()
-        if isinstance(x, Tensor):
+        if isinstance(x, Tensor) and reference_tensor(self.model) is not None:
             x = x.to(self.device)
         self.probes = Probe.several(self.model, self.layers, x, **self.options)
         return self.probes[0].outputs

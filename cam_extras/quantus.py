@@ -25,7 +25,7 @@ from cam_extras._checks import SampleError, check_class_scores, check_name
 from cam_extras.maps import input_map, normalise
 from cam_extras.methods import METHODS, Method
 from cam_extras.metrics import METRICS, Quantities
-from cam_extras.probe import Probe, find_layer
+from cam_extras.probe import Probe, find_layer, reference_tensor
 from cam_extras.scores import select_class
 
 
@@ -85,8 +85,10 @@ class Explainer:
         Raises:
             ValueError: the model has no layer of that name; or see `Probe`.
         """
-        parameter = next(model.parameters(), torch.empty(0))
-        x = torch.as_tensor(np.ascontiguousarray(inputs), dtype=parameter.dtype, device=device or parameter.device)
+        reference = reference_tensor(model)
+        if reference is None:
+            reference = torch.empty(0, dtype=torch.float32, device="cpu")
+        x = torch.as_tensor(np.ascontiguousarray(inputs), dtype=reference.dtype, device=device or reference.device)
         classes = torch.as_tensor(targets, device=x.device)
         layer = find_layer(model, self.layer)
         maps = []

@@ -210,9 +210,10 @@ class TestMachinery:
         model = CNN().eval()
         expected = LayerGradCam(model, [model.layer, model.stem]).attribute(self.x, 1)
         for inputs in (self.x, (self.x,)):
-            several = LayerGradCam(model, (model.layer, model.stem)).attribute(inputs, 1)
-            assert isinstance(several, list)
-            assert all(map(torch.equal, several, expected))
+            for layers in ((model.layer, model.stem), torch.nn.ModuleList([model.layer, model.stem])):
+                several = LayerGradCam(model, layers).attribute(inputs, 1)
+                assert isinstance(several, list)
+                assert all(map(torch.equal, several, expected))
 
     @pytest.mark.parametrize("grad_kwargs", [None, {}])
     def test_no_grad_kwargs(self, grad_kwargs):

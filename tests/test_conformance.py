@@ -14,7 +14,7 @@ from torch import nn
 
 import cam_extras
 from cam_extras import quantus
-from cam_extras.probe import Probe
+from cam_extras.probe import Probe, reference_tensor
 from cam_extras.scores import SCORES
 
 CASES = pytest.mark.parametrize("host", HOSTS)
@@ -140,6 +140,9 @@ class TestEveryMethodInEveryHost:
         (result,) = ALL_HOSTS[host](name, Setting(model, [model.pool], x), x)
         (expected,) = ALL_HOSTS[host](name, Setting(twin, [twin.pool], x), x)
         assert torch.equal(result, expected)
+        with torch.device("meta"):  # the default is for what the user makes
+            assert torch.equal(ALL_HOSTS[host](name, Setting(model, [model.pool], x), x)[0], expected)
+        assert reference_tensor(model.to("meta")).device.type == "meta"
         assert result.abs().max() > 0
 
     def test_fused_attention_unless_differentiated_twice(self, name, host):
