@@ -38,6 +38,12 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
+def check_seed(seed: object) -> None:
+    """Raise TypeError unless `seed` is an integer."""
+    if not hasattr(seed, "__index__"):
+        raise TypeError(f"seed must be an integer; got {seed!r}")
+
+
 def check_name(kind: str, name: str, known: Collection[str]) -> None:
     """Raise ValueError with the names that come close unless `name` is a known one."""
     if name not in known:

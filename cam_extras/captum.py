@@ -177,6 +177,12 @@ class LayerShapleyCamE(MethodAttribution):
     method_type = methods.ShapleyCAME
 
 
+class LayerMIGradCam(MethodAttribution):
+    """MI-Grad-CAM: see `cam_extras.methods.MIGradCAM` for its hyper-parameters."""
+
+    method_type = methods.MIGradCAM
+
+
 class LayerFakeCam(MethodAttribution):
     """Fake-CAM, a control: see `cam_extras.methods.FakeCAM`."""
 

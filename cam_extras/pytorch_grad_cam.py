@@ -209,6 +209,12 @@ class ShapleyCAME(MethodCAM):
     method_type = methods.ShapleyCAME
 
 
+class MIGradCAM(MethodCAM):
+    """MI-Grad-CAM: see `cam_extras.methods.MIGradCAM` for its hyper-parameters."""
+
+    method_type = methods.MIGradCAM
+
+
 class FakeCAM(MethodCAM):
     """Fake-CAM, a control: see `cam_extras.methods.FakeCAM`."""
 

@@ -126,6 +126,48 @@ def random_cam(head, a, c, x):
     return _weigh(weights, a)
 
 
+def enlarge(plane: Tensor, height: int, width: int) -> list[float]:
+    """Nearest neighbour, row by row."""
+    rows, columns = plane.shape
+    return [plane[i * rows // height, j * columns // width].item() for i in range(height) for j in range(width)]
+
+
+def grey(x) -> list[float]:
+    return [
+        0.299 * x[0, i, j].item() + 0.587 * x[1, i, j].item() + 0.114 * x[2, i, j].item()
+        for i in range(x.shape[1])
+        for j in range(x.shape[2])
+    ]
+
+
+def histogram_information(a: list[float], b: list[float], bins: int) -> float:
+    """Mutual information of two variables by their joint histogram, in nats."""
+
+    def bin_of(value, values):
+        low, high = min(values), max(values)
+        return 0 if low == high else min(int((value - low) / (high - low) * bins), bins - 1)
+
+    joint = [[0] * bins for _ in range(bins)]
+    for u, v in zip(a, b, strict=True):
+        joint[bin_of(u, a)][bin_of(v, b)] += 1
+    n = len(a)
+    of_a = [sum(row) / n for row in joint]
+    of_b = [sum(row[j] for row in joint) / n for j in range(bins)]
+    terms = []
+    for i in range(bins):
+        for j in range(bins):
+            if joint[i][j] > 0:
+                terms.append(joint[i][j] / n * math.log(joint[i][j] / n / (of_a[i] * of_b[j])))
+    return math.fsum(terms)
+
+
+@method("MIGradCAM")
+def mi_grad_cam(head, a, c, x):
+    gradient = jacobian(_logit(head, c), a)
+    information = [histogram_information(enlarge(plane, *x.shape[1:]), grey(x), 64) for plane in a]
+    return _weigh([_mean(gradient[k]) * information[k] / sum(information) for k in range(len(a))], a)
+
+
 def normalise(plane: Tensor) -> Tensor:
     values = plane.flatten().tolist()
     low, high = min(values), max(values)

@@ -47,11 +47,12 @@ LAYERS = {
     "scores": {"_checks"},
     "probe": {"_checks", "scores"},
     "maps": {"_checks"},
-    "methods": {"_checks", "scores", "probe", "methods"},
+    "methods": {"_checks", "scores", "probe", "maps", "methods"},
     "metrics": {"_checks", "maps", "metrics"},
     "evaluation": {"_checks", "scores", "probe", "maps", "methods", "metrics", "evaluation"},
     "report": {"evaluation", "methods", "metrics", "report"},
     "models": {"_checks"},
+    "images": set(),
     "demo": {"_checks", "demo"},
 }
 

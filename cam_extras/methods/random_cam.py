@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from cam_extras._checks import check_seed
 from cam_extras.methods.base import Method, weigh_channels
 from cam_extras.probe import Probe
 
@@ -28,8 +29,7 @@ class RandomCAM(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not hasattr(self.seed, "__index__"):
-            raise TypeError(f"seed must be an integer; got {self.seed!r}")
+        check_seed(self.seed)
 
     def channel_weights(self, probe: Probe) -> Tensor:
         """Return w ~ U(-1, 1), shape (N, C)."""

@@ -1,0 +1,89 @@
+"""MI-Grad-CAM: "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative"."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cam_extras._checks import SampleError, check_choice, check_seed, which
+from cam_extras.methods.base import GradientMethod, spatial_mean, weigh_channels
+from cam_extras.methods.information import ESTIMATORS, UPSAMPLINGS, mutual_information
+from cam_extras.probe import Probe
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "sigmoid": torch.sigmoid,
+    "elu": F.elu,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIGradCAM(GradientMethod):
+    """MI-Grad-CAM: contributions w_k A_k with w_k = mean_S(G_k) m_k, m_k = I(A_k; X) / sum_j I(A_j; X).
+
+    I is the mutual information between a channel and the grey image, see `mutual_information`. Where it is 0 for all
+    channels of a sample, all m_k are equal, which leaves Grad-CAM, and a warning says so.
+
+    Args:
+        estimator: of the mutual information: "histogram", "discrete" or "knn".
+        bins: of the histogram, for each of the two variables.
+        upsample: how channels get the image's size: "nearest" or "bilinear".
+        activation: of the sum over channels: "relu", or "leaky_relu", "sigmoid" or "elu" as in the paper's table 9.
+            With one of these three the contributions are the activated sum, (N, 1, *S), above its minimum, so that
+            the front ends' ReLU takes nothing away.
+        seed: of the pixels that "knn" looks at.
+
+    "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", equations (9) to (12).
+    """
+
+    paper: ClassVar[str] = "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative"
+
+    estimator: str = "histogram"
+    bins: int = 64
+    upsample: str = "nearest"
+    activation: str = "relu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("estimator", self.estimator, ESTIMATORS)
+        check_choice("upsample", self.upsample, UPSAMPLINGS)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_seed(self.seed)
+        if self.bins < 2:
+            raise ValueError(f"bins must be 2 or more; got {self.bins}")
+
+    def channel_information(self, probe: Probe) -> Tensor:
+        """Return m, the normalised mutual information, shape (N, C); it sums to 1."""
+        information = mutual_information(
+            probe.activations,
+            probe.x,
+            estimator=self.estimator,
+            bins=self.bins,
+            upsample=self.upsample,
+            seed=self.seed,
+        )
+        total = information.sum(dim=1, keepdim=True)
+        if (total == 0).any():
+            error = SampleError("no channel shares information with the image", which(total == 0), "all weigh the same")
+            warnings.warn(str(error), stacklevel=2)
+        return torch.where(total > 0, information / total, 1 / information.shape[1])
+
+    def channel_weights(self, probe: Probe) -> Tensor:
+        """Return w = mean_S(G) m, shape (N, C)."""
+        return spatial_mean(probe.scored_by(self.score).gradients) * self.channel_information(probe)
+
+    def contributions(self, probe: Probe) -> Tensor:
+        """Return w_k A_k, shape (N, C, *S); with another activation than ReLU the activated sum, (N, 1, *S)."""
+        contributions = weigh_channels(self.channel_weights(probe), probe.activations)
+        if self.activation == "relu":
+            return contributions
+        activated = ACTIVATIONS[self.activation](contributions.sum(dim=1, keepdim=True))
+        return activated - activated.amin(dim=tuple(range(1, activated.ndim)), keepdim=True)
