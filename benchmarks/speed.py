@@ -18,15 +18,18 @@ from statistics import median
 
 import pytorch_grad_cam
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from sklearn.metrics import mutual_info_score
 from torch import nn
 from torchvision.models import resnet50
 
 import cam_extras
-from cam_extras.maps import input_map
-from cam_extras.methods import METHODS
+from cam_extras.maps import input_map, normalise
+from cam_extras.methods import METHODS, mutual_information
+from cam_extras.methods.information import grey
 from cam_extras.models import load_model
 from cam_extras.probe import Probe
 from cam_extras.scores import ReST
@@ -38,7 +41,7 @@ GRADIENT_METHODS = ("GradCAM", "HiResCAM", "ShapleyCAM", "ShapleyCAMH", "Shapley
 def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str, Callable[[], object]]:
     """What is timed for a model."""
     targets = [ReST(1)] * len(x)
-    ours = {name: getattr(cam_extras, name)(model, [layer]) for name in ("GradCAM", "ShapleyCAM")}
+    ours = {name: getattr(cam_extras, name)(model, [layer]) for name in ("GradCAM", "ShapleyCAM", "MIGradCAM")}
 
     def forward() -> object:
         with torch.no_grad():
@@ -56,6 +59,14 @@ def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str,
 
         return call
 
+    activations = Probe(model, layer, x).activations
+
+    def information_by_sklearn() -> object:
+        """Loop over channels, as the authors of MI-Grad-CAM do; over a few, for it takes minutes for all."""
+        enlarged = F.interpolate(activations[:1, :32], x.shape[2:])[0].flatten(1).cpu().numpy()
+        grey_levels = normalise(grey(x[:1])).mul(255).round().flatten().cpu().numpy()
+        return [mutual_info_score(channel, grey_levels) for channel in enlarged]
+
     return {
         "forward pass F": forward,
         "GradCAM": lambda: ours["GradCAM"](x, targets),
@@ -63,6 +74,9 @@ def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str,
         "ShapleyCAM": lambda: ours["ShapleyCAM"](x, targets),
         "ShapleyCAM of pytorch-grad-cam": upstream("ShapleyCAM"),
         "five methods on one probe": five_on_one_probe,
+        "MIGradCAM": lambda: ours["MIGradCAM"](x, targets),
+        f"mutual information, all {len(x) * activations.shape[1]} channels": lambda: mutual_information(activations, x),
+        "mutual information, 32 channels, by sklearn": information_by_sklearn,
     }
 
 

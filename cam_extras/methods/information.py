@@ -83,20 +83,24 @@ def mutual_information(
     x = _bin(x, bins) if estimator == "histogram" else (normalise(x) * (GREY_LEVELS - 1)).round().long()
     by_cell = upsample == "nearest" or estimator == "discrete"
     cells, cell_of_pixel = _cells(tuple(maps.shape[2:]) if upsample == "nearest" else size, size, maps.device)
-    counts = _count_levels(x, cell_of_pixel, len(cells), levels).to(maps.dtype) if by_cell else None
-    grey_counts = _count_levels(x, torch.zeros_like(cell_of_pixel), 1, levels).squeeze(1)
+    if not by_cell:
+        cell_of_pixel = torch.zeros_like(cell_of_pixel)
+    counts = _count_levels(x, cell_of_pixel, len(cells) if by_cell else 1, levels)
+    grey_counts, counts = counts.sum(dim=1), counts.to(maps.dtype)
 
     rows = maps.flatten(0, 1)
     samples = torch.arange(len(maps), device=maps.device).repeat_interleave(maps.shape[1])
     step = max(1, _LARGEST // (len(cells) * (levels if by_cell else 1)))
     information = []
     for part, sample in zip(rows.split(step), samples.split(step), strict=True):
-        values = part.flatten(1)[:, cells] if upsample == "nearest" else resize(part, size).flatten(1)
+        values = (part if upsample == "nearest" else resize(part, size)).flatten(1)
+        if values.shape[1] > len(cells):  # the image is smaller than the map
+            values = values[:, cells]
         codes = _bin(values, bins) if estimator == "histogram" else values
-        if counts is None:
-            joint, row = _joint_counts_of_pixels(codes, x[sample], bins)
-        else:
+        if by_cell:
             joint, row = _joint_counts_of_cells(codes, counts, sample)
+        else:
+            joint, row = _joint_counts_of_pixels(codes, x[sample], bins)
         information.append(_plug_in(joint.to(maps.dtype), row, grey_counts[sample]))
     # Not left to rounding: constant maps, which bilinear upsampling makes less than constant, and constant images.
     varies = (rows.flatten(1).amin(1) < rows.flatten(1).amax(1)) & (grey_counts.amax(1) < x.shape[1])[samples]
