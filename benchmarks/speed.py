@@ -42,6 +42,7 @@ def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str,
     """What is timed for a model."""
     targets = [ReST(1)] * len(x)
     ours = {name: getattr(cam_extras, name)(model, [layer]) for name in ("GradCAM", "ShapleyCAM", "MIGradCAM")}
+    ours["OptiCAM"] = cam_extras.OptiCAM(model, [layer], max_iterations=5)
 
     def forward() -> object:
         with torch.no_grad():
@@ -67,6 +68,23 @@ def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str,
         grey_levels = normalise(grey(x[:1])).mul(255).round().flatten().cpu().numpy()
         return [mutual_info_score(channel, grey_levels) for channel in enlarged]
 
+    def five_obvious_iterations() -> object:
+        """Opti-CAM as one writes it at first: all of the graph, and gradients of all parameters."""
+        kept: list[torch.Tensor] = []
+        handle = layer.register_forward_hook(lambda module, args, output: kept.append(output.detach()))
+        model(x)
+        handle.remove()
+        u = torch.zeros(kept[0].shape[:2], requires_grad=True, device=x.device)
+        adam = torch.optim.Adam([u], 0.1)
+        for _ in range(5):
+            summed = (u.softmax(dim=1)[:, :, None, None] * kept[0]).sum(dim=1).relu()
+            shown = normalise(F.interpolate(summed[:, None], x.shape[2:], mode="bilinear")[:, 0])
+            (-model(x * shown[:, None])[:, 1].sum()).backward()
+            adam.step()
+            adam.zero_grad()
+        model.zero_grad()
+        return u
+
     return {
         "forward pass F": forward,
         "GradCAM": lambda: ours["GradCAM"](x, targets),
@@ -75,6 +93,8 @@ def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str,
         "ShapleyCAM of pytorch-grad-cam": upstream("ShapleyCAM"),
         "five methods on one probe": five_on_one_probe,
         "MIGradCAM": lambda: ours["MIGradCAM"](x, targets),
+        "OptiCAM, 5 iterations": lambda: ours["OptiCAM"](x, targets),
+        "the obvious loop, 5 iterations": five_obvious_iterations,
         f"mutual information, all {len(x) * activations.shape[1]} channels": lambda: mutual_information(activations, x),
         "mutual information, 32 channels, by sklearn": information_by_sklearn,
     }

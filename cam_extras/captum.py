@@ -183,6 +183,12 @@ class LayerMIGradCam(MethodAttribution):
     method_type = methods.MIGradCAM
 
 
+class LayerOptiCam(MethodAttribution):
+    """Opti-CAM: see `cam_extras.methods.OptiCAM` for its hyper-parameters."""
+
+    method_type = methods.OptiCAM
+
+
 class LayerFakeCam(MethodAttribution):
     """Fake-CAM, a control: see `cam_extras.methods.FakeCAM`."""
 

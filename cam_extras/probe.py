@@ -139,12 +139,22 @@ class Probe:
         """Return the same probe at another input, looking at the class explained here."""
         return self._with(_recording=self._recording.at(x), _scorer=self._settled_scorer())
 
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
         """Score another input, shape (N,), for the class explained here.
 
         The caller's grad mode holds, so that the score can be differentiated with respect to what `x` was made of.
+
+        Args:
+            x: the input, one row for each sample, or for each of `samples`.
+            samples: positions in this probe's batch of the samples that `x` has, in order; by default all.
         """
-        return self._settled_scorer()(_to_float(self._recording.run(x)), self._utility)
+        scorer = self._settled_scorer()
+        if samples is not None and len(samples) < len(self.x):
+            part = scorer.of_samples(samples)
+            if part is None or self._recording.additional_forward_args:
+                return self.score(self.x.index_put((samples,), x))[samples]
+            scorer = part
+        return scorer(_to_float(self._recording.run(x)), self._utility)
 
     def _settled_scorer(self) -> Scorer:
         """Return the scorer with the class that was predicted here; a given class needs no forward pass."""

@@ -215,6 +215,12 @@ class MIGradCAM(MethodCAM):
     method_type = methods.MIGradCAM
 
 
+class OptiCAM(MethodCAM):
+    """Opti-CAM: see `cam_extras.methods.OptiCAM` for its hyper-parameters."""
+
+    method_type = methods.OptiCAM
+
+
 class FakeCAM(MethodCAM):
     """Fake-CAM, a control: see `cam_extras.methods.FakeCAM`."""
 

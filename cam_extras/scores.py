@@ -149,6 +149,10 @@ class Scorer(ABC):
         """Return the scorer that looks at the class of these outputs, whatever it is given later."""
         return self
 
+    def of_samples(self, samples: Tensor) -> Scorer | None:
+        """Return the scorer of some of the samples, given by position; None where it scores all or none."""
+        return None
+
     def key(self, utility: str) -> tuple[Any, ...]:
         """Return what makes two scores the same; a score function of the user's own knows no utility."""
         return (self,)
@@ -187,6 +191,13 @@ class TargetScorer(Scorer):
             )
         return TargetScorer(_with_class_dimension(outputs).argmax(dim=1))
 
+    def of_samples(self, samples: Tensor) -> TargetScorer | None:
+        """Return the scorer of some of the samples, given by position."""
+        if callable(self.target) or self.target is None:
+            return None
+        indices = torch.as_tensor(self.target, device=samples.device)
+        return self if indices.numel() == 1 else TargetScorer(indices[samples])
+
     def key(self, utility: str) -> tuple[Any, ...]:
         """Return what makes two scores the same."""
         return (self, utility)
@@ -224,6 +235,11 @@ class PerSampleScorer(Scorer):
 
     def __init__(self, functions: Iterable[Callable[[Any], Tensor]]):
         self.functions = functions
+
+    def of_samples(self, samples: Tensor) -> PerSampleScorer:
+        """Return the scorer of some of the samples, given by position."""
+        functions = list(self.functions)
+        return PerSampleScorer([functions[sample] for sample in samples.tolist()])
 
     def __call__(self, outputs: Any, utility: str) -> Tensor:
         """Score the model's output, shape (N,)."""

@@ -1,7 +1,8 @@
 """Slow, obvious re-implementations of every formula, loop by loop, from the papers; in float64 for single samples.
 
-Methods: (head, activations (K, H, W), class, seed) -> contributions (K, H, W), where `head` is the part of the model
-above the layer, activations (1, K, H, W) -> logits (1, C). Metrics: quantities of one sample -> a number.
+Methods: (head, activations (K, H, W), class, input (C, H, W), model) -> contributions (K, H, W), where `head` is the
+part of the model above the layer, activations (1, K, H, W) -> logits (1, C). Metrics: quantities of one sample -> a
+number.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 
@@ -62,13 +64,13 @@ def _weigh(weights, a):
 
 
 @method("GradCAM")
-def grad_cam(head, a, c, x):
+def grad_cam(head, a, c, x, model):
     gradient = jacobian(_logit(head, c), a)
     return _weigh([_mean(gradient[k]) for k in range(len(a))], a)
 
 
 @method("HiResCAM")
-def hires_cam(head, a, c, x):
+def hires_cam(head, a, c, x, model):
     gradient = jacobian(_logit(head, c), a)
     out = torch.zeros_like(a)
     for k in range(a.shape[0]):
@@ -92,18 +94,18 @@ def shapley_weights(head, a, c):
 
 
 @method("ShapleyCAM")
-def shapley_cam(head, a, c, x):
+def shapley_cam(head, a, c, x, model):
     weights = shapley_weights(head, a, c)
     return _weigh([_mean(weights[k]) for k in range(len(a))], a)
 
 
 @method("ShapleyCAMH")
-def shapley_cam_h(head, a, c, x):
+def shapley_cam_h(head, a, c, x, model):
     return shapley_weights(head, a, c) * a
 
 
 @method("ShapleyCAME")
-def shapley_cam_e(head, a, c, x):
+def shapley_cam_e(head, a, c, x, model):
     products = shapley_weights(head, a, c) * a
     for k in range(a.shape[0]):
         for i in range(a.shape[1]):
@@ -113,14 +115,14 @@ def shapley_cam_e(head, a, c, x):
 
 
 @method("FakeCAM")
-def fake_cam(head, a, c, x):
+def fake_cam(head, a, c, x, model):
     out = torch.ones(1, *x.shape[1:], dtype=a.dtype)
     out[0, 0, 0] = 0
     return out
 
 
 @method("RandomCAM")
-def random_cam(head, a, c, x):
+def random_cam(head, a, c, x, model):
     generator = torch.Generator().manual_seed(0)
     weights = [2 * torch.rand(1, generator=generator).item() - 1 for _ in range(len(a))]
     return _weigh(weights, a)
@@ -162,10 +164,54 @@ def histogram_information(a: list[float], b: list[float], bins: int) -> float:
 
 
 @method("MIGradCAM")
-def mi_grad_cam(head, a, c, x):
+def mi_grad_cam(head, a, c, x, model):
     gradient = jacobian(_logit(head, c), a)
     information = [histogram_information(enlarge(plane, *x.shape[1:]), grey(x), 64) for plane in a]
     return _weigh([_mean(gradient[k]) * information[k] / sum(information) for k in range(len(a))], a)
+
+
+def opti_cam_iterates(model, a, c, x, iterations, objective="mask", normalisation="range", h="relu", fill=0.0):
+    """u before every update and after the last, and the objective before every update; Adam written out."""
+    u = torch.zeros(len(a), dtype=a.dtype)
+    first, second = torch.zeros_like(u), torch.zeros_like(u)
+    iterates, objectives = [u], []
+    for t in range(1, iterations + 1):
+        v = u.clone().requires_grad_()
+        weights = torch.exp(v) / torch.exp(v).sum()
+        saliency = sum(weights[k] * a[k] for k in range(len(a)))
+        if h == "relu":
+            saliency = saliency.clamp(min=0)
+        s = F.interpolate(saliency[None, None], x.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+        if normalisation == "range":
+            s = (s - s.min()) / (s.max() - s.min())
+        elif normalisation == "max":
+            s = s / s.max()
+        else:
+            s = 1 / (1 + torch.exp(-s))
+
+        def g(image):
+            return model(image[None])[0, c]
+
+        inside, outside = g(x * s + fill * (1 - s)), g(x * (1 - s) + fill * s)
+        value = {
+            "mask": inside,
+            "diff": -abs(g(x) - inside),
+            "iomask": inside - outside,
+            "iodiff": -abs(g(x) - inside) + abs(g(x) - outside),
+        }[objective]
+        (gradient,) = torch.autograd.grad(-value, v)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        u = u - 0.1 * (first / (1 - 0.9**t)) / (torch.sqrt(second / (1 - 0.999**t)) + 1e-8)
+        iterates.append(u)
+        objectives.append(value.item())
+    return iterates, objectives
+
+
+@method("OptiCAM")
+def opti_cam(head, a, c, x, model):
+    u = opti_cam_iterates(model, a, c, x, 100)[0][-1]
+    return _weigh((torch.exp(u) / torch.exp(u).sum()).tolist(), a)
 
 
 def normalise(plane: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pytorch_grad_cam as upstream
 import torch
-from hosts import PGC
+from hosts import ITERATIVE, PGC
 from nets import CNN, LinearHead, TinyViT
 from pytorch_grad_cam.utils.model_targets import (
     ClassifierOutputReST,
@@ -29,6 +29,7 @@ from cam_extras.scores import Logit, ReST, Softmax
 
 COMPARED = ("GradCAM", "HiResCAM", "ShapleyCAM")
 ALL = pytest.mark.parametrize("name", PGC)
+ONE_PASS = pytest.mark.parametrize("name", [name for name in PGC if name not in ITERATIVE])
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ class TestCalls:
             result = module.GradCAM(model, [model.layer])(x, three_targets(kind))
             np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
 
-    @ALL
+    @ONE_PASS
     def test_one_forward_pass_a_call(self, name):
         model = CNN().eval()
         calls = []
@@ -146,7 +147,7 @@ class TestCalls:
         cam(torch.randn(2, 3, 12, 16), [Logit(1)] * 2)
         assert len(calls) == 1
 
-    @ALL
+    @ONE_PASS
     def test_layers_share_a_backward_pass_and_one_call_of_each_target(self, name):
         model = CNN().eval()
         calls = []
@@ -166,7 +167,7 @@ class TestCalls:
     def test_targets_from_a_generator(self, name):
         model = CNN().eval()
         x = torch.randn(2, 3, 12, 16)
-        cam = PGC[name](model, [model.layer, model.stem])
+        cam = PGC[name](model, [model.layer, model.stem], **ITERATIVE.get(name, {}))
         for options in ({}, {"aug_smooth": True}):
             expected = cam(x, [Logit(1), Logit(3)], **options)
             np.testing.assert_array_equal(cam(x, (Logit(c) for c in (1, 3)), **options), expected)

@@ -9,6 +9,7 @@ import pytest
 import pytorch_grad_cam as upstream
 import quantus
 import torch
+from hosts import ITERATIVE
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
 
 import cam_extras as ours
@@ -32,7 +33,7 @@ def images(realdata):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_method_and_metric(realdata, images, layer):
     module = realdata.model.get_submodule(layer)
-    methods = {name: method() for name, method in METHODS.items()}
+    methods = {name: method(**ITERATIVE.get(name, {})) for name, method in METHODS.items()}
     evaluation = evaluate_batch(realdata.model, module, images, methods, METRICS)
     for name in METHODS:
         maps = evaluation.maps[name]
@@ -79,6 +80,16 @@ def test_class_activation_map_weights(realdata, images):
     probe = Probe(realdata.model, realdata.model.get_submodule("features.18"), images[:3])
     weights = METHODS["GradCAM"]().channel_weights(probe)
     torch.testing.assert_close(weights, realdata.model.classifier.weight[probe.target] / 49, rtol=1e-4, atol=1e-7)
+
+
+def test_opti_cam_shows_what_the_class_is_seen_in(realdata, images):
+    methods = {"OptiCAM": METHODS["OptiCAM"](**METHODS["OptiCAM"].FAST), "GradCAM": METHODS["GradCAM"]()}
+    names = ["average_drop", "average_gain"]
+    evaluation = evaluate_batch(realdata.model, realdata.model.get_submodule("features.18"), images, methods, names)
+    summary = evaluation.of_set()
+    assert summary["OptiCAM"]["average_drop"] < 0.03
+    assert summary["OptiCAM"]["average_gain"] > 0.5
+    assert summary["OptiCAM"]["average_gain"] > summary["GradCAM"]["average_gain"] + 0.2
 
 
 def test_quantus(realdata, images):

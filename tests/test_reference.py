@@ -35,7 +35,7 @@ def test_method(name, kind):
     contributions = METHODS[name]()(probe)
     assert contributions.dtype == torch.float64
     for n, c in enumerate(classes):
-        expected = reference.METHODS[name](head, probe.activations[n], c, x[n])
+        expected = reference.METHODS[name](head, probe.activations[n], c, x[n], model)
         torch.testing.assert_close(contributions[n], expected, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(
             maps.input_map(contributions, (10, 8))[n], reference.input_map(expected, 10, 8), rtol=0, atol=1e-9

@@ -10,12 +10,13 @@ from cam_extras.methods.grad_cam import GradCAM
 from cam_extras.methods.hires_cam import HiResCAM
 from cam_extras.methods.information import mutual_information
 from cam_extras.methods.mi_grad_cam import MIGradCAM
+from cam_extras.methods.opti_cam import OptiCAM, Optimum
 from cam_extras.methods.random_cam import RandomCAM
 from cam_extras.methods.shapley_cam import ShapleyCAM, ShapleyCAME, ShapleyCAMH, shapley_weights
 
 METHODS: dict[str, type[Method]] = {
     method.__name__: method
-    for method in (GradCAM, HiResCAM, ShapleyCAM, ShapleyCAMH, ShapleyCAME, MIGradCAM, FakeCAM, RandomCAM)
+    for method in (GradCAM, HiResCAM, ShapleyCAM, ShapleyCAMH, ShapleyCAME, MIGradCAM, OptiCAM, FakeCAM, RandomCAM)
 }
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "HiResCAM",
     "MIGradCAM",
     "Method",
+    "OptiCAM",
+    "Optimum",
     "RandomCAM",
     "ShapleyCAM",
     "ShapleyCAME",
