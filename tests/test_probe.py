@@ -596,6 +596,34 @@ def test_score_can_be_differentiated_with_respect_to_a_mask():
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"target": 2},
+        {"target": [4, 0, 2]},
+        {},
+        {"score": [lambda y, c=c: y[c] for c in (4, 0, 2)]},
+        {"target": lambda y: y[range(3), [4, 0, 2]]},
+        {"target": [4, 0, 2], "additional_forward_args": (torch.tensor([0.5, 1, 2]).view(3, 1, 1, 1),)},
+    ],
+    ids=["class", "classes", "predicted", "functions", "callable", "arguments"],
+)
+def test_score_of_some_samples(options):
+    class Scaled(CNN):
+        def forward(self, x, factor=1.0):
+            return super().forward(x * factor)
+
+    model = Scaled().eval()
+    x = torch.randn(3, 3, 8, 8)
+    spread_predictions(model, x)
+    probe = Probe(model, model.layer, x, **options)
+    moved = x + 0.1
+    scores = probe.score(moved)
+    for chosen in ([2, 0], [1], [2], [0, 1, 2]):
+        samples = torch.tensor(chosen)
+        torch.testing.assert_close(probe.score(moved[samples], samples), scores[samples])
+
+
+@pytest.mark.parametrize(
     "target", [2, [2], [2, 2, 2], torch.tensor(2), torch.tensor([2]), torch.tensor([2, 2, 2])], ids=repr
 )
 def test_target_is_one_class_a_sample(target):

@@ -79,7 +79,7 @@ def _draw(rows: range, pictures: Sequence[Picture], evaluation: Evaluation, show
     axes = grid.subplots(squeeze=False)
     for cells, row in zip(axes, rows, strict=True):
         picture = pictures[row]
-        _show(cells[0], _rgb(picture.pixels), "\n".join(wrap(picture.title, 26)[:2]))
+        _show(cells[0], _rgb(picture.pixels), "\n".join(wrap(picture.title, 26, max_lines=2, placeholder=" …")))
         if picture.box is not None:
             left, top, right, bottom = picture.box
             cells[0].add_patch(
