@@ -11,29 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cam_extras.pytorch_grad_cam import (
+        ExpectedGradCAM,
         FakeCAM,
         GradCAM,
         HiResCAM,
+        IntegratedGradCAM,
         MIGradCAM,
         OptiCAM,
         RandomCAM,
         ShapleyCAM,
         ShapleyCAME,
         ShapleyCAMH,
+        SmoothGradCAMPlusPlus,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ExpectedGradCAM",
     "FakeCAM",
     "GradCAM",
     "HiResCAM",
+    "IntegratedGradCAM",
     "MIGradCAM",
     "OptiCAM",
     "RandomCAM",
     "ShapleyCAM",
     "ShapleyCAME",
     "ShapleyCAMH",
+    "SmoothGradCAMPlusPlus",
     "__version__",
 ]
 

@@ -44,6 +44,14 @@ def check_seed(seed: object) -> None:
         raise TypeError(f"seed must be an integer; got {seed!r}")
 
 
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Raise TypeError or ValueError unless `value` is an integer, `least` or more."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer; got {value!r}")
+    if value.__index__() < least:
+        raise ValueError(f"{name} must be {least} or more; got {value}")
+
+
 def check_name(kind: str, name: str, known: Collection[str]) -> None:
     """Raise ValueError with the names that come close unless `name` is a known one."""
     if name not in known:

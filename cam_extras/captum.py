@@ -129,6 +129,14 @@ class _Selection:
                 f"target {self.target!r} does not fit a model output of shape {tuple(values.shape)}: {error}"
             ) from error
 
+    def of_samples(self, samples: Tensor) -> _Selection:
+        """Return the target of some of the samples; an int, a tuple and a tensor of one number hold for all."""
+        if isinstance(self.target, Tensor) and self.target.numel() > 1:
+            return _Selection(self.target[samples.to(self.target.device)])
+        if isinstance(self.target, list):
+            return _Selection([self.target[sample] for sample in samples.tolist()])
+        return self
+
 
 def _single(inputs: Any) -> Tensor:
     if not isinstance(inputs, tuple):
@@ -181,6 +189,24 @@ class LayerMIGradCam(MethodAttribution):
     """MI-Grad-CAM: see `cam_extras.methods.MIGradCAM` for its hyper-parameters."""
 
     method_type = methods.MIGradCAM
+
+
+class LayerExpectedGradCam(MethodAttribution):
+    """Expected Grad-CAM: see `cam_extras.methods.ExpectedGradCAM` for its hyper-parameters."""
+
+    method_type = methods.ExpectedGradCAM
+
+
+class LayerIntegratedGradCam(MethodAttribution):
+    """Integrated Grad-CAM: see `cam_extras.methods.IntegratedGradCAM` for its hyper-parameters."""
+
+    method_type = methods.IntegratedGradCAM
+
+
+class LayerSmoothGradCamPlusPlus(MethodAttribution):
+    """Smooth Grad-CAM++: see `cam_extras.methods.SmoothGradCAMPlusPlus` for its hyper-parameters."""
+
+    method_type = methods.SmoothGradCAMPlusPlus
 
 
 class LayerOptiCam(MethodAttribution):

@@ -82,6 +82,8 @@ def mask(x: Tensor, maps: Tensor, fill: float | Tensor = 0.0) -> Tensor:
         )
     check_unit_range("the map", maps)
     shown = maps[:, None].to(x.dtype)
+    if isinstance(fill, int | float) and fill == 0:
+        return x * shown
     fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
     return x * shown + fill * (1 - shown)
 

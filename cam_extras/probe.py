@@ -135,9 +135,33 @@ class Probe:
         """
         return self._with(_scorer=_make_scorer(None, score))
 
-    def at(self, x: Tensor) -> Probe:
-        """Return the same probe at another input, looking at the class explained here."""
-        return self._with(_recording=self._recording.at(x), _scorer=self._settled_scorer())
+    @property
+    def divisible(self) -> bool:
+        """Whether `at` takes samples in any number and order.
+
+        It does not with additional forward arguments, or with a score function of the whole batch.
+        """
+        nobody = torch.zeros(0, dtype=torch.long, device=self.x.device)
+        return not self._recording.additional_forward_args and self._settled_scorer().of_samples(nobody) is not None
+
+    def at(self, x: Tensor, samples: Tensor | None = None) -> Probe:
+        """Return the same probe at another input, looking at the class explained here.
+
+        Args:
+            x: the input, one row for each sample, or for each of `samples`.
+            samples: positions in this probe's batch of the samples that `x` has, in order, the same one more than once
+                too; by default all. Only a `divisible` probe takes them.
+        """
+        scorer = self._settled_scorer()
+        if samples is not None:
+            if not self.divisible:
+                raise ValueError(
+                    "samples cannot be chosen with additional forward arguments or a score function of the whole batch"
+                )
+            scorer(self._recording.outputs, self._utility)  # raises where there is not one target for each sample here
+            with torch.inference_mode(False):  # a backward pass keeps the indices
+                scorer = scorer.of_samples(samples)  # type: ignore[assignment]
+        return self._with(_recording=self._recording.at(x), _scorer=scorer)
 
     def score(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
         """Score another input, shape (N,), for the class explained here.
@@ -158,7 +182,10 @@ class Probe:
 
     def _settled_scorer(self) -> Scorer:
         """Return the scorer with the class that was predicted here; a given class needs no forward pass."""
-        return self._scorer.resolved(self._recording.outputs) if self._scorer.predicts else self._scorer
+        if not self._scorer.predicts:
+            return self._scorer
+        with torch.inference_mode(False):  # a backward pass keeps the class indices
+            return self._scorer.resolved(self._recording.outputs)
 
     def _with(self, **changes: Any) -> Probe:
         probe = copy.copy(self)

@@ -215,6 +215,24 @@ class MIGradCAM(MethodCAM):
     method_type = methods.MIGradCAM
 
 
+class ExpectedGradCAM(MethodCAM):
+    """Expected Grad-CAM: see `cam_extras.methods.ExpectedGradCAM` for its hyper-parameters."""
+
+    method_type = methods.ExpectedGradCAM
+
+
+class IntegratedGradCAM(MethodCAM):
+    """Integrated Grad-CAM: see `cam_extras.methods.IntegratedGradCAM` for its hyper-parameters."""
+
+    method_type = methods.IntegratedGradCAM
+
+
+class SmoothGradCAMPlusPlus(MethodCAM):
+    """Smooth Grad-CAM++: see `cam_extras.methods.SmoothGradCAMPlusPlus` for its hyper-parameters."""
+
+    method_type = methods.SmoothGradCAMPlusPlus
+
+
 class OptiCAM(MethodCAM):
     """Opti-CAM: see `cam_extras.methods.OptiCAM` for its hyper-parameters."""
 

@@ -193,7 +193,10 @@ class TargetScorer(Scorer):
 
     def of_samples(self, samples: Tensor) -> TargetScorer | None:
         """Return the scorer of some of the samples, given by position."""
-        if callable(self.target) or self.target is None:
+        if callable(self.target):  # a function of the whole batch, unless it can say what it reads of a sample
+            of_samples = getattr(self.target, "of_samples", None)
+            return None if of_samples is None else TargetScorer(of_samples(samples))
+        if self.target is None:
             return None
         indices = torch.as_tensor(self.target, device=samples.device)
         return self if indices.numel() == 1 else TargetScorer(indices[samples])

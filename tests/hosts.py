@@ -19,13 +19,19 @@ PGC = host_classes(pgc_host, pgc_host.MethodCAM)
 CAPTUM = host_classes(captum_host, captum_host.MethodAttribution)
 
 
-# Optimisations amplify rounding with every iteration, so that only a few can be compared in float32.
-ITERATIVE = {"OptiCAM": {"max_iterations": 3}}
+# Methods that run the model more than once, and options with which they do not take long. An optimisation amplifies
+# rounding with every iteration, too, so that only a few can be compared in float32.
+SEVERAL_PASSES = {
+    "OptiCAM": {"max_iterations": 3},
+    "ExpectedGradCAM": {"n_samples": 3},
+    "IntegratedGradCAM": {"n_samples": 3},
+    "SmoothGradCAMPlusPlus": {"n_samples": 3},
+}
 
 
 def run_pgc(name, setting, x) -> list[torch.Tensor]:
     """Maps (N, *S) of the predicted class."""
-    hyper = ITERATIVE.get(name, {})
+    hyper = SEVERAL_PASSES.get(name, {})
     cam = PGC[name](setting.model, setting.layers, setting.options.get("reshape_transform"), **hyper)
     return [torch.from_numpy(cam(x))]
 
@@ -33,7 +39,7 @@ def run_pgc(name, setting, x) -> list[torch.Tensor]:
 def run_captum(name, setting, x) -> list[torch.Tensor]:
     """Attributions (N, 1, *S) of class 2, one a layer."""
     layer = setting.layers if len(setting.layers) > 1 else setting.layers[0]
-    attributions = CAPTUM[name](setting.model, layer, **setting.options, **ITERATIVE.get(name, {})).attribute(x, 2)
+    attributions = CAPTUM[name](setting.model, layer, **setting.options, **SEVERAL_PASSES.get(name, {})).attribute(x, 2)
     return attributions if isinstance(attributions, list) else [attributions]
 
 
@@ -44,4 +50,4 @@ def kernels(node) -> set[str]:
 
 HOSTS = {"pytorch-grad-cam": run_pgc, "Captum": run_captum}
 
-__all__ = ["CAPTUM", "HOSTS", "ITERATIVE", "METHODS", "PGC", "kernels"]
+__all__ = ["CAPTUM", "HOSTS", "METHODS", "PGC", "SEVERAL_PASSES", "kernels"]

@@ -214,6 +214,125 @@ def opti_cam(head, a, c, x, model):
     return _weigh((torch.exp(u) / torch.exp(u).sum()).tolist(), a)
 
 
+def activations_at(model, x):
+    """Activations (K, H, W) of `model.layer` for one input (C, H, W)."""
+    seen = []
+    handle = model.layer.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
+    model(x[None])
+    handle.remove()
+    return seen[0][0]
+
+
+def gradient_at(head, c, model, x):
+    return jacobian(_logit(head, c), activations_at(model, x))
+
+
+def blurred(x):
+    """Gaussian of a twentieth of the height and width, pixel by pixel; what lies outside has no weight."""
+    channels, height, width = x.shape
+    out = torch.zeros_like(x)
+    for i in range(height):
+        for j in range(width):
+            rows = [math.exp(-((i - u) ** 2) / (2 * (0.05 * height) ** 2)) for u in range(height)]
+            columns = [math.exp(-((j - v) ** 2) / (2 * (0.05 * width) ** 2)) for v in range(width)]
+            for k in range(channels):
+                total = sum(
+                    rows[u] * columns[v] * x[k, u, v].item()
+                    for u in range(height)
+                    for v in range(width)
+                    if rows[u] * columns[v] > 0
+                )
+                out[k, i, j] = total / (sum(rows) * sum(columns))
+    return out
+
+
+def expected_weights(head, a, c, x, model, starts, positions, noises, difference="activation"):
+    """w_k = mean_S[ 1/n sum_s D_k(x, x'_s) G_k(x' + a_s (x - x') + e_s) ]."""
+    total = torch.zeros_like(a)
+    for start, position, noise in zip(starts, positions, noises, strict=True):
+        gradient = gradient_at(head, c, model, start + position * (x - start) + noise)
+        for k in range(a.shape[0]):
+            if difference == "none":
+                total[k] += gradient[k]
+            elif difference == "activation":
+                total[k] += (a[k] - activations_at(model, start)[k]) * gradient[k]
+            else:
+                total[k] += activations_at(model, x - start)[k] * gradient[k]
+    return [_mean(total[k] / len(starts)) for k in range(a.shape[0])]
+
+
+def draws(x, n, choices=1, seed=0):
+    """What a method draws from its seed: positions, choices of baselines, a seed for each baseline and each noise."""
+    generator = torch.Generator().manual_seed(seed)
+    inside = torch.rand(n, generator=generator, dtype=torch.float64)
+    positions = [(s + inside[s].item()) / n for s in range(n)]
+    seeds = torch.randint(2**31, (2 * n,), generator=generator).tolist()
+    chosen = []
+    while len(chosen) < n:
+        chosen += torch.randperm(choices, generator=generator).tolist()
+    return positions, chosen[:n], seeds[:n], seeds[n:]
+
+
+def noise(x, seed, width, distribution):
+    generator = torch.Generator().manual_seed(seed)
+    if distribution == "uniform":
+        unit = torch.empty(x.shape, dtype=torch.float32).uniform_(-0.5, 0.5, generator=generator)
+    else:
+        unit = torch.empty(x.shape, dtype=torch.float32).normal_(generator=generator)
+    values = x.flatten().tolist()
+    return width * (max(values) - min(values)) * unit.to(x.dtype)
+
+
+@method("ExpectedGradCAM")
+def expected_grad_cam(head, a, c, x, model):
+    positions, _, _, seeds = draws(x, 16)
+    noises = [noise(x, seed, 0.1, "uniform") for seed in seeds]
+    return _weigh(expected_weights(head, a, c, x, model, [blurred(x)] * 16, positions, noises), a)
+
+
+@method("IntegratedGradCAM")
+def integrated_grad_cam(head, a, c, x, model):
+    zero = torch.zeros_like(x)
+    total = torch.zeros_like(a)
+    for s in range(1, 51):
+        total += gradient_at(head, c, model, (s - 0.5) / 50 * x)
+    difference = a - activations_at(model, zero)
+    return _weigh([_mean(difference[k] * total[k] / 50) for k in range(len(a))], a)
+
+
+def integrated_grad_cam_maps(head, a, c, x, model, n=50):
+    """As the authors' notebook does it: n Grad-CAM maps of the scaled image, rectified and added."""
+    total = torch.zeros_like(a[:1])
+    for i in range(n):
+        there = activations_at(model, i / n * x)
+        gradient = jacobian(_logit(head, c), there)
+        saliency = sum(_mean(gradient[k]) * there[k] for k in range(len(a)))
+        for row in range(a.shape[1]):
+            for column in range(a.shape[2]):
+                total[0, row, column] += max(0.0, saliency[row, column].item())
+    return total
+
+
+@method("SmoothGradCAMPlusPlus")
+def smooth_grad_cam_plus_plus(head, a, c, x, model, n=10, width=0.3, distribution="normal", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    seeds = torch.randint(2**31, (n,), generator=generator).tolist()
+    gradients = [gradient_at(head, c, model, x + noise(x, number, width, distribution)) for number in seeds]
+    weights = []
+    for k in range(a.shape[0]):
+        weight = 0.0
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                first = sum(g[k, i, j].item() for g in gradients) / n
+                second = sum(g[k, i, j].item() ** 2 for g in gradients) / n
+                third = sum(g[k, i, j].item() ** 3 for g in gradients) / n
+                denominator = 2 * second + sum(a[k].flatten().tolist()) * third
+                if denominator != 0:
+                    weight += second / denominator * max(first, 0.0)
+        weights.append(weight)
+    return _weigh(weights, a)
+
+
 def normalise(plane: Tensor) -> Tensor:
     values = plane.flatten().tolist()
     low, high = min(values), max(values)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hosts import CAPTUM, HOSTS, ITERATIVE, METHODS, PGC, kernels
+from hosts import CAPTUM, HOSTS, METHODS, PGC, SEVERAL_PASSES, kernels
 from nets import CLASSES, CNN, SETTINGS, Setting, make_setting
 from state import untouched
 from torch import nn
@@ -94,7 +94,7 @@ class TestEveryMethod:
 
 def run_quantus(name, setting, x):
     (layer,) = [key for key, module in setting.model.named_modules() if module is setting.layers[0]]
-    explainer = quantus.explain(name, layer=layer, **setting.options, **ITERATIVE.get(name, {}))
+    explainer = quantus.explain(name, layer=layer, **setting.options, **SEVERAL_PASSES.get(name, {}))
     return [torch.from_numpy(explainer(setting.model, x.numpy(), [2] * len(x)))]
 
 

@@ -112,6 +112,34 @@ def test_converged_samples_leave_the_batch(kind):
         assert ((optimum.objective[n][1:-1] - optimum.objective[n][:-2]).abs() >= 2e-3).all()
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_internal_batch_size(probe, objective):
+    method = OptiCAM(objective=objective, max_iterations=20, internal_batch_size=3)
+    expected = method.optimise(probe)
+    for size in (1, 2, 100):
+        sizes = []
+        handle = probe._recording.model.register_forward_hook(lambda m, a, out, sizes=sizes: sizes.append(len(out)))
+        optimum = OptiCAM(objective=objective, max_iterations=20, internal_batch_size=size).optimise(probe)
+        handle.remove()
+        assert max(sizes[1:]) == min(size, 3)  # after the scores of the images themselves
+        torch.testing.assert_close(optimum.weights, expected.weights, rtol=0, atol=1e-9)
+        for curve, other in zip(optimum.objective, expected.objective, strict=True):
+            torch.testing.assert_close(curve, other, rtol=0, atol=1e-9)
+
+
+def test_default_internal_batch_size():
+    model = make_model()
+    sizes = []
+    x = torch.randn(6, 3, 10, 8, dtype=torch.float64)
+    for options, expected in (({"target": 1}, [6, 4, 2]), ({"score": lambda y: y[:, 1]}, [6, 6])):
+        probe = Probe(model, model.stem, x, **options)
+        handle = model.register_forward_hook(lambda m, a, out: sizes.append(len(out)))
+        OptiCAM(max_iterations=1).optimise(probe)
+        handle.remove()
+        assert sizes == expected
+        sizes.clear()
+
+
 def test_additional_arguments_stay_with_their_samples():
     class Scaled(CNN):
         def forward(self, x, factor):
@@ -174,6 +202,7 @@ def test_progress_bar(capsys):
         ({"normalisation": "l2"}, "normalisation must be one of 'range', 'max', 'sigmoid'"),
         ({"h": "gelu"}, "h must be one of 'relu', 'identity'"),
         ({"max_iterations": 0}, "max_iterations must be 1 or more; got 0"),
+        ({"internal_batch_size": 0}, "internal_batch_size must be 1 or more; got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"tolerance": -1.0}, "tolerance must be 0 or more"),
     ],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pytorch_grad_cam as upstream
 import torch
-from hosts import ITERATIVE, PGC
+from hosts import PGC, SEVERAL_PASSES
 from nets import CNN, LinearHead, TinyViT
 from pytorch_grad_cam.utils.model_targets import (
     ClassifierOutputReST,
@@ -29,7 +29,7 @@ from cam_extras.scores import Logit, ReST, Softmax
 
 COMPARED = ("GradCAM", "HiResCAM", "ShapleyCAM")
 ALL = pytest.mark.parametrize("name", PGC)
-ONE_PASS = pytest.mark.parametrize("name", [name for name in PGC if name not in ITERATIVE])
+ONE_PASS = pytest.mark.parametrize("name", [name for name in PGC if name not in SEVERAL_PASSES])
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ class TestCalls:
     def test_targets_from_a_generator(self, name):
         model = CNN().eval()
         x = torch.randn(2, 3, 12, 16)
-        cam = PGC[name](model, [model.layer, model.stem], **ITERATIVE.get(name, {}))
+        cam = PGC[name](model, [model.layer, model.stem], **SEVERAL_PASSES.get(name, {}))
         for options in ({}, {"aug_smooth": True}):
             expected = cam(x, [Logit(1), Logit(3)], **options)
             np.testing.assert_array_equal(cam(x, (Logit(c) for c in (1, 3)), **options), expected)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import quantus
 import torch
-from hosts import ITERATIVE
+from hosts import SEVERAL_PASSES
 from nets import CNN, TinyViT
 from state import untouched
 
@@ -359,10 +359,10 @@ class TestExplain:
     @ALL_METHODS
     def test_leaves_the_model_as_found_and_can_be_pickled(self, name, digits):
         model, x, y = digits
-        explainer = ours.explain(name, layer=LAYER, batch_size=3, **ITERATIVE.get(name, {}))
+        explainer = ours.explain(name, layer=LAYER, batch_size=3, **SEVERAL_PASSES.get(name, {}))
         with untouched(model):
             maps = explainer(model, x, y)
-        at_once = ours.explain(name, layer=LAYER, **ITERATIVE.get(name, {}))(model, x, y)
+        at_once = ours.explain(name, layer=LAYER, **SEVERAL_PASSES.get(name, {}))(model, x, y)
         np.testing.assert_allclose(maps, at_once, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(explainer))(model, x, y), maps)
 

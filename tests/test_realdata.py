@@ -9,7 +9,7 @@ import pytest
 import pytorch_grad_cam as upstream
 import quantus
 import torch
-from hosts import ITERATIVE
+from hosts import SEVERAL_PASSES
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
 
 import cam_extras as ours
@@ -33,7 +33,7 @@ def images(realdata):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_method_and_metric(realdata, images, layer):
     module = realdata.model.get_submodule(layer)
-    methods = {name: method(**ITERATIVE.get(name, {})) for name, method in METHODS.items()}
+    methods = {name: method(**SEVERAL_PASSES.get(name, {})) for name, method in METHODS.items()}
     evaluation = evaluate_batch(realdata.model, module, images, methods, METRICS)
     for name in METHODS:
         maps = evaluation.maps[name]

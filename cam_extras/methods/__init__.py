@@ -1,30 +1,48 @@
 """The methods: one file per paper, pure tensor functions and one frozen dataclass each.
 
 >>> sorted(METHODS)[:3]
-['FakeCAM', 'GradCAM', 'HiResCAM']
+['ExpectedGradCAM', 'FakeCAM', 'GradCAM']
 """
 
 from cam_extras.methods.base import GradientMethod, Method
+from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
 from cam_extras.methods.fake_cam import FakeCAM
 from cam_extras.methods.grad_cam import GradCAM
 from cam_extras.methods.hires_cam import HiResCAM
 from cam_extras.methods.information import mutual_information
+from cam_extras.methods.integrated_grad_cam import IntegratedGradCAM
 from cam_extras.methods.mi_grad_cam import MIGradCAM
 from cam_extras.methods.opti_cam import OptiCAM, Optimum
 from cam_extras.methods.random_cam import RandomCAM
 from cam_extras.methods.shapley_cam import ShapleyCAM, ShapleyCAME, ShapleyCAMH, shapley_weights
+from cam_extras.methods.smooth_grad_cam import SmoothGradCAMPlusPlus
 
 METHODS: dict[str, type[Method]] = {
     method.__name__: method
-    for method in (GradCAM, HiResCAM, ShapleyCAM, ShapleyCAMH, ShapleyCAME, MIGradCAM, OptiCAM, FakeCAM, RandomCAM)
+    for method in (
+        GradCAM,
+        HiResCAM,
+        ShapleyCAM,
+        ShapleyCAMH,
+        ShapleyCAME,
+        MIGradCAM,
+        ExpectedGradCAM,
+        IntegratedGradCAM,
+        SmoothGradCAMPlusPlus,
+        OptiCAM,
+        FakeCAM,
+        RandomCAM,
+    )
 }
 
 __all__ = [
     "METHODS",
+    "ExpectedGradCAM",
     "FakeCAM",
     "GradCAM",
     "GradientMethod",
     "HiResCAM",
+    "IntegratedGradCAM",
     "MIGradCAM",
     "Method",
     "OptiCAM",
@@ -33,6 +51,7 @@ __all__ = [
     "ShapleyCAM",
     "ShapleyCAME",
     "ShapleyCAMH",
+    "SmoothGradCAMPlusPlus",
     "mutual_information",
     "shapley_weights",
 ]

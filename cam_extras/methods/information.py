@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_finite
+from cam_extras._checks import check_choice, check_count, check_finite
 from cam_extras.maps import normalise, resize
 
 ESTIMATORS = ("histogram", "discrete", "knn")
@@ -68,6 +68,8 @@ def mutual_information(
     """
     check_choice("estimator", estimator, ESTIMATORS)
     check_choice("upsample", upsample, UPSAMPLINGS)
+    check_count("bins", bins, least=2)
+    check_count("pixels", pixels, least=2)
     if len(maps) != len(image) or maps.ndim != image.ndim or maps.ndim < 3:
         raise ValueError(
             "expected maps (N, K, *S) and an image (N, C, *T) with as many spatial dimensions; got "

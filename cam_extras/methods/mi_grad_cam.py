@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_choice, check_seed, which
+from cam_extras._checks import SampleError, check_choice, check_count, check_seed, which
 from cam_extras.methods.base import GradientMethod, spatial_mean, weigh_channels
 from cam_extras.methods.information import ESTIMATORS, UPSAMPLINGS, mutual_information
 from cam_extras.probe import Probe
@@ -57,8 +57,7 @@ class MIGradCAM(GradientMethod):
         check_choice("upsample", self.upsample, UPSAMPLINGS)
         check_choice("activation", self.activation, ACTIVATIONS)
         check_seed(self.seed)
-        if self.bins < 2:
-            raise ValueError(f"bins must be 2 or more; got {self.bins}")
+        check_count("bins", self.bins, least=2)
 
     def channel_information(self, probe: Probe) -> Tensor:
         """Return m, the normalised mutual information, shape (N, C); it sums to 1."""

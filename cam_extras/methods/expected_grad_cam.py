@@ -1,0 +1,116 @@
+"""Expected Grad-CAM: Buono et al., "Expected Grad-CAM: Towards gradient faithfulness", 2024."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from cam_extras._checks import check_choice, check_seed
+from cam_extras.methods.base import spatial_mean, weigh_channels
+from cam_extras.methods.baselines import DIFFERENCES, BaselineFunction, check_baselines, make_baselines
+from cam_extras.methods.sampling import (
+    SampledMethod,
+    as_image,
+    check_noise,
+    generator_of,
+    noise_for,
+    probe_at,
+    seeds_of,
+    stratified,
+)
+from cam_extras.probe import Probe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedGradCAM(SampledMethod):
+    """Expected Grad-CAM: contributions w_k A_k(x) with gradients averaged along paths from random baselines to x.
+
+    w_k = mean_S[ 1/n sum_s D_k(x, x'_s) G_k(z_s) ] with z_s = x' + a_s (x - x') + e_s for s = 1 ... n, baselines x'_s,
+    positions a_s ~ U(0, 1), noise e_s, and G the gradient of the score of the class that is explained at x; the paper's
+    smoothing kernel k is the noise. D is
+
+    ============  ===============================================================
+    `activation`  A(x) - A(x'), the difference that the path makes in the layer
+    `none`        1: the expected gradient alone
+    `input`       A(x - x'), as equation (21) of the paper has it to the letter
+    ============  ===============================================================
+
+    Use it where a gradient at x alone says little, because the model is saturated there.
+
+    Positions are stratified, one in each of n equal parts of [0, 1], and all baselines of a set are used equally
+    often. Every image of a batch gets the same random numbers, so that its map depends neither on the batch it came in
+    nor on its place there. An image costs n + 1 forward passes, and one for each of its baselines: one that comes more
+    than once is computed once, and other images of the batch are known.
+
+    Args:
+        score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
+            given to the host wins over it.
+        n_samples: n.
+        internal_batch_size: images in a forward pass at most. With additional forward arguments, or a score function
+            of the whole batch, a pass has one point of every image of the batch instead.
+        baselines: where paths start: "blur", the image without its detail; "zeros"; "noise", uniform between the
+            image's least and greatest value; "batch", the other images of the batch, with which a map does depend on
+            them; a tensor (R, C, *S) of reference images; or a function (x, generator) -> like x. A function is called
+            for one image at a time, shape (1, C, *S), with the same random numbers for each.
+        difference: D: "activation", "none" or "input".
+        noise: width of e as a part of the image's range, the greatest minus the least of its values: of the whole
+            interval around 0 where uniform, the standard deviation where normal. 0 for none.
+        distribution: of the noise: "uniform" or "normal".
+        seed: of all random numbers.
+
+    Raises:
+        TypeError: the input is not made of floating-point numbers, or `baselines` is or returns something else.
+        ValueError: the baselines have another shape than the input, are on another device or not finite, or there is
+            no other image in the batch.
+
+    Buono et al., "Expected Grad-CAM: Towards gradient faithfulness", 2024, equations (18) and (21).
+    """
+
+    paper: ClassVar[str] = "Buono et al., Expected Grad-CAM, 2024"
+
+    baselines: str | Tensor | BaselineFunction = "blur"
+    difference: str = "activation"
+    noise: float = 0.1
+    distribution: str = "uniform"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_baselines(self.baselines)
+        check_choice("difference", self.difference, DIFFERENCES)
+        check_noise(self.noise, self.distribution)
+        check_seed(self.seed)
+
+    def channel_weights(self, probe: Probe) -> Tensor:
+        """Return w, shape (N, C)."""
+        return self.path_weights(probe)
+
+    def contributions(self, probe: Probe) -> Tensor:
+        """Return w_k A_k, shape (N, C, *S)."""
+        return weigh_channels(self.channel_weights(probe), probe.activations)
+
+    def path_weights(self, probe: Probe, positions: Tensor | None = None) -> Tensor:
+        """Return w, shape (N, C), for given positions a_s in [0, 1], shape (n,), instead of random ones."""
+        probe = probe.scored_by(self.score)
+        x = as_image(probe)
+        generator = generator_of(self.seed)
+        drawn = stratified(self.n_samples, generator)
+        positions = drawn if positions is None else positions
+        # One seed a step: which steps and samples share a pass has no influence on what is drawn.
+        baseline_seeds, noise_seeds = seeds_of(2 * self.n_samples, generator).reshape(2, -1)
+        baselines = make_baselines(
+            self.baselines, self.difference, probe, x, baseline_seeds, generator, self.internal_batch_size
+        )
+
+        def term(steps: Tensor, samples: Tensor) -> Tensor:
+            starts = baselines.images(steps, samples)
+            along = positions[steps].to(x).reshape(-1, *(1,) * x.ndim)
+            points = starts + along * (x[samples] - starts)
+            if self.noise > 0:
+                points = points + noise_for(x[samples], noise_seeds[steps], self.noise, self.distribution)
+            gradients = probe_at(probe, points, samples).gradients.unflatten(0, points.shape[:2])
+            return gradients * baselines.differences(steps, samples, starts)
+
+        return spatial_mean(self.average(probe, term))

@@ -1,0 +1,97 @@
+"""Smooth Grad-CAM++: Omeiza et al., "Smooth Grad-CAM++", 2019."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cam_extras._checks import check_seed
+from cam_extras.methods.base import weigh_channels
+from cam_extras.methods.sampling import (
+    SampledMethod,
+    as_image,
+    check_noise,
+    generator_of,
+    noise_for,
+    probe_at,
+    seeds_of,
+)
+from cam_extras.probe import Probe
+
+
+def plus_plus_weights(activations: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Channel weights of Grad-CAM++: w_k = sum_S alpha_k ReLU(D1_k), alpha_k = D2_k / (2 D2_k + D3_k sum_S A_k).
+
+    alpha is 0 where its denominator is.
+
+    Args:
+        activations: A, shape (N, C, *S).
+        first: D1, the gradient, shape (N, C, *S).
+        second: D2, its square.
+        third: D3, its cube.
+
+    Returns:
+        Shape (N, C).
+    """
+    space = tuple(range(2, activations.ndim))
+    denominator = 2 * second + third * activations.sum(dim=space, keepdim=True)
+    alpha = torch.where(denominator != 0, second / torch.where(denominator != 0, denominator, 1), 0)
+    return (alpha * first.relu()).sum(dim=space)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothGradCAMPlusPlus(SampledMethod):
+    """Smooth Grad-CAM++: contributions w_k A_k(x) with Grad-CAM++ weights from gradients averaged over noisy copies.
+
+    w_k = sum_S alpha_k ReLU(D1_k), alpha_k = D2_k / (2 D2_k + D3_k sum_S A_k), where D1, D2 and D3 are the means of
+    G, G^2 and G^3 over n copies x + e of the input, each power averaged by itself.
+
+    Args:
+        score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
+            given to the host wins over it.
+        n_samples: n.
+        internal_batch_size: images in a forward pass at most. With additional forward arguments, or a score function
+            of the whole batch, a pass has one copy of every image of the batch instead.
+        noise: width of e as a part of the image's range, the greatest minus the least of its values: the standard
+            deviation where normal, of the whole interval around 0 where uniform. 0 for none.
+        distribution: of the noise: "normal" or "uniform".
+        seed: of the noise. Every image of a batch gets the same, but for its scale.
+
+    Raises:
+        TypeError: the input is not made of floating-point numbers.
+
+    Omeiza et al., "Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique for Deep Convolutional
+    Neural Network Models", arXiv:1908.01224, 2019.
+    """
+
+    paper: ClassVar[str] = "Omeiza et al., Smooth Grad-CAM++, 2019"
+
+    n_samples: int = 10
+    noise: float = 0.3
+    distribution: str = "normal"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_noise(self.noise, self.distribution)
+        check_seed(self.seed)
+
+    def channel_weights(self, probe: Probe) -> Tensor:
+        """Return w, shape (N, C)."""
+        probe = probe.scored_by(self.score)
+        x = as_image(probe)
+        seeds = seeds_of(self.n_samples, generator_of(self.seed))
+
+        def powers(steps: Tensor, samples: Tensor) -> Tensor:
+            points = x[samples] + noise_for(x[samples], seeds[steps], self.noise, self.distribution)
+            gradients = probe_at(probe, points, samples).gradients.unflatten(0, points.shape[:2])
+            return torch.stack([gradients, gradients**2, gradients**3], dim=2)
+
+        return plus_plus_weights(probe.activations, *self.average(probe, powers).unbind(dim=1))
+
+    def contributions(self, probe: Probe) -> Tensor:
+        """Return w_k A_k, shape (N, C, *S)."""
+        return weigh_channels(self.channel_weights(probe), probe.activations)
