@@ -1,17 +1,22 @@
-"""Speed of the methods: ratios to one no-grad forward pass F of the same batch, and to pytorch-grad-cam.
+"""Speed and memory of the methods: ratios to one no-grad forward pass F of the same batch, and to pytorch-grad-cam.
 
     python benchmarks/speed.py [--rounds 7] [--batch 8] [--threads 1] [--device cpu] [--realdata DIR]
 
 Everything compared runs in turn in one process, round after round, to the finished numpy map. One thread by default:
-two threads on a busy machine are bimodal. Medians decide; minima show what a quiet machine would do.
+two threads on a busy machine are bimodal. Medians decide; minima show what a quiet machine would do. Memory is the peak
+during a call, above what was held before it; what is held after three more calls is told where it has grown.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import platform
+import re
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -43,6 +48,8 @@ def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str,
     targets = [ReST(1)] * len(x)
     ours = {name: getattr(cam_extras, name)(model, [layer]) for name in ("GradCAM", "ShapleyCAM", "MIGradCAM")}
     ours["OptiCAM"] = cam_extras.OptiCAM(model, [layer], max_iterations=5)
+    references = torch.randn(4, *x.shape[1:], device=x.device)
+    ours["ExpectedGradCAM"] = cam_extras.ExpectedGradCAM(model, [layer], n_samples=8, baselines=references)
 
     def forward() -> object:
         with torch.no_grad():
@@ -93,6 +100,7 @@ def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str,
         "ShapleyCAM of pytorch-grad-cam": upstream("ShapleyCAM"),
         "five methods on one probe": five_on_one_probe,
         "MIGradCAM": lambda: ours["MIGradCAM"](x, targets),
+        "ExpectedGradCAM, 8 samples": lambda: ours["ExpectedGradCAM"](x, targets),
         "OptiCAM, 5 iterations": lambda: ours["OptiCAM"](x, targets),
         "the obvious loop, 5 iterations": five_obvious_iterations,
         f"mutual information, all {len(x) * activations.shape[1]} channels": lambda: mutual_information(activations, x),
@@ -112,6 +120,37 @@ def measure(calls: dict[str, Callable[[], object]], rounds: int, what: str) -> d
     return times
 
 
+def memory(call: Callable[[], object], device: str) -> tuple[float, float]:
+    """Return the peak during a call above what was held before, and what is held more after three more calls; MiB."""
+
+    def held(kind: str) -> float:
+        if device == "cpu":
+            (kib,) = re.findall(rf"^{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+            return int(kib) / 2**10
+        if kind == "VmRSS":
+            return torch.cuda.memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated() / 2**20
+
+    def settle() -> None:
+        gc.collect()
+        if device == "cpu":
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held
+        else:
+            torch.cuda.reset_peak_memory_stats()
+
+    settle()
+    before = held("VmRSS")
+    call()
+    peak = held("VmHWM") - before
+    settle()
+    after = held("VmRSS")
+    for _ in range(3):
+        call()
+    settle()
+    return peak, held("VmRSS") - after
+
+
 def main() -> None:
     """Measure and print one table a model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -123,6 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    warnings.filterwarnings("ignore", "Clustering metrics expects discrete values")
 
     resnet = resnet50().eval()
     models = {"resnet50, layer4": (resnet, resnet.layer4)}
@@ -141,19 +181,23 @@ def main() -> None:
     for title, (model, layer) in models.items():
         model.to(options.device)
         x = torch.randn(options.batch, 3, 224, 224, device=options.device)
-        times = measure(contenders(model, layer, x), options.rounds, title)
+        calls = contenders(model, layer, x)
+        times = measure(calls, options.rounds, title)
         table = Table(title=title)
-        for heading in ("", "median s", "median / F", "minimum / F", "peer / ours"):
+        for heading in ("", "median s", "median / F", "minimum / F", "peer / ours", "peak MiB", "held"):
             table.add_column(heading, justify="right" if heading else "left")
         base = times["forward pass F"]
         for name, seconds in times.items():
             peer = times.get(f"{name} of pytorch-grad-cam")
+            peak, more = memory(calls[name], options.device)
             table.add_row(
                 name,
                 f"{median(seconds):.3f}",
                 f"{median(seconds) / median(base):.2f}",
                 f"{min(seconds) / min(base):.2f}",
                 f"{median(peer) / median(seconds):.2f}" if peer else "",
+                f"{peak:.0f}",
+                f"{more:+.0f}" if abs(more) >= 1 else "",
             )
         console.print(table)
 

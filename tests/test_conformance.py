@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from functools import partial
 
 import numpy as np
@@ -175,7 +176,12 @@ class TestEveryMethodClass:
 
     def test_says_what_it_is(self, name):
         assert METHODS[name].paper
-        assert METHODS[name].__doc__.partition(": ")[2]
+        doc = " ".join(METHODS[name].__doc__.split())
+        assert doc.partition(": ")[2]
+        assert "Use it" in doc or "use it" in doc
+        assert "cost" in doc
+        assert "forward pass" in doc
+        assert re.search(r"(19|20)\d\d[.,;]|Letting Your Model", doc)  # the paper
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method(), "score")])

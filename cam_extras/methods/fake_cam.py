@@ -15,8 +15,8 @@ from cam_extras.probe import Probe
 class FakeCAM(Method):
     """Fake-CAM: one everywhere but in the top-left input pixel, which is zero; shape (N, 1, *input size).
 
-    It explains nothing and yet gets an almost perfect average drop, increase in confidence and coherency: what an
-    honest metric must see through.
+    Use it to test metrics, at the cost of one forward pass. It explains nothing and yet gets an almost perfect average
+    drop, increase in confidence and coherency: what an honest metric must see through.
 
     Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
     """

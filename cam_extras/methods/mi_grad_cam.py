@@ -31,7 +31,13 @@ class MIGradCAM(GradientMethod):
     I is the mutual information between a channel and the grey image, see `mutual_information`. Where it is 0 for all
     channels of a sample, all m_k are equal, which leaves Grad-CAM, and a warning says so.
 
+    Use it to quieten channels that fire whatever the image shows, in layers whose maps have a few dozen cells or more.
+    It costs one forward pass, a backward pass that stops at the layer, and with the histogram a fifth of a forward pass
+    for 1000 to 2000 channels of 7 x 7 cells.
+
     Args:
+        score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
+            given to the host wins over it.
         estimator: of the mutual information: "histogram", "discrete" or "knn".
         bins: of the histogram, for each of the two variables.
         upsample: how channels get the image's size: "nearest" or "bilinear".

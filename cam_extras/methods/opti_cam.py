@@ -57,7 +57,8 @@ class OptiCAM(GradientMethod):
     `iodiff`   -|g(x) - g(x*s)| + |g(x) - g(x*(1-s))|
     =========  =====================================================
 
-    over u, starting at 0, where g is the score of the class. Samples do not influence each other; one that has
+    over u, starting at 0, where g is the score of the class. Use it where confidence in what the map shows matters more
+    than time. Samples do not influence each other; one that has
     converged leaves the batch. An iteration costs a forward pass of the masked input and a backward pass to it (two of
     each for the last two objectives); no gradient of a parameter is computed.
 

@@ -17,8 +17,9 @@ from cam_extras.probe import Probe
 class RandomCAM(Method):
     """Random-CAM: contributions w_k A_k with w_k ~ U(-1, 1).
 
-    The weights depend on `seed` and the number of channels alone: they are the same for every sample, so that a map
-    does not depend on the batch it came in. The baseline of Cai, "CAMs as Shapley Value-based Explainers", 2025.
+    Use it to see what a method is worth, at the cost of one forward pass. The weights depend on `seed` and the number
+    of channels alone: they are the same for every sample, so that a map does not depend on the batch it came in. The
+    baseline of Cai, "CAMs as Shapley Value-based Explainers", 2025.
 
     Args:
         seed: of the weights' random generator.

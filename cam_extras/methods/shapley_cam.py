@@ -41,8 +41,11 @@ class _ShapleyMethod(GradientMethod):
 class ShapleyCAM(_ShapleyMethod):
     """ShapleyCAM: contributions w_k A_k with w = mean_S(G - 1/2 H A), under the ReST utility.
 
-    Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025. Where the score is linear in the layer
-    (the logit, global average pooling and one linear layer), H = 0 and it equals Grad-CAM.
+    Use it in Grad-CAM's place where the score bends above the layer: below the last one, or under another utility than
+    the logit. Where the score is linear in the layer (the logit, global average pooling and one linear layer), H = 0
+    and it equals Grad-CAM. It costs one forward pass and two backward passes that stop at the layer.
+
+    Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025.
     """
 
     def channel_weights(self, probe: Probe) -> Tensor:
@@ -58,6 +61,8 @@ class ShapleyCAM(_ShapleyMethod):
 class ShapleyCAMH(_ShapleyMethod):
     """ShapleyCAM-H: contributions (G - 1/2 H A) * A, element by element, under the ReST utility.
 
+    Use it as HiResCAM, below the last layer. It costs one forward pass and two backward passes that stop at the layer.
+
     Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025.
     """
 
@@ -69,6 +74,9 @@ class ShapleyCAMH(_ShapleyMethod):
 @dataclass(frozen=True, kw_only=True)
 class ShapleyCAME(ShapleyCAMH):
     """ShapleyCAM-E: contributions ReLU((G - 1/2 H A) * A), rectified per channel, under the ReST utility.
+
+    Use it for maps that show all evidence; they depend less on the class than the other two's (section 5 of its paper).
+    It costs one forward pass and two backward passes that stop at the layer.
 
     Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025.
     """

@@ -49,6 +49,9 @@ class SmoothGradCAMPlusPlus(SampledMethod):
     w_k = sum_S alpha_k ReLU(D1_k), alpha_k = D2_k / (2 D2_k + D3_k sum_S A_k), where D1, D2 and D3 are the means of
     G, G^2 and G^3 over n copies x + e of the input, each power averaged by itself.
 
+    Use it to compare with its paper: on photographs Grad-CAM is at least as faithful, see docs/decisions.md. An image
+    costs n + 1 forward passes.
+
     Args:
         score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
             given to the host wins over it.
