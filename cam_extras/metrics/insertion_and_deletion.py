@@ -1,0 +1,364 @@
+"""Insertion and deletion: Petsiuk et al., "RISE: Randomized Input Sampling for Explanation", BMVC 2018.
+
+f_c of the input while its pixels are inserted into a substrate, or deleted from it, in decreasing order of the map H:
+
+>>> x, maps = torch.ones(1, 1, 2, 2), torch.tensor([[[0.1, 0.7], [0.3, 0.9]]])
+>>> curve = insertion_curve(lambda images, samples: images[:, 0, 0, 1], x, maps, Schedule(step=1, insert_into="zeros"))
+>>> curve.fractions.tolist(), curve.scores.tolist(), insertion(curve).tolist()
+([0.0, 0.25, 0.5, 0.75, 1.0], [[0.0, 0.0, 1.0, 1.0, 1.0]], [0.625])
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cam_extras._checks import check_finite, check_input, check_name, check_unit_range
+
+Confidence: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(images (M, C, *S), numbers (M,) of the samples that they were made of) -> f_c of each, shape (M,)."""
+
+Substrate: TypeAlias = str | float | Tensor | Callable[[Tensor], Tensor]
+"""A key of `SUBSTRATES`, a number or tensor that broadcasts to x, or a function of x that returns one."""
+
+
+@dataclass(frozen=True)
+class Blur:
+    """Substrate: x blurred along every spatial dimension by a Gaussian kernel, with zeros around the image.
+
+    The kernel is what RISE's published evaluation uses, scipy's `gaussian_filter` of an impulse amid `size` places:
+    it reflects the Gaussian's tails at the ends instead of cutting them off, so that its sum is 1. RISE's 11 places
+    with sigma 5 are all but a box, from .968 / 11 at the ends to 1.034 / 11 in the middle.
+
+    Args:
+        size: places of the kernel in each dimension, odd.
+        sigma: standard deviation of the Gaussian, in pixels.
+
+    Raises:
+        ValueError: `size` is not odd and positive, or `sigma` is not positive and finite.
+    """
+
+    size: int = 11
+    sigma: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.size % 2 == 0:
+            raise ValueError(f"the size of a blur must be an odd number of pixels; got {self.size}")
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"the sigma of a blur must be a positive number of pixels; got {self.sigma}")
+
+    @property
+    def kernel(self) -> list[float]:
+        """The kernel along one dimension; that of the image is the outer product."""
+        reach = int(4 * self.sigma + 0.5)  # where scipy cuts the Gaussian
+        gaussian = {offset: math.exp(-0.5 * (offset / self.sigma) ** 2) for offset in range(-reach, reach + 1)}
+        kernel = [0.0] * self.size
+        for offset, value in gaussian.items():
+            place = (self.size // 2 + offset) % (2 * self.size)  # reflection at both ends repeats after two sizes
+            kernel[min(place, 2 * self.size - 1 - place)] += value
+        total = math.fsum(gaussian.values())
+        return [value / total for value in kernel]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x (N, C, *S) blurred."""
+        for dim in range(2, x.ndim):
+            # Sums of shifted images and no convolution: on a GPU that would round its input to TF32.
+            padded = F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [self.size // 2] * 2)
+            shifted = (padded.narrow(dim, place, x.shape[dim]) for place in range(self.size))
+            x = sum((weight * image for weight, image in zip(self.kernel, shifted, strict=True)), torch.zeros_like(x))
+        return x
+
+
+def spatial_mean(x: Tensor) -> Tensor:
+    """Substrate: the mean of every channel of every sample, (N, C, *S) -> (N, C, 1, ...)."""
+    return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
+
+
+SUBSTRATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "zeros": torch.zeros_like,
+    "mean": spatial_mean,
+    "blur": Blur(),
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many pixels change in a step, and what stands where the image does not.
+
+    Args:
+        step: pixels (int) or share of the pixels (float): 1 is one pixel, 0.01 one per cent, 1.0 the whole image.
+            A share of less than a pixel counts as a pixel. The last step is smaller where the image is used up.
+        insert_into: the substrate that pixels are inserted into: "zeros" (in the values that the model sees: the mean
+            colour where the input was normalised; see `cam_extras.maps.black`), "mean" (of the sample's channel),
+            "blur" (`Blur()`), a number or tensor that broadcasts to x, or a function of x such as `Blur(21, 10.0)`.
+        delete_to: the substrate that deleted pixels are set to, likewise.
+
+    Raises:
+        TypeError: `step` is no number.
+        ValueError: `step` is not positive, or a share above 1; there is no substrate of that name.
+    """
+
+    step: int | float
+    insert_into: Substrate = "blur"
+    delete_to: Substrate = "zeros"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.step, bool) or not isinstance(self.step, Real):
+            raise TypeError(f"step must be a number of pixels (int) or a share of them (float); got {self.step!r}")
+        if isinstance(self.step, Integral):
+            if self.step < 1:
+                raise ValueError(f"a step must be of at least one pixel; got {self.step}")
+        elif not 0 < self.step <= 1:
+            raise ValueError(
+                f"a step given as a float is a share of the pixels, in (0, 1]; got {self.step}: "
+                "give a number of pixels as an int"
+            )
+        for substrate in (self.insert_into, self.delete_to):
+            if isinstance(substrate, str):
+                check_name("substrate", substrate, SUBSTRATES)
+
+    def counts(self, pixels: int) -> list[int]:
+        """Return how many of the pixels have changed at each point of the curve, from 0 to all of them.
+
+        Shares are rounded point by point: steps of one per cent are always a hundred.
+
+        Raises:
+            ValueError: a step is bigger than the image.
+
+        >>> Schedule(4).counts(10), Schedule(0.25).counts(10)
+        ([0, 4, 8, 10], [0, 2, 5, 8, 10])
+        """
+        if isinstance(self.step, Integral) and self.step > pixels:
+            raise ValueError(
+                f"a step of {self.step} pixels is bigger than the image, which has {pixels}: give fewer, or a share "
+                "of the pixels such as 0.01"
+            )
+        width = int(self.step) if isinstance(self.step, Integral) else max(float(self.step) * pixels, 1)
+        return sorted({round(point * width) for point in range(math.ceil(pixels / width))} | {pixels})
+
+
+PRESETS: dict[str, Schedule] = {
+    # RISE's published evaluation, for inputs of 224 x 224: 224 steps
+    "rise": Schedule(step=224, insert_into="blur", delete_to="zeros"),
+    # MI-Grad-CAM's table 2. Its text lets the insertion rise through the map; here both go in decreasing order.
+    "mi": Schedule(step=0.01, insert_into="zeros", delete_to="zeros"),
+}
+
+
+class Curve(NamedTuple):
+    """Confidence while the image changes: `plt.plot(curve.fractions.cpu(), curve.scores.T.cpu())`.
+
+    Attributes:
+        fractions: share of the pixels inserted or deleted, shape (T,), from 0 to 1; the last step may be smaller.
+        scores: f_c there, shape (N, T), in [0, 1].
+    """
+
+    fractions: Tensor
+    scores: Tensor
+
+
+def insertion_curve(
+    confidence: Confidence,
+    x: Tensor,
+    maps: Tensor,
+    schedule: str | Schedule = "rise",
+    *,
+    batch_size: int = 32,
+) -> Curve:
+    """Insertion curve f_c(x where rank(H) < k, else substrate): confidence while pixels enter, the map's highest first.
+
+    Pixels of equal value go in row-major order, on every device; the curve of a constant map is that of a scan from
+    the first corner to the last, and says nothing about the map. A curve of T points costs T forward passes a sample,
+    in batches that points and samples share, without gradients.
+
+    Args:
+        confidence: (images (M, C, *S), numbers (M,) of the samples that they were made of) -> f_c (M,), the softmax
+            probability of each sample's class, for example
+            `lambda images, samples: model(images).softmax(1).gather(1, classes[samples, None])[:, 0]`.
+        x: the input, shape (N, C, *S).
+        maps: H in [0, 1], shape (N, *S).
+        schedule: a `Schedule`, or a key of `PRESETS`: "rise", 224 pixels a step, inserted into a blurred image; "mi",
+            one per cent a step, inserted into zeros.
+        batch_size: most images in a forward pass; it bounds the memory and does not change the result.
+
+    Returns:
+        The curve, with scores (N, T) in [0, 1].
+
+    Raises:
+        TypeError: the input is no tensor of floating-point numbers.
+        ValueError: the maps have another size than the input, are not finite or leave [0, 1]; a step is bigger than
+            the image; there is no such preset; the substrate does not fit the input or is not finite; `confidence`
+            returns another shape than (M,) or values outside [0, 1]. Samples are named.
+
+    Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
+    """
+    schedule = _schedule(schedule)
+    return _curve(confidence, x, maps, schedule, (schedule.insert_into, _itself), batch_size)
+
+
+def deletion_curve(
+    confidence: Confidence,
+    x: Tensor,
+    maps: Tensor,
+    schedule: str | Schedule = "rise",
+    *,
+    batch_size: int = 32,
+) -> Curve:
+    """Deletion curve f_c(substrate where rank(H) < k, else x): confidence while pixels go, the map's highest first.
+
+    Order, arguments, errors and range as for `insertion_curve`; both presets set what is deleted to zero.
+    Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
+    """
+    schedule = _schedule(schedule)
+    return _curve(confidence, x, maps, schedule, (_itself, schedule.delete_to), batch_size)
+
+
+def area(curve: Curve) -> Tensor:
+    """Area under a curve by the trapezoidal rule over the fraction of pixels, the mean confidence, shape (N,).
+
+    >>> area(Curve(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.0, 0.0]])))
+    tensor([0.5000, 0.2500])
+    """
+    fractions, scores = curve
+    # The mean of a curve lies between its extremes; rounding must not carry that of a curve of ones above 1.
+    return torch.trapezoid(scores, fractions).clamp(scores.amin(dim=1), scores.amax(dim=1))
+
+
+def insertion(insertion_curve: Curve) -> Tensor:
+    """Insertion, the area under the insertion curve: mean confidence while the map's highest pixels enter first.
+
+    Args:
+        insertion_curve: see the function `insertion_curve`.
+
+    Returns:
+        Shape (N,), in [0, 1]; higher is better.
+
+    Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
+    """
+    return area(insertion_curve)
+
+
+def deletion(deletion_curve: Curve) -> Tensor:
+    """Deletion, the area under the deletion curve: mean confidence while the map's highest pixels go first.
+
+    Args:
+        deletion_curve: see the function `deletion_curve`.
+
+    Returns:
+        Shape (N,), in [0, 1]; lower is better.
+
+    Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
+    """
+    return area(deletion_curve)
+
+
+def insertion_deletion(insertion: Tensor, deletion: Tensor) -> Tensor:
+    """Insertion minus deletion: how much more confident the model is with the map's highest pixels than without.
+
+    Args:
+        insertion: see the function `insertion`, shape (N,), in [0, 1].
+        deletion: see the function `deletion`, shape (N,), in [0, 1].
+
+    Returns:
+        Shape (N,), in [-1, 1]; higher is better.
+
+    Raises:
+        ValueError: the shapes differ, or a value is outside [0, 1]; samples are named.
+
+    Englebert et al., "Backward recursive Class Activation Map refinement", 2022 (Poly-CAM).
+
+    >>> insertion_deletion(torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.5]))
+    tensor([ 0.5000, -0.2500])
+    """
+    if insertion.shape != deletion.shape:
+        raise ValueError(
+            "expected insertion and deletion of the same samples, of one shape (N,); "
+            f"got {tuple(insertion.shape)} and {tuple(deletion.shape)}"
+        )
+    check_unit_range("the insertion", insertion)
+    check_unit_range("the deletion", deletion)
+    return insertion - deletion
+
+
+def _schedule(schedule: str | Schedule) -> Schedule:
+    if isinstance(schedule, Schedule):
+        return schedule
+    check_name("schedule", schedule, PRESETS)
+    return PRESETS[schedule]
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
+
+
+def _curve(
+    confidence: Confidence,
+    x: Tensor,
+    maps: Tensor,
+    schedule: Schedule,
+    images: tuple[Substrate, Substrate],
+    batch_size: int,
+) -> Curve:
+    """Return the curve from one image to another, each given as a substrate."""
+    check_input(x)
+    if x.ndim < 3:
+        raise ValueError(f"the input must have pixels, shape (N, C, *S); got {tuple(x.shape)}")
+    space = x.shape[2:]
+    if maps.shape != (x.shape[0], *space):
+        raise ValueError(
+            f"expected maps of shape {(x.shape[0], *space)} for an input of shape {tuple(x.shape)}; "
+            f"got {tuple(maps.shape)}"
+        )
+    check_unit_range("the map", maps)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    counts = torch.tensor(schedule.counts(space.numel()), device=x.device)
+    scores = []
+    with torch.no_grad():
+        before, after = (_substrate(image, x) for image in images)
+        ranks = _ranks(maps)
+        for row in torch.arange(len(x) * len(counts), device=x.device).split(batch_size):
+            samples, points = row // len(counts), row % len(counts)
+            changed = (ranks[samples] < counts[points, None]).reshape(-1, 1, *space)
+            values = confidence(torch.where(changed, after[samples], before[samples]), samples)
+            if not isinstance(values, Tensor) or values.shape != samples.shape:
+                got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+                raise ValueError(
+                    f"confidence must return a tensor ({len(samples)},) for {len(samples)} images, the probability "
+                    f"of one class for each; got {got}"
+                )
+            scores.append(values.detach())  # a model that records gradients all the same would keep every pass
+    found = torch.cat(scores).reshape(len(x), len(counts))
+    found = found.to(torch.promote_types(found.dtype, torch.float32))  # half precision cannot tell the fractions apart
+    check_unit_range("the confidence", found)
+    return Curve(counts.to(found.dtype) / space.numel(), found)
+
+
+def _ranks(maps: Tensor) -> Tensor:
+    """Return how many pixels of its map come before each pixel, (N, *S) -> (N, pixels)."""
+    values = maps.flatten(1) + 0.0  # makes 0 of -0, which a radix sort (GPUs) may put below 0
+    order = values.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def _substrate(substrate: Substrate, x: Tensor) -> Tensor:
+    """Return a substrate as a tensor of the input's shape."""
+    if isinstance(substrate, str):
+        substrate = SUBSTRATES[substrate]
+    values = torch.as_tensor(substrate(x) if callable(substrate) else substrate, dtype=x.dtype, device=x.device)
+    try:
+        values = values.expand(x.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the substrate must broadcast to the input's shape {tuple(x.shape)}; got {tuple(values.shape)}"
+        ) from error
+    check_finite("the substrate", values)
+    return values
