@@ -1,10 +1,10 @@
 """Which baselines, difference, noise and number of samples serve Expected Grad-CAM best without reference data.
 
-    python benchmarks/expected_grad_cam.py [--images 100] [--realdata DIR] [--layer NAME] [--only NAME ...]
+    python benchmarks/expected_grad_cam.py [--images 100] [--layer NAME] [--samples N] [--only NAME ...]
 
 MobileNet-V2, predicted class, photographs of ImageNet, masked with 0. Prints one row a setting as soon as it is done;
 takes about five minutes a setting. At `features.18` the logit is linear in the layer, so that neither noise nor
-positions matter; at `features.17`, the default, they do.
+positions matter; at `features.17.depthwise`, the default, they do.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,14 @@ from torchvision import transforms
 from cam_extras.evaluation import evaluate_batch
 from cam_extras.methods import METHODS, Method
 from cam_extras.methods.baselines import blur
+from cam_extras.methods.sampling import SampledMethod
 from cam_extras.models import load_model
 from cam_extras.probe import Probe
 from cam_extras.quantus import Explainer
 from cam_extras.scores import Softmax
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 16  # of insertion and deletion
+STEPS = 10  # of insertion and deletion
 Expected = METHODS["ExpectedGradCAM"]
 
 SETTINGS: dict[str, Method] = {
@@ -89,7 +91,7 @@ def scores(method: Method, model: torch.nn.Module, name: str, batches: list[Tens
         }
         np.random.seed(0)  # noqa: NPY002  (Quantus draws from it)
         infidelity = quantus.Infidelity(perturb_patch_sizes=[56], n_perturb_samples=1, disable_warnings=True)
-        sensitivity = quantus.MaxSensitivity(nr_samples=3, disable_warnings=True)
+        sensitivity = quantus.MaxSensitivity(nr_samples=2, disable_warnings=True)
         row = dict(evaluation.scores["it"])
         row |= {"insertion": inserted, "deletion": deleted, "insertion - deletion": inserted - deleted}
         row["infidelity / 1e6"] = torch.tensor(infidelity(**arguments)) / 1e6
@@ -103,7 +105,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--layer", default="features.17")
+    parser.add_argument("--layer", default="features.17.depthwise")
+    parser.add_argument("--samples", type=int, help="instead of 16")
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--realdata", type=Path, default=ROOT.parent / "shared" / "realdata")
@@ -126,7 +129,10 @@ def main() -> None:
     model = load_model(f"{options.realdata / 'models.py'}:mobilenet_v2", str(weights)).model
     for name in options.only:
         start = time.perf_counter()
-        row = scores(SETTINGS[name], model, options.layer, batches)
+        method = SETTINGS[name]
+        if options.samples and isinstance(method, SampledMethod):
+            method = replace(method, n_samples=options.samples)
+        row = scores(method, model, options.layer, batches)
         if name == options.only[0]:
             sys.stdout.write(f"| {len(paths)} photographs | {' | '.join(row)} |\n|{' --- |' * (len(row) + 1)}\n")
         sys.stdout.write(f"| {name} | " + " | ".join(f"{value:.4f}" for value in row.values()) + " |\n")

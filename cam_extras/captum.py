@@ -213,6 +213,7 @@ class LayerOptiCam(MethodAttribution):
     """Opti-CAM: see `cam_extras.methods.OptiCAM` for its hyper-parameters."""
 
     method_type = methods.OptiCAM
+    FAST = methods.OptiCAM.FAST
 
 
 class LayerFakeCam(MethodAttribution):

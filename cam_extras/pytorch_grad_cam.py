@@ -237,6 +237,7 @@ class OptiCAM(MethodCAM):
     """Opti-CAM: see `cam_extras.methods.OptiCAM` for its hyper-parameters."""
 
     method_type = methods.OptiCAM
+    FAST = methods.OptiCAM.FAST
 
 
 class FakeCAM(MethodCAM):

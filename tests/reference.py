@@ -170,8 +170,21 @@ def mi_grad_cam(head, a, c, x, model):
     return _weigh([_mean(gradient[k]) * information[k] / sum(information) for k in range(len(a))], a)
 
 
-def opti_cam_iterates(model, a, c, x, iterations, objective="mask", normalisation="range", h="relu", fill=0.0):
-    """u before every update and after the last, and the objective before every update; Adam written out."""
+def opti_cam_iterates(
+    model,
+    a,
+    c,
+    x,
+    iterations,
+    objective="mask",
+    normalisation="range",
+    h="relu",
+    fill=0.0,
+    optimiser="adam",
+    learning_rate=0.1,
+    score="logit",
+):
+    """u before every update and after the last, and the objective before every update; Adam and NAdam written out."""
     u = torch.zeros(len(a), dtype=a.dtype)
     first, second = torch.zeros_like(u), torch.zeros_like(u)
     iterates, objectives = [u], []
@@ -190,7 +203,8 @@ def opti_cam_iterates(model, a, c, x, iterations, objective="mask", normalisatio
             s = 1 / (1 + torch.exp(-s))
 
         def g(image):
-            return model(image[None])[0, c]
+            logits = model(image[None])[0]
+            return logits[c] if score == "logit" else torch.log(torch.exp(logits[c]) / torch.exp(logits).sum())
 
         inside, outside = g(x * s + fill * (1 - s)), g(x * (1 - s) + fill * s)
         value = {
@@ -202,7 +216,10 @@ def opti_cam_iterates(model, a, c, x, iterations, objective="mask", normalisatio
         (gradient,) = torch.autograd.grad(-value, v)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
-        u = u - 0.1 * (first / (1 - 0.9**t)) / (torch.sqrt(second / (1 - 0.999**t)) + 1e-8)
+        step = first / (1 - 0.9**t)
+        if optimiser == "nadam":  # Dozat, 2016: the mean as it will be, with this gradient for the next one
+            step = 0.9 * first / (1 - 0.9 ** (t + 1)) + 0.1 * gradient / (1 - 0.9**t)
+        u = u - learning_rate * step / (torch.sqrt(second / (1 - 0.999**t)) + 1e-8)
         iterates.append(u)
         objectives.append(value.item())
     return iterates, objectives

@@ -8,6 +8,7 @@ from nets import CNN, make_setting
 from reference import opti_cam_iterates
 from state import untouched
 
+import cam_extras
 from cam_extras.captum import LayerOptiCam
 from cam_extras.maps import input_map, mask
 from cam_extras.methods import OptiCAM
@@ -47,6 +48,18 @@ def test_every_iterate_is_the_papers(probe, objective, normalisation, fill):
         for n, (iterates, objectives) in enumerate(expected):
             torch.testing.assert_close(optimum.weights[n], iterates[iterations].softmax(0), rtol=0, atol=1e-9)
             assert optimum.objective[n].tolist() == pytest.approx(objectives[:iterations], abs=1e-9)
+
+
+def test_fast_recipe(probe):
+    optimum = OptiCAM(**OptiCAM.FAST).optimise(probe)
+    assert LayerOptiCam.FAST is cam_extras.OptiCAM.FAST is OptiCAM.FAST
+    iterations = OptiCAM.FAST["max_iterations"]
+    options = {key: value for key, value in OptiCAM.FAST.items() if key != "max_iterations"}
+    for n in range(3):
+        iterates, objectives = reference(probe, n, iterations, **options)
+        # torch keeps the momentum in float32
+        torch.testing.assert_close(optimum.weights[n], iterates[iterations].softmax(0), rtol=0, atol=1e-5)
+        assert optimum.objective[n].tolist() == pytest.approx(objectives, abs=1e-4)
 
 
 @pytest.mark.parametrize("h", ["relu", "identity"])
@@ -201,6 +214,7 @@ def test_progress_bar(capsys):
         ({"objective": "max"}, "objective must be one of 'mask', 'diff', 'iomask', 'iodiff'"),
         ({"normalisation": "l2"}, "normalisation must be one of 'range', 'max', 'sigmoid'"),
         ({"h": "gelu"}, "h must be one of 'relu', 'identity'"),
+        ({"optimiser": "sgd"}, "optimiser must be one of 'adam', 'nadam'"),
         ({"max_iterations": 0}, "max_iterations must be 1 or more; got 0"),
         ({"internal_batch_size": 0}, "internal_batch_size must be 1 or more; got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
