@@ -304,7 +304,7 @@ def noise(x, seed, width, distribution):
 def expected_grad_cam(head, a, c, x, model):
     positions, _, _, seeds = draws(x, 16)
     noises = [noise(x, seed, 0.1, "uniform") for seed in seeds]
-    return _weigh(expected_weights(head, a, c, x, model, [blurred(x)] * 16, positions, noises), a)
+    return _weigh(expected_weights(head, a, c, x, model, [torch.zeros_like(x)] * 16, positions, noises), a)
 
 
 @method("IntegratedGradCAM")

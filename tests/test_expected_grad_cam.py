@@ -46,12 +46,12 @@ def shifted(x, generator):
 
 VARIANTS = {
     "expected": ExpectedGradCAM(n_samples=5),
-    "zeros": ExpectedGradCAM(n_samples=5, baselines="zeros"),
+    "blur": ExpectedGradCAM(n_samples=5, baselines="blur"),
     "noise": ExpectedGradCAM(n_samples=5, baselines="noise"),
     "images": ExpectedGradCAM(n_samples=5, baselines=images(4)),
     "function": ExpectedGradCAM(n_samples=5, baselines=shifted),
     "input": ExpectedGradCAM(n_samples=5, baselines=images(2), difference="input"),
-    "blur input": ExpectedGradCAM(n_samples=5, difference="input"),
+    "blur input": ExpectedGradCAM(n_samples=5, baselines="blur", difference="input"),
     "function input": ExpectedGradCAM(n_samples=5, baselines=shifted, difference="input"),
     "none": ExpectedGradCAM(n_samples=5, difference="none"),
     "integrated": IntegratedGradCAM(n_samples=5),

@@ -37,7 +37,8 @@ class ExpectedGradCAM(SampledMethod):
     `input`       A(x - x'), as equation (21) of the paper has it to the letter
     ============  ===============================================================
 
-    Use it where a gradient at x alone says little, because the model is saturated there.
+    Use it where a gradient at x alone says little because the model is saturated there, on layers whose activations are
+    not negative: w_k is a contribution already, whose sign a negative A_k would turn.
 
     Positions are stratified, one in each of n equal parts of [0, 1], and all baselines of a set are used equally
     often. Every image of a batch gets the same random numbers, so that its map depends neither on the batch it came in
@@ -50,7 +51,7 @@ class ExpectedGradCAM(SampledMethod):
         n_samples: n.
         internal_batch_size: images in a forward pass at most. With additional forward arguments, or a score function
             of the whole batch, a pass has one point of every image of the batch instead.
-        baselines: where paths start: "blur", the image without its detail; "zeros"; "noise", uniform between the
+        baselines: where paths start: "zeros"; "blur", the image without its detail; "noise", uniform between the
             image's least and greatest value; "batch", the other images of the batch, with which a map does depend on
             them; a tensor (R, C, *S) of reference images; or a function (x, generator) -> like x. A function is called
             for one image at a time, shape (1, C, *S), with the same random numbers for each.
@@ -70,7 +71,7 @@ class ExpectedGradCAM(SampledMethod):
 
     paper: ClassVar[str] = "Buono et al., Expected Grad-CAM, 2024"
 
-    baselines: str | Tensor | BaselineFunction = "blur"
+    baselines: str | Tensor | BaselineFunction = "zeros"
     difference: str = "activation"
     noise: float = 0.1
     distribution: str = "uniform"
