@@ -63,6 +63,14 @@ class GradientMethod(Method):
         """Return the contributions under the probe's utility."""
 
 
+def rows_of_a_pass(probe: Probe, internal_batch_size: int | None) -> int:
+    """Return how many images go through the model at a time; see the methods' `internal_batch_size`."""
+    if not probe.divisible:
+        return len(probe.x)
+    # Large intermediate results leave the processor's cache, and memory in pieces this big is taken anew every time.
+    return internal_batch_size or (4 if probe.x.device.type == "cpu" else 32)
+
+
 def spatial_mean(values: Tensor) -> Tensor:
     """Mean over space: (N, C, *S) -> (N, C)."""
     return values.mean(dim=tuple(range(2, values.ndim)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cam_extras._checks import SampleError, check_choice, check_finite
+from cam_extras.methods.base import rows_of_a_pass
 from cam_extras.methods.sampling import extremes, generator_of, in_turn, noise_for, probe_at
 from cam_extras.probe import Probe
 
@@ -64,7 +65,7 @@ class Baselines(ABC):
 class KnownBaselines(Baselines):
     """Baselines that occur more than once: rows of `pool` (R, C, *S), chosen by `index` (n, N)."""
 
-    def __init__(self, probe: Probe, x: Tensor, difference: str, pool: Tensor, index: Tensor, batch_size: int):
+    def __init__(self, probe: Probe, x: Tensor, difference: str, pool: Tensor, index: Tensor, batch_size: int | None):
         super().__init__(probe, x, difference)
         self.pool, self.index, self.batch_size = pool, index.to(x.device), batch_size
 
@@ -86,7 +87,7 @@ class KnownBaselines(Baselines):
             return self.probe.activations, self.index
         if self.probe.divisible:
             needed, where = needed.unique(return_inverse=True)
-            passes = needed.split(self.batch_size)
+            passes = needed.split(rows_of_a_pass(self.probe, self.batch_size))
         else:  # a pass has one input of every sample
             needed, where = needed.unique(dim=0, return_inverse=True)
             passes, where = needed.unbind(), len(numbers) * where[:, None] + numbers
@@ -123,7 +124,7 @@ def make_baselines(
     x: Tensor,
     seeds: Tensor,
     generator: torch.Generator,
-    batch_size: int,
+    batch_size: int | None,
 ) -> Baselines:
     """Choose the baselines of every step, of which there is one for each of the `seeds`, for images x (N, C, *S).
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cam_extras._checks import check_choice, check_count
-from cam_extras.methods.base import GradientMethod
+from cam_extras.methods.base import GradientMethod, rows_of_a_pass
 from cam_extras.probe import Probe
 
 DISTRIBUTIONS = ("uniform", "normal")
@@ -23,17 +23,19 @@ class SampledMethod(GradientMethod):
 
     Args:
         n_samples: n, points an image.
-        internal_batch_size: images in a forward pass at most. With additional forward arguments, or a score function
-            of the whole batch, a pass has one point of every image of the batch instead.
+        internal_batch_size: images in a forward pass at most; by default 4 on the CPU, whose cache they fit in, and 32
+            elsewhere. With additional forward arguments, or a score function of the whole batch, a pass has one point
+            of every image of the batch instead.
     """
 
     n_samples: int = 16
-    internal_batch_size: int = 32
+    internal_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("n_samples", self.n_samples)
-        check_count("internal_batch_size", self.internal_batch_size)
+        if self.internal_batch_size is not None:
+            check_count("internal_batch_size", self.internal_batch_size)
 
     def average(self, probe: Probe, term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Return 1/n sum_s t_s, shape (N, ...).
@@ -44,7 +46,7 @@ class SampledMethod(GradientMethod):
                 CPU, as random numbers are; samples on the input's device.
         """
         samples = torch.arange(len(probe.x), device=probe.x.device)
-        rows = self.internal_batch_size if probe.divisible else len(samples)
+        rows = rows_of_a_pass(probe, self.internal_batch_size)
         averages = []
         for part in samples.tensor_split(math.ceil(len(samples) / rows)):
             steps = torch.arange(self.n_samples, device="cpu").split(max(1, rows // len(part)))

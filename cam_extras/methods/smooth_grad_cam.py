@@ -49,15 +49,16 @@ class SmoothGradCAMPlusPlus(SampledMethod):
     w_k = sum_S alpha_k ReLU(D1_k), alpha_k = D2_k / (2 D2_k + D3_k sum_S A_k), where D1, D2 and D3 are the means of
     G, G^2 and G^3 over n copies x + e of the input, each power averaged by itself.
 
-    Use it to compare with its paper: on photographs Grad-CAM is at least as faithful, see docs/decisions.md. An image
-    costs n + 1 forward passes.
+    Use it below the last layer, where single gradients are noisy; on the last layer of MobileNet-V2 Grad-CAM was at
+    least as faithful, see docs/decisions.md. An image costs n + 1 forward passes.
 
     Args:
         score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
             given to the host wins over it.
         n_samples: n.
-        internal_batch_size: images in a forward pass at most. With additional forward arguments, or a score function
-            of the whole batch, a pass has one copy of every image of the batch instead.
+        internal_batch_size: images in a forward pass at most; by default 4 on the CPU, whose cache they fit in, and 32
+            elsewhere. With additional forward arguments, or a score function of the whole batch, a pass has one copy
+            of every image of the batch instead.
         noise: width of e as a part of the image's range, the greatest minus the least of its values: the standard
             deviation where normal, of the whole interval around 0 where uniform. 0 for none.
         distribution: of the noise: "normal" or "uniform".
