@@ -7,7 +7,7 @@ import pytest
 import torch
 from captum.attr import LayerAttribution, NoiseTunnel
 from captum.metrics import infidelity, sensitivity_max
-from hosts import CAPTUM
+from hosts import CAPTUM, SEVERAL_PASSES
 from nets import CLASSES, CNN, LinearHead
 from state import untouched
 from torch import nn
@@ -87,6 +87,33 @@ class TestTargets:
         model = Grid().eval()
         theirs = captum.attr.LayerGradCam(model, model.layer).attribute(self.x, target)
         assert torch.equal(LayerGradCam(model, model.layer).attribute(self.x, target), theirs)
+
+    @pytest.mark.parametrize("name", SEVERAL_PASSES)
+    @pytest.mark.parametrize(
+        ("kind", "target"),
+        [
+            (CNN, 2),
+            (CNN, (2,)),
+            (CNN, torch.tensor([2])),
+            (CNN, [2, 0, 4]),
+            (CNN, [(2,), (0,), (4,)]),
+            (CNN, torch.tensor([2, 0, 4])),
+            (Grid, (2, 1, 0)),
+            (Grid, [(2, 1, 0), (0, 0, 0), (4, 1, 1)]),
+            (Scalar, None),
+        ],
+        ids=repr,
+    )
+    def test_forms_follow_their_samples(self, kind, target, name):
+        """Where a forward pass has points around some of the samples only."""
+        model = kind().double().eval()
+        method = CAPTUM[name](model, model.layer, internal_batch_size=2, **SEVERAL_PASSES[name])
+        x = self.x.double()
+        together = method.attribute(x, target)
+        for n in range(3):
+            several = not isinstance(target, int | tuple | None) and len(target) > 1
+            alone = method.attribute(x[n : n + 1], target[n : n + 1] if several else target)
+            torch.testing.assert_close(together[n], alone[0], rtol=1e-9, atol=1e-12)
 
     def test_rest_is_read_at_a_tuple(self):
         """The utility is taken over classes, in every cell."""
