@@ -44,19 +44,20 @@ def shifted(x, generator):
     return x / 2 + torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x)
 
 
+# With three images a pass has two points of each, and the last pass one.
 VARIANTS = {
-    "expected": ExpectedGradCAM(n_samples=5),
-    "blur": ExpectedGradCAM(n_samples=5, baselines="blur"),
-    "noise": ExpectedGradCAM(n_samples=5, baselines="noise"),
-    "images": ExpectedGradCAM(n_samples=5, baselines=images(4)),
-    "function": ExpectedGradCAM(n_samples=5, baselines=shifted),
-    "input": ExpectedGradCAM(n_samples=5, baselines=images(2), difference="input"),
-    "blur input": ExpectedGradCAM(n_samples=5, baselines="blur", difference="input"),
-    "function input": ExpectedGradCAM(n_samples=5, baselines=shifted, difference="input"),
-    "none": ExpectedGradCAM(n_samples=5, difference="none"),
-    "integrated": IntegratedGradCAM(n_samples=5),
-    "maps": IntegratedGradCAM(n_samples=5, variant="maps"),
-    "smooth": SmoothGradCAMPlusPlus(n_samples=5),
+    "expected": ExpectedGradCAM(n_samples=5, internal_batch_size=7),
+    "blur": ExpectedGradCAM(n_samples=5, internal_batch_size=7, baselines="blur"),
+    "noise": ExpectedGradCAM(n_samples=5, internal_batch_size=7, baselines="noise"),
+    "images": ExpectedGradCAM(n_samples=5, internal_batch_size=7, baselines=images(4)),
+    "function": ExpectedGradCAM(n_samples=5, internal_batch_size=7, baselines=shifted),
+    "input": ExpectedGradCAM(n_samples=5, internal_batch_size=7, baselines=images(2), difference="input"),
+    "blur input": ExpectedGradCAM(n_samples=5, internal_batch_size=7, baselines="blur", difference="input"),
+    "function input": ExpectedGradCAM(n_samples=5, internal_batch_size=7, baselines=shifted, difference="input"),
+    "none": ExpectedGradCAM(n_samples=5, internal_batch_size=7, difference="none"),
+    "integrated": IntegratedGradCAM(n_samples=5, internal_batch_size=7),
+    "maps": IntegratedGradCAM(n_samples=5, internal_batch_size=7, variant="maps"),
+    "smooth": SmoothGradCAMPlusPlus(n_samples=5, internal_batch_size=7),
 }
 ALL_VARIANTS = pytest.mark.parametrize("method", VARIANTS.values(), ids=VARIANTS)
 
@@ -106,7 +107,13 @@ class TestAgainstLoops:
         references = images(3) + 0.3
         baselines = {"images": references, "function": shifted}.get(kind, kind)
         method = ExpectedGradCAM(
-            baselines=baselines, difference=difference, noise=0.2, distribution=distribution, n_samples=n, seed=seed
+            baselines=baselines,
+            difference=difference,
+            noise=0.2,
+            distribution=distribution,
+            n_samples=n,
+            internal_batch_size=7,  # two points of each image, and one in the last pass
+            seed=seed,
         )
         probe = Probe(model, model.layer, x, target=CLASSES)
         weights = method.channel_weights(probe)
@@ -156,7 +163,9 @@ class TestAgainstLoops:
         model, head = net
         x = images()
         probe = Probe(model, model.layer, x, target=CLASSES)
-        method = SmoothGradCAMPlusPlus(noise=noise, distribution=distribution, n_samples=3, seed=5)
+        method = SmoothGradCAMPlusPlus(
+            noise=noise, distribution=distribution, n_samples=3, internal_batch_size=7, seed=5
+        )
         contributions = method(probe)
         for n, c in enumerate(CLASSES):
             expected = reference.smooth_grad_cam_plus_plus(
