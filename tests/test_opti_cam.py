@@ -140,17 +140,18 @@ def test_internal_batch_size(probe, objective):
             torch.testing.assert_close(curve, other, rtol=0, atol=1e-9)
 
 
-def test_default_internal_batch_size():
-    model = make_model()
-    sizes = []
-    x = torch.randn(6, 3, 10, 8, dtype=torch.float64)
-    for options, expected in (({"target": 1}, [6, 4, 2]), ({"score": lambda y: y[:, 1]}, [6, 6])):
+@pytest.mark.parametrize(("side", "rows"), [(224, 4), (300, 2), (600, 1), (64, 32), (8, 32)])
+def test_default_internal_batch_size(side, rows):
+    """As many pixels as four images of 224 x 224 have, and no more than 32 images."""
+    model = CNN().eval()
+    x = torch.zeros(33, 3, side, side).index_fill_(0, torch.arange(0, 33, 2), 1.0)[: rows + 1]
+    for options, expected in (({"target": 1}, [rows + 1, rows, 1]), ({"score": lambda y: y[:, 1]}, 2 * [rows + 1])):
+        sizes = []
         probe = Probe(model, model.stem, x, **options)
-        handle = model.register_forward_hook(lambda m, a, out: sizes.append(len(out)))
+        handle = model.register_forward_hook(lambda m, a, out, sizes=sizes: sizes.append(len(out)))
         OptiCAM(max_iterations=1).optimise(probe)
         handle.remove()
         assert sizes == expected
-        sizes.clear()
 
 
 def test_additional_arguments_stay_with_their_samples():

@@ -67,8 +67,12 @@ def rows_of_a_pass(probe: Probe, internal_batch_size: int | None) -> int:
     """Return how many images go through the model at a time; see the methods' `internal_batch_size`."""
     if not probe.divisible:
         return len(probe.x)
+    if internal_batch_size is not None:
+        return internal_batch_size
+    if probe.x.device.type != "cpu":
+        return 32
     # Large intermediate results leave the processor's cache, and memory in pieces this big is taken anew every time.
-    return internal_batch_size or (4 if probe.x.device.type == "cpu" else 32)
+    return min(max(4 * 224 * 224 // probe.x.shape[2:].numel(), 1), 32)
 
 
 def spatial_mean(values: Tensor) -> Tensor:

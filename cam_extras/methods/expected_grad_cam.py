@@ -49,9 +49,9 @@ class ExpectedGradCAM(SampledMethod):
         score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
             given to the host wins over it.
         n_samples: n.
-        internal_batch_size: images in a forward pass at most; by default 4 on the CPU, whose cache they fit in, and 32
-            elsewhere. With additional forward arguments, or a score function of the whole batch, a pass has one point
-            of every image of the batch instead.
+        internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
+            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
+            the whole batch, a pass has one point of every image of the batch instead.
         baselines: where paths start: "zeros"; "blur", the image without its detail; "noise", uniform between the
             image's least and greatest value; "batch", the other images of the batch, with which a map does depend on
             them; a tensor (R, C, *S) of reference images; or a function (x, generator) -> like x. A function is called

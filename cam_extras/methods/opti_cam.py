@@ -81,8 +81,9 @@ class OptiCAM(GradientMethod):
         max_iterations: updates of u.
         tolerance: a sample has converged when its objective changes by less in one iteration.
         fill: what stands where the mask is 0, in the values that the model sees.
-        internal_batch_size: images in a forward pass at most; by default 4 on the CPU, whose cache they fit in, and 32
-            elsewhere. With additional forward arguments, or a score function of the whole batch, a pass has all images.
+        internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
+            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
+            the whole batch, a pass has all images.
         progress: show a progress bar.
 
     `OptiCAM(**OptiCAM.FAST)` reaches the same average gain in three tenths of the time: see docs/decisions.md.

@@ -23,9 +23,9 @@ class SampledMethod(GradientMethod):
 
     Args:
         n_samples: n, points an image.
-        internal_batch_size: images in a forward pass at most; by default 4 on the CPU, whose cache they fit in, and 32
-            elsewhere. With additional forward arguments, or a score function of the whole batch, a pass has one point
-            of every image of the batch instead.
+        internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
+            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
+            the whole batch, a pass has one point of every image of the batch instead.
     """
 
     n_samples: int = 16

@@ -56,9 +56,9 @@ class SmoothGradCAMPlusPlus(SampledMethod):
         score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
             given to the host wins over it.
         n_samples: n.
-        internal_batch_size: images in a forward pass at most; by default 4 on the CPU, whose cache they fit in, and 32
-            elsewhere. With additional forward arguments, or a score function of the whole batch, a pass has one copy
-            of every image of the batch instead.
+        internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
+            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
+            the whole batch, a pass has one copy of every image of the batch instead.
         noise: width of e as a part of the image's range, the greatest minus the least of its values: the standard
             deviation where normal, of the whole interval around 0 where uniform. 0 for none.
         distribution: of the noise: "normal" or "uniform".
