@@ -8,6 +8,7 @@ from cam_extras.metrics.base import METRICS, Metric, Quantities
 from cam_extras.metrics.confidence import average_drop, average_gain, drop_in_deletion, increase_in_confidence
 
 from cam_extras.metrics.adcc import adcc, coherency, complexity  # isort: skip  (METRICS lists the families in this order)
+from cam_extras.metrics.hci import hci, threshold_mask, thresholded_drop, thresholded_increase, win_percentage
 from cam_extras.metrics.insertion_and_deletion import (
     Blur,
     Curve,
@@ -54,6 +55,7 @@ __all__ = [
     "deletion_curve",
     "drop_in_deletion",
     "energy_pointing_game",
+    "hci",
     "increase_in_confidence",
     "insertion",
     "insertion_curve",
@@ -66,4 +68,8 @@ __all__ = [
     "predicted_boxes",
     "saliency_metric",
     "selectivity",
+    "threshold_mask",
+    "thresholded_drop",
+    "thresholded_increase",
+    "win_percentage",
 ]

@@ -1,0 +1,126 @@
+"""Harmonised confidence index and its parts: "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative".
+
+p is the confidence in the class for the whole input, o for the pixels where the map H reaches a threshold t, b for a
+baseline: all softmax probabilities of the same class, shape (N,).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cam_extras._checks import SampleError, check_finite, check_unit_range, which
+from cam_extras.maps import mask
+from cam_extras.metrics.base import harmonic_mean
+from cam_extras.metrics.confidence import average_drop
+
+
+def threshold_mask(x: Tensor, maps: Tensor, threshold: float, fill: float | Tensor = 0.0) -> Tensor:
+    """Keep the pixels where the map reaches a threshold: x where H >= t, else `fill`.
+
+    Args:
+        x: the input, shape (N, C, *S).
+        maps: H in [0, 1], shape (N, *S).
+        threshold: t in [0, 1].
+        fill: what stands elsewhere, see `cam_extras.maps.mask`.
+
+    Raises:
+        TypeError: the input is not made of floating-point numbers.
+        ValueError: the threshold is outside [0, 1]; the maps have another size than the input, or leave [0, 1].
+
+    >>> threshold_mask(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[0.2, 0.5, 1.0]]), 0.5)
+    tensor([[[0., 2., 3.]]])
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"the threshold must lie in [0, 1], as maps do; got {threshold}")
+    check_unit_range("the map", maps)
+    return mask(x, (maps >= threshold).to(maps.dtype), fill)
+
+
+def thresholded_drop(p: Tensor, o: Tensor) -> Tensor:
+    """Thresholded drop AD_t = max(0, p - o) / p, with o the confidence for `threshold_mask(x, maps, t)`.
+
+    Arguments, errors and range as for `average_drop`; lower is better. A constant map of zeros hides everything for
+    t > 0, any other constant map nothing up to its value.
+
+    "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.1.
+    """
+    return average_drop(p, o)
+
+
+def thresholded_increase(o: Tensor, b: Tensor) -> Tensor:
+    """Thresholded increase AI_t = max(0, o - b) / o: the share of o that the map's pixels add to a baseline.
+
+    Args:
+        o: confidence for `threshold_mask(x, maps, t)`, shape (N,), in (0, 1].
+        b: confidence for the baseline, same shape, in [0, 1]: for the `fill` alone, as the paper has it, or for x where
+            H = 0, as its authors' code has it.
+
+    Returns:
+        Shape (N,), in [0, 1]; higher is better.
+
+    Raises:
+        ValueError: a value is outside [0, 1], or an o is 0, where the share is undefined; samples are named.
+
+    "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.1.
+
+    >>> thresholded_increase(torch.tensor([0.8, 0.5]), torch.tensor([0.2, 0.9]))
+    tensor([0.7500, 0.0000])
+    """
+    for name, values in (("o", o), ("b", b)):
+        check_unit_range(f"the confidence {name}", values)
+    if o.shape != b.shape:
+        raise ValueError(f"expected confidences of one shape (N,); got {tuple(o.shape)} and {tuple(b.shape)}")
+    if (o == 0).any():
+        raise SampleError("the increase is undefined where the confidence o is 0,", which(o == 0), "leave these out")
+    return torch.clamp(o - b, min=0) / o
+
+
+def hci(thresholded_drop: Tensor, thresholded_increase: Tensor) -> Tensor:
+    """Harmonised confidence index HCI = 2 (1 - AD_t) AI_t / ((1 - AD_t) + AI_t), and 0 where either part is.
+
+    The paper's tables print the HCI of the means of its parts; give the means for that.
+
+    Args:
+        thresholded_drop: AD_t in [0, 1], any shape.
+        thresholded_increase: AI_t in [0, 1], same shape.
+
+    Returns:
+        Same shape, in [0, 1]; higher is better.
+
+    Raises:
+        ValueError: a value is outside [0, 1] or NaN.
+
+    "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", equation (13).
+
+    >>> hci(torch.tensor(0.729), torch.tensor(0.486))  # DenseNet-121 in its table 1, which prints .347
+    tensor(0.3480)
+    """
+    check_unit_range("the drop", thresholded_drop)
+    check_unit_range("the increase", thresholded_increase)
+    return harmonic_mean(1 - thresholded_drop, thresholded_increase)
+
+
+def win_percentage(drops: Tensor) -> Tensor:
+    """Win share: 1 for the method with the least drop on a sample, shared equally where several tie.
+
+    Args:
+        drops: average drops of M methods on N samples, shape (M, N).
+
+    Returns:
+        Shape (M, N), in [0, 1], with sum 1 over methods; the mean over samples, in per cent, is the win percentage.
+
+    Raises:
+        ValueError: there are not two or more methods, or a drop is not finite; methods are named by position.
+
+    Chattopadhyay et al., "Grad-CAM++", WACV 2018.
+
+    >>> win_percentage(torch.tensor([[0.1, 0.2], [0.3, 0.2]]))
+    tensor([[1.0000, 0.5000],
+            [0.0000, 0.5000]])
+    """
+    if drops.ndim != 2 or len(drops) < 2:
+        raise ValueError(f"expected drops of two or more methods, shape (M, N); got {tuple(drops.shape)}")
+    check_finite("the drop", drops)
+    least = (drops == drops.amin(dim=0)).to(drops.dtype)
+    return least / least.sum(dim=0)
