@@ -45,6 +45,7 @@ SETTINGS: dict[str, GradientMethod] = {
     "zeros, noise 0.3": Expected(baselines="zeros", noise=0.3),
     "zeros, normal noise 0.1": Expected(baselines="zeros", noise=0.1, distribution="normal"),
     "zeros, noise 0.1, difference none": Expected(baselines="zeros", noise=0.1, difference="none"),
+    "blur, difference input": Expected(baselines="blur", noise=0.0, difference="input"),
     "zeros, noise 0.1, n = 4": Expected(baselines="zeros", n_samples=4, noise=0.1),
     "zeros, noise 0.1, n = 32": Expected(baselines="zeros", n_samples=32, noise=0.1),
     "SmoothGradCAMPlusPlus": METHODS["SmoothGradCAMPlusPlus"](),
