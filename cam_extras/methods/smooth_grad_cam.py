@@ -38,7 +38,7 @@ def plus_plus_weights(activations: Tensor, first: Tensor, second: Tensor, third:
     """
     space = tuple(range(2, activations.ndim))
     denominator = 2 * second + third * activations.sum(dim=space, keepdim=True)
-    alpha = torch.where(denominator != 0, second / torch.where(denominator != 0, denominator, 1), 0)
+    alpha = torch.where(denominator != 0, second / denominator, 0)
     return (alpha * first.relu()).sum(dim=space)
 
 
