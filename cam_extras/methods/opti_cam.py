@@ -53,7 +53,7 @@ class OptiCAM(GradientMethod):
     """Opti-CAM: contributions softmax(u)_k A_k, with u optimised so that the class is seen in the masked image.
 
     S(u) = h(sum_k softmax(u)_k A_k) is enlarged to the input's size and normalised to the mask s = n(Up(S(u))), and
-    Adam maximises one of
+    Adam, or NAdam, maximises one of
 
     =========  =====================================================
     `mask`     g(x*s)
@@ -62,10 +62,12 @@ class OptiCAM(GradientMethod):
     `iodiff`   -|g(x) - g(x*s)| + |g(x) - g(x*(1-s))|
     =========  =====================================================
 
-    over u, starting at 0, where g is the score of the class. Use it where confidence in what the map shows matters more
-    than time. Samples do not influence each other; one that has
-    converged leaves the batch. An iteration costs a forward pass of the masked input and a backward pass to it (two of
-    each for the last two objectives); no gradient of a parameter is computed.
+    over u, starting at 0, where g is the score of the class. Samples do not influence each other; one that has
+    converged leaves the batch.
+
+    Use it where confidence in what the map shows matters more than time. An iteration costs a forward pass of the
+    masked input and a backward pass to it (two of each for the last two objectives); no gradient of a parameter is
+    computed.
 
     In float32 the iteration is chaotic: rounding, another batch size for instance, moves single pixels of the final
     map, but not the average of a metric.
@@ -86,7 +88,8 @@ class OptiCAM(GradientMethod):
             the whole batch, a pass has all images.
         progress: show a progress bar.
 
-    `OptiCAM(**OptiCAM.FAST)` reaches the same average gain in three tenths of the time: see docs/decisions.md.
+    `OptiCAM(**OptiCAM.FAST)` comes within a point of its average gain in three tenths of the time: see
+    docs/decisions.md.
 
     Zhang et al., "Opti-CAM: Optimizing saliency maps for interpretability", 2024, equations (8) to (11), and its
     section 4.6 for objectives and normalisations.
