@@ -88,7 +88,7 @@ class OptiCAM(GradientMethod):
             the whole batch, a pass has all images.
         progress: show a progress bar.
 
-    `OptiCAM(**OptiCAM.FAST)` comes within a point of its average gain in three tenths of the time: see
+    `OptiCAM(**OptiCAM.FAST)` comes within two points of its average gain in three tenths of the time: see
     docs/decisions.md.
 
     Zhang et al., "Opti-CAM: Optimizing saliency maps for interpretability", 2024, equations (8) to (11), and its
