@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 
-from cam_extras.evaluation import evaluate_batch
+from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS, GradientMethod
 from cam_extras.methods.sampling import SampledMethod
-from cam_extras.metrics import Schedule, deletion, deletion_curve, insertion, insertion_curve
+from cam_extras.metrics import MetricOptions, Schedule
 from cam_extras.quantus import Explainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,15 +71,11 @@ def laboratory(data: str, realdata: Path, count: int) -> tuple[nn.Module, str, T
 
 def scores(method: GradientMethod, model: nn.Module, layer: str, x: Tensor) -> dict[str, Tensor]:
     """Score one batch: (N,) for each metric."""
-    metrics = ("average_drop", "average_gain", "drop_in_deletion", "coherency")
-    evaluation = evaluate_batch(model, model.get_submodule(layer), x, {"it": method}, metrics)
+    metrics = ("average_drop", "average_gain", "drop_in_deletion", "coherency", "insertion", "deletion")
+    metrics += ("insertion_deletion",)
+    options = MetricOptions(schedule=SCHEDULE)
+    evaluation = Evaluator(model, model.get_submodule(layer), {"it": method}, metrics, options)(x)
     maps, classes = evaluation.maps["it"], evaluation.target
-
-    def confidence(images: Tensor, samples: Tensor) -> Tensor:
-        return model(images).double().softmax(dim=1).gather(1, classes[samples, None])[:, 0]
-
-    inserted = insertion(insertion_curve(confidence, x, maps, SCHEDULE))
-    deleted = deletion(deletion_curve(confidence, x, maps, SCHEDULE))
     arguments = {
         "model": model,
         "x_batch": x.numpy(),
@@ -95,9 +91,6 @@ def scores(method: GradientMethod, model: nn.Module, layer: str, x: Tensor) -> d
     # Per pixel of the map: it grows with the square of their number.
     unfaithful = torch.tensor(infidelity(**arguments)) / maps[0].numel() ** 2
     return dict(evaluation.scores["it"]) | {
-        "insertion": inserted,
-        "deletion": deleted,
-        "insertion - deletion": inserted - deleted,
         "infidelity": unfaithful,
         "max-sensitivity": torch.tensor(np.array(sensitivity(**arguments))),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from cam_extras import __version__
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
-from cam_extras.evaluation import Evaluation, evaluate_batch
+from cam_extras.evaluation import Evaluation, Evaluator
 from cam_extras.images import read_image
 from cam_extras.methods import METHODS
-from cam_extras.metrics import METRICS
+from cam_extras.metrics import DEFAULT_METRICS
 from cam_extras.models import load_model
 from cam_extras.probe import find_layer
 from cam_extras.report import Picture, list_table, save_csv, save_gallery, summary_table
@@ -147,7 +147,14 @@ def _explain(options: argparse.Namespace, console: Console) -> None:
 
 
 def _evaluate(
-    console: Console, model: nn.Module, layer: str, x: Tensor, methods: list[str], **options: Any
+    console: Console,
+    model: nn.Module,
+    layer: str,
+    x: Tensor,
+    methods: list[str],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    **options: Any,
 ) -> Evaluation:
     columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -156,15 +163,14 @@ def _evaluate(
         def advance(method: str) -> None:
             progress.update(task, advance=1, description=method)
 
-        return evaluate_batch(
+        evaluator = Evaluator(
             model,
             find_layer(model, layer),
-            x,
             {name: METHODS[name]() for name in methods},
-            METRICS,
-            on_progress=advance,
-            **options,
+            metrics,
+            reshape_transform=reshape_transform,
         )
+        return evaluator(x, on_progress=advance, **options)
 
 
 def _report(console: Console, output: Path, pictures: list[Picture], evaluation: Evaluation, title: str) -> None:

@@ -178,7 +178,11 @@ class Probe:
             if part is None or self._recording.additional_forward_args:
                 return self.score(self.x.index_put((samples,), x))[samples]
             scorer = part
-        return scorer(_to_float(self._recording.run(x)), self._utility)
+        return scorer(self.run(x), self._utility)
+
+    def run(self, x: Tensor) -> Any:
+        """Return the model's output for another input of any length, in the caller's grad mode; nothing is recorded."""
+        return _to_float(self._recording.run(x))
 
     def _settled_scorer(self) -> Scorer:
         """Return the scorer with the class that was predicted here; a given class needs no forward pass."""

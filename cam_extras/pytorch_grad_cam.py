@@ -1,23 +1,30 @@
 """Front end for pytorch-grad-cam: every method as a `BaseCAM`.
 
 >>> from cam_extras.pytorch_grad_cam import ShapleyCAM  # was: from pytorch_grad_cam import ShapleyCAM
+
+`UPSTREAM` lists pytorch-grad-cam's own classes, and `upstream_maps` calls one without a trace on the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
+import pytorch_grad_cam as upstream
 import torch
 from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import Tensor, nn
 
 from cam_extras import methods
-from cam_extras._checks import check_finite, check_targets, list_targets
+from cam_extras._checks import check_finite, check_input, check_targets, check_unit_range, list_targets
 from cam_extras.maps import layer_map
-from cam_extras.probe import Probe, check_layers, reference_tensor
+from cam_extras.probe import Probe, check_layers, reference_tensor, undisturbed
 from cam_extras.scores import PerSampleScorer
 
 
@@ -250,3 +257,135 @@ class RandomCAM(MethodCAM):
     """Random-CAM, a control: see `cam_extras.methods.RandomCAM` for its hyper-parameters."""
 
     method_type = methods.RandomCAM
+
+
+UPSTREAM: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        upstream.GradCAM,
+        upstream.FinerCAM,
+        upstream.ShapleyCAM,
+        upstream.FEM,
+        upstream.HiResCAM,
+        upstream.GradCAMElementWise,
+        upstream.AblationCAM,
+        upstream.XGradCAM,
+        upstream.GradCAMPlusPlus,
+        upstream.ScoreCAM,
+        upstream.LayerCAM,
+        upstream.EigenCAM,
+        upstream.EigenGradCAM,
+        upstream.KPCA_CAM,
+        upstream.RandomCAM,
+        upstream.FullGrad,
+        upstream.SegEigenCAM,
+        upstream.SESS,
+    )
+}
+"""pytorch-grad-cam's own classes that explain one layer, by name; FinerCAM and SESS are no `BaseCAM`."""
+
+
+def upstream_maps(
+    cam_type: type,
+    model: nn.Module,
+    layer: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    hyper: Mapping[str, Any] = MappingProxyType({}),
+) -> Tensor:
+    """Explain a batch with one of pytorch-grad-cam's own classes: its maps (N, *S), float32 in [0, 1].
+
+    The maps are what the class returns. Unlike there, frozen models work, no parameter gradient is computed, and the
+    model is left as found; so are NumPy's and torch's random states, so that RandomCAM draws the same at every call.
+
+    Args:
+        cam_type: a value of `UPSTREAM`, or a class that is called in the same way.
+        model: the model; its output is (N, C).
+        layer: the layer to explain. FullGrad goes its own way: it takes all layers with a bias.
+        x: the batch, shape (N, C, *S).
+        targets: class indices, shape (N,). FinerCAM compares each with the classes of the nearest scores.
+        reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers; AblationCAM needs
+            `ablation_layer=AblationLayerVit()` with it.
+        hyper: arguments of the class, and of its call: see `check_upstream`.
+
+    Raises:
+        TypeError: see `check_upstream`; or the input holds no floating-point numbers.
+        ValueError: there is not one target for each sample, the layer is not part of the model, the class cannot use
+            the `reshape_transform`, or a map is NaN.
+    """
+    of_call = check_upstream(cam_type, hyper)
+    options = {name: value for name, value in hyper.items() if name not in of_call}
+    at_call = {name: value for name, value in hyper.items() if name in of_call}
+    if targets.shape != check_input(x).shape[:1]:
+        raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {tuple(targets.shape)}")
+    layers = check_layers(model, [layer])
+    if issubclass(cam_type, upstream.FullGrad):
+        layers, reshape_transform = [], None
+    with _traceless(model, x.device):
+        layer.register_forward_hook(_begin_recording)
+        cam = cam_type(model, layers, reshape_transform, **options)
+        base = getattr(cam, "base_cam", cam)
+        second_order = not getattr(base, "detach", True)
+        if second_order and reshape_transform is not None:
+            raise ValueError(f"pytorch-grad-cam's {type(base).__name__} cannot use a reshape_transform: take ours")
+        for parameter in model.parameters():
+            # A gradient that depends on nothing has no derivative in torch, not even zero.
+            parameter.requires_grad_(second_order and parameter.is_floating_point())
+        x = x.detach().clone()
+        if issubclass(cam_type, upstream.FinerCAM):  # given targets, it is its base method
+            single = zip(x.split(1), targets.tolist(), strict=True)
+            maps = np.concatenate([cam(sample, target_idx=target, **at_call) for sample, target in single])
+        else:
+            maps = cam(x, [ClassifierOutputTarget(target) for target in targets.tolist()], **at_call)
+    result = torch.from_numpy(np.float32(maps))
+    check_unit_range(f"the map of {cam_type.__name__}", result)
+    return result
+
+
+def check_upstream(cam_type: type, hyper: Mapping[str, Any]) -> list[str]:
+    """Raise TypeError for hyper-parameters that a class of `UPSTREAM` does not have; return those of its call."""
+    call = cam_type.__call__ if issubclass(cam_type, BaseCAM) else getattr(cam_type, "forward", cam_type.__call__)
+    called = list(inspect.signature(call).parameters)
+    of_call = [name for name in called if name in ("aug_smooth", "eigen_smooth", "alpha", "comparison_categories")]
+    options = list(inspect.signature(cam_type).parameters.values())[3:]  # after the model, layers, reshape_transform
+    known = [option.name for option in options] + of_call
+    unknown = sorted(set(hyper) - set(known))
+    if unknown and all(option.kind is not option.VAR_KEYWORD for option in options):
+        raise TypeError(
+            f"{cam_type.__name__} has no hyper-parameter {', '.join(map(repr, unknown))}: it has {', '.join(known)}"
+        )
+    return of_call
+
+
+def _begin_recording(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    """Forward hook: record from the layer on, where nothing below is recorded."""
+    if not torch.is_grad_enabled() or not isinstance(output, Tensor):
+        return output
+    # Clones: upstream detaches in place what it kept of the layer and its gradient, which torch forbids for views.
+    features = (output if output.requires_grad else output.detach().requires_grad_()).clone()
+    features.register_hook(Tensor.clone)
+    return features
+
+
+@contextmanager
+def _traceless(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Run what hooks into a model, replaces its layers and accumulates gradients, and put all back when done."""
+    tables: list[MutableMapping[Any, Any]] = [
+        table for module in model.modules() for table in (module._forward_hooks, module._modules)
+    ]
+    entries = [dict(table) for table in tables]
+    gradients = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    numpy_state = np.random.get_state()  # noqa: NPY002  (what RandomCAM draws from)
+    with undisturbed(model, device), torch.inference_mode(False), torch.enable_grad():
+        try:
+            for parameter, _, _ in gradients:
+                parameter.grad = None
+            yield
+        finally:
+            for table, entry in zip(tables, entries, strict=True):
+                table.clear()
+                table.update(entry)
+            for parameter, requires_grad, gradient in gradients:
+                parameter.requires_grad_(requires_grad).grad = gradient
+            np.random.set_state(numpy_state)  # noqa: NPY002

@@ -9,8 +9,9 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,47 +23,73 @@ from quantus.metrics.base import Metric
 from torch import Tensor, nn
 
 from cam_extras._checks import SampleError, check_class_scores, check_name
+from cam_extras.batches import rows_of_a_pass
 from cam_extras.maps import input_map, normalise
-from cam_extras.methods import METHODS, Method
-from cam_extras.metrics import METRICS, Quantities
+from cam_extras.methods import METHODS as _OURS
+from cam_extras.methods import channel_weights
+from cam_extras.metrics import (
+    METRICS,
+    Curve,
+    Explained,
+    MetricOptions,
+    Quantities,
+    best_box_accuracy,
+    box_accuracy,
+    max_box_accuracy,
+    options_of,
+    sources_of,
+)
+from cam_extras.metrics import (
+    win_percentage as _win_percentage,
+)
 from cam_extras.probe import Probe, find_layer, reference_tensor
-from cam_extras.scores import select_class
+from cam_extras.pytorch_grad_cam import UPSTREAM, check_upstream, upstream_maps
+
+METHODS: dict[str, type] = {**_OURS, **{name: cls for name, cls in UPSTREAM.items() if name not in _OURS}}
 
 
 def explain(
-    name: str,
+    method: str | type,
     *,
     layer: str,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     **hyper: Any,
 ) -> Explainer:
     """Return a method as a Quantus explain function: (model, inputs, targets) -> maps (N, 1, *S) in [0, 1].
 
     Args:
-        name: key of `cam_extras.methods.METHODS`.
+        method: key of `METHODS`: the name of one of ours (`cam_extras.methods.METHODS`) or of a class of
+            pytorch-grad-cam, such as "ScoreCAM". Of names that both have, such as "GradCAM", it is ours; give the class
+            itself, `pytorch_grad_cam.GradCAM`, for the other.
         layer: dotted name of the layer, looked up on the model of every call: Quantus' randomisation metrics explain
             changed copies of the model, and a layer bound beforehand would belong to the wrong one.
         reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
-        batch_size: how many samples to explain at a time; `quantus.evaluate` hands over the whole data set at once.
+        batch_size: how many samples to explain at a time; `quantus.evaluate` hands over the whole data set at once. By
+            default 32, on the CPU as many as four images of 224 x 224 have pixels.
         hyper: the method's hyper-parameters.
 
     Raises:
         ValueError: there is no method of that name.
         TypeError: the method has no such hyper-parameter.
     """
-    check_name("method", name, METHODS)
-    return Explainer(METHODS[name].make(hyper), layer, reshape_transform, batch_size)
+    if isinstance(method, str):
+        check_name("method", method, METHODS)
+        if method in _OURS:
+            return Explainer(_OURS[method].make(hyper), layer, reshape_transform, batch_size)
+        method = UPSTREAM[method]
+    check_upstream(method, hyper)
+    return UpstreamExplainer(method, layer, reshape_transform, batch_size, hyper)
 
 
 @dataclass(frozen=True)
 class Explainer:
     """A Quantus explain function; made by `explain`."""
 
-    method: Method
+    method: Any
     layer: str
     reshape_transform: Callable[[Tensor], Tensor] | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
 
     def __call__(
         self,
@@ -85,24 +112,69 @@ class Explainer:
         Raises:
             ValueError: the model has no layer of that name; or see `Probe`.
         """
+        return self._in_batches(self._maps, model, inputs, targets, device)[:, None]
+
+    def channel_weights(
+        self,
+        model: nn.Module,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Return the weights that the method gives to the layer's channels, (N, K); arguments as for a call.
+
+        Raises:
+            TypeError: the method does not weigh channels.
+        """
+        return self._in_batches(self._weights, model, inputs, targets, device)
+
+    def _in_batches(
+        self,
+        function: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        model: nn.Module,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        device: str | None,
+    ) -> np.ndarray:
         reference = reference_tensor(model)
         if reference is None:
             reference = torch.empty(0, dtype=torch.float32, device="cpu")
         x = torch.as_tensor(np.ascontiguousarray(inputs), dtype=reference.dtype, device=device or reference.device)
         classes = torch.as_tensor(targets, device=x.device)
+        rows = rows_of_a_pass(x, self.batch_size)
+        parts = zip(x.split(rows), classes.split(rows), strict=True)
+        return torch.cat([function(model, batch, target).float().cpu() for batch, target in parts]).numpy()
+
+    def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        return input_map(self.method(self._probe(model, x, target)), tuple(x.shape[2:]))
+
+    def _weights(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        return channel_weights(self.method)(self._probe(model, x, target))
+
+    def _probe(self, model: nn.Module, x: Tensor, target: Tensor) -> Probe:
+        return Probe(
+            model,
+            find_layer(model, self.layer),
+            x,
+            target=target,
+            reshape_transform=self.reshape_transform,
+            second_order=self.method.second_order,
+        )
+
+
+@dataclass(frozen=True)
+class UpstreamExplainer(Explainer):
+    """A class of pytorch-grad-cam as a Quantus explain function; made by `explain`."""
+
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         layer = find_layer(model, self.layer)
-        maps = []
-        for batch, target in zip(x.split(self.batch_size), classes.split(self.batch_size), strict=True):
-            probe = Probe(
-                model,
-                layer,
-                batch,
-                target=target,
-                reshape_transform=self.reshape_transform,
-                second_order=self.method.second_order,
-            )
-            maps.append(input_map(self.method(probe), tuple(x.shape[2:])).float().cpu())
-        return torch.cat(maps)[:, None].numpy()
+        return upstream_maps(self.method, model, layer, x, target, self.reshape_transform, self.hyper)
+
+    def _weights(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        return channel_weights(self.method)  # raises: pytorch-grad-cam does not say what its weights are
 
 
 def _normalise_maps(attributions: np.ndarray) -> np.ndarray:
@@ -131,17 +203,30 @@ class MapMetric(Metric):
         normalise_func: how; by default mean over channels, then min-max for every sample.
         normalise_func_kwargs: given to `normalise_func`.
         return_aggregate: return one value for the whole set.
-        aggregate_func: how; by default the mean over samples, for ADCC the ADCC of the means.
+        aggregate_func: how; by default the mean over samples, for ADCC and HCI their value for the means of their
+            parts.
         default_plot_func: used by `plot`.
         disable_warnings: whether warnings are left out.
         display_progressbar: show progress.
-        fill: what stands where a map is 0, see `cam_extras.maps.mask`; the same for every sample.
+        options: those fields of `cam_extras.metrics.MetricOptions` that the metric depends on, such as `fill`;
+            `cam_extras.metrics.options_of` names them.
+
+    Attributes:
+        details: what the last call's scores were made of, for plots; see the classes.
     """
 
     metric: ClassVar[str]
+    kept: ClassVar[tuple[str, ...]] = ()  # names of the quantities in `details`
 
     data_applicability = {DataType.IMAGE, DataType.TIMESERIES}  # noqa: RUF012  (as Quantus declares it)
     model_applicability = {ModelType.TORCH}  # noqa: RUF012
+
+    def __init_subclass__(cls) -> None:
+        """Take the name and the direction from the function's entry in `METRICS`."""
+        entry = METRICS.get(cls.metric)
+        if entry is not None:
+            cls.name = cls.__dict__.get("name", entry.title)
+            cls.score_direction = ScoreDirection.HIGHER if entry.higher_is_better else ScoreDirection.LOWER
 
     def __init__(
         self,
@@ -154,10 +239,10 @@ class MapMetric(Metric):
         default_plot_func: Callable[..., None] | None = None,
         disable_warnings: bool = False,
         display_progressbar: bool = False,
-        fill: float | np.ndarray = 0.0,
-        **kwargs: Any,
+        **options: Any,
     ):
-        """Make the metric. Scores lie in [0, 1]; `score_direction` says which way is better."""
+        """Make the metric; `score_direction` says which way is better."""
+        own = {name: options.pop(name) for name in self.option_names() if name in options}
         super().__init__(
             abs=abs,
             normalise=normalise,
@@ -168,10 +253,21 @@ class MapMetric(Metric):
             default_plot_func=default_plot_func,
             disable_warnings=disable_warnings,
             display_progressbar=display_progressbar,
-            **kwargs,
+            **options,  # which raises
         )
-        self.fill = fill
-        self._parts: list[dict[str, Tensor]] = []
+        self._set_options(own)
+        self.details: dict[str, Any] = {}
+        self._batches: list[dict[str, Any]] = []
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Return the names of the options that the metric has besides Quantus' own."""
+        return options_of(cls.metric)
+
+    def _set_options(self, own: dict[str, Any]) -> None:
+        if isinstance(own.get("fill"), np.ndarray):
+            own["fill"] = torch.from_numpy(own["fill"])
+        self.options = MetricOptions(**own)
 
     def __call__(
         self,
@@ -187,7 +283,7 @@ class MapMetric(Metric):
         softmax: bool | None = True,
         device: str | None = None,
         batch_size: int = 64,
-        custom_batch: Any = None,
+        custom_batch: Sequence[np.ndarray] | None = None,
         **kwargs: Any,
     ) -> list[float]:
         """Score explanations: one number a sample, or one in all with `return_aggregate`.
@@ -198,7 +294,7 @@ class MapMetric(Metric):
             y_batch: class indices (N,).
             a_batch: attributions (N, *S), or with one channel or one a channel of the input, where those of the
                 input are; by default `explain_func` makes them.
-            s_batch: not used.
+            s_batch: for metrics of localisation the object's masks, (N, 1, H, W) or (N, H, W), where not 0.
             channel_first: whether channels come first; found out if None.
             explain_func: (model, inputs, targets, **kwargs) -> attributions.
             explain_func_kwargs: given to `explain_func`.
@@ -207,19 +303,29 @@ class MapMetric(Metric):
                 `nn.Softmax` module, which Quantus finds; False for one whose probabilities come otherwise.
             device: where to compute.
             batch_size: how many samples at a time.
-            custom_batch: not used.
+            custom_batch: for metrics of localisation the object's boxes, instead of its masks: for each sample integers
+                (B, 4) of xmin, ymin, xmax, ymax, the maximum exclusive.
             kwargs: none; others raise.
 
         Raises:
-            ValueError: a map or confidence is undefined, not finite or outside [0, 1]; samples are named by their
-                position in `x_batch`. `quantus.evaluate` prints the message and then fails with a KeyError.
+            ValueError: a map or confidence is undefined, not finite or outside [0, 1], or the object is missing;
+                samples are named by their position in `x_batch`. `quantus.evaluate` prints the message and then fails
+                with a KeyError.
+            TypeError: counterfactual sensitivity needs an `explain_func` with channel weights.
         """
-        self._parts = []
+        self.details, self._batches = {}, []
+        if "object" in self.sources() and s_batch is None and custom_batch is None:
+            raise ValueError(
+                f"{self.name} compares maps with the object: give its masks as s_batch, of shape (N, 1, H, W), or its "
+                "boxes as custom_batch, (B, 4) for each sample"
+            )
         if channel_first is None:
             channel_first = utils.infer_channel_first(x_batch)
         if not channel_first:  # Quantus would move the axes of the inputs alone, and explain none of them
             if a_batch is not None and a_batch.ndim == x_batch.ndim:
                 a_batch = np.moveaxis(a_batch, -1, 1)
+            if s_batch is not None and s_batch.ndim == x_batch.ndim and s_batch.shape[1:-1] == x_batch.shape[1:-1]:
+                s_batch = np.moveaxis(s_batch, -1, 1)
             x_batch = np.moveaxis(x_batch, -1, 1)
         return super().__call__(
             model=model,
@@ -238,100 +344,170 @@ class MapMetric(Metric):
             **kwargs,
         )
 
+    @classmethod
+    def sources(cls) -> set[str]:
+        """Return what the metric takes besides the model and maps, see `cam_extras.metrics.sources_of`."""
+        return sources_of(cls.metric)
+
     def evaluate_batch(
-        self, model: Any, x_batch: np.ndarray, y_batch: np.ndarray, a_batch: np.ndarray, **kwargs: Any
+        self,
+        model: Any,
+        x_batch: np.ndarray,
+        y_batch: np.ndarray,
+        a_batch: np.ndarray,
+        s_batch: np.ndarray | None = None,
+        custom_batch: Sequence[np.ndarray] | None = None,
+        **kwargs: Any,
     ) -> list[float]:
         """Score one batch of explanations."""
         x = torch.as_tensor(np.ascontiguousarray(x_batch), dtype=torch.float32)  # what Quantus feeds to the model
-        fill = torch.as_tensor(self.fill)
-        if fill.ndim == x.ndim and len(fill) > 1:
+        fill = self.options.fill
+        if isinstance(fill, Tensor) and fill.ndim == x.ndim and len(fill) > 1:
             raise ValueError(f"fill must be the same for every sample; got shape {tuple(fill.shape)}")
-        targets = torch.as_tensor(y_batch)
-
-        # Copies: models and explain functions may work in place.
-        def confidence(x: Tensor) -> Tensor:
-            probabilities = torch.from_numpy(model.predict(x.clone().numpy()))
-            check_class_scores(probabilities)
-            return select_class(probabilities, targets)
-
-        def explain_again(x: Tensor) -> Tensor:
-            return _mean_over_channels(self._explain(model.get_model(), x.clone().numpy(), y_batch))
-
+        known: dict[str, Any] = {}
+        if "object" in self.sources():
+            if s_batch is not None:
+                known["masks"] = _object_masks(s_batch, x)
+            if custom_batch is not None:
+                known["boxes"] = [torch.as_tensor(boxes) for boxes in custom_batch]
         try:
-            quantities = Quantities(x, _mean_over_channels(a_batch), confidence, explain_again, fill)
-            scores = quantities.scores([self.metric])
+            explained = _Explained(self, model, x, y_batch, _mean_over_channels(a_batch))
+            quantities = Quantities(explained, self.options, **known)
+            scores = self._scores(quantities)
         except SampleError as error:
-            raise error.counted_from(sum(len(batch[self.metric]) for batch in self._parts)) from error
-        self._parts.append(scores)
+            raise error.counted_from(sum(len(batch[self.metric]) for batch in self._batches)) from error
+        self._batches.append(scores | {name: quantities[name] for name in self.kept})
         return scores[self.metric].tolist()
 
+    def _scores(self, quantities: Quantities) -> dict[str, Tensor]:
+        return quantities.scores([self.metric])
+
+    def custom_postprocess(self, **data: Any) -> None:
+        """Put together the details of all batches."""
+        self.details = {name: _together([batch[name] for batch in self._batches]) for name in self.kept}
+
     def of_set(self, scores: list[float]) -> float:
-        """Return the value of the set evaluated last; for ADCC that of the means of its parts."""
-        parts = {name: torch.cat([batch[name] for batch in self._parts]) for name in self._parts[0]}
+        """Return the value of the set evaluated last; for ADCC and HCI that of the means of their parts."""
+        parts = {name: torch.cat([batch[name] for batch in self._batches]) for name in self._batches[0]}
         return METRICS[self.metric].of_set(parts)
 
-    def _explain(self, model: nn.Module, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if self.explain_func is None:
-            raise ValueError(f"{self.name} explains masked inputs: give an explain_func, not only an a_batch")
+    def explain_again(self, model: nn.Module, x: Tensor, y: np.ndarray) -> Tensor:
+        """Explain other inputs as those of the call."""
         # Not explain_batch: it refuses a batch whose maps are all constant, for which coherency is defined as 0.
-        attributions = self.explain_func(model=model, inputs=x, targets=y, **self.explain_func_kwargs)
-        attributions = utils.expand_attribution_channel(attributions, x)
+        attributions = self._explain_func("masked inputs")(
+            model=model, inputs=x.clone().numpy(), targets=y, **self.explain_func_kwargs
+        )
+        attributions = utils.expand_attribution_channel(attributions, x.numpy())
         if self.normalise:
             attributions = self.normalise_func(attributions)
-        return np.abs(attributions) if self.abs else attributions
+        return _mean_over_channels(np.abs(attributions) if self.abs else attributions)
+
+    def channel_weights(self, model: nn.Module, x: Tensor, y: np.ndarray) -> Tensor:
+        """Return the channel weights of the call's explain function for inputs, shape (N, K)."""
+        function = getattr(self._explain_func("counterfactual inputs"), "channel_weights", None)
+        if function is None:
+            raise TypeError(
+                f"{self.name} looks at channel weights, which this explain_func does not have: give one made by "
+                "cam_extras.quantus.explain of a method that weighs channels, such as GradCAM or MIGradCAM"
+            )
+        weights = function(model=model, inputs=x.clone().numpy(), targets=y, **self.explain_func_kwargs)
+        return torch.from_numpy(weights)
+
+    def _explain_func(self, what: str) -> Callable[..., np.ndarray]:
+        if self.explain_func is None:
+            raise ValueError(f"{self.name} explains {what}: give an explain_func, not only an a_batch")
+        return self.explain_func
+
+
+class _Explained(Explained):
+    """A batch as Quantus hands it over, for `Quantities`. It gives copies away: others may work in place."""
+
+    def __init__(self, metric: MapMetric, model: Any, x: Tensor, y: np.ndarray, maps: Tensor | None = None):
+        self.x, self.target = x, torch.as_tensor(y)
+        self._metric, self._model, self._y, self._maps = metric, model, y, maps
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        return self.probabilities_of(self.x)
+
+    @cached_property
+    def maps(self) -> Tensor:
+        if self._maps is not None:
+            return self._maps
+        return self._metric.explain_again(self._model.get_model(), self.x, self._y)
+
+    @cached_property
+    def channel_weights(self) -> Tensor:
+        return self._metric.channel_weights(self._model.get_model(), self.x, self._y)
+
+    def at(self, x: Tensor) -> Explained:
+        return _Explained(self._metric, self._model, x, self._y)
+
+    def probabilities_of(self, images: Tensor) -> Tensor:
+        probabilities = torch.from_numpy(self._model.predict(images.clone().numpy()))
+        check_class_scores(probabilities)
+        return probabilities
+
+
+def _object_masks(s_batch: np.ndarray, x: Tensor) -> Tensor:
+    """Return masks (N, 1, *S) or (N, *S) of numbers as booleans (N, *S)."""
+    masks = torch.as_tensor(np.ascontiguousarray(s_batch)) != 0
+    if masks.ndim == x.ndim and masks.shape[1] == 1:
+        masks = masks[:, 0]
+    if masks.shape != (len(x), *x.shape[2:]):
+        raise ValueError(
+            f"expected masks s_batch of shape {(len(x), 1, *x.shape[2:])} for inputs of shape {tuple(x.shape)}; "
+            f"got {s_batch.shape}"
+        )
+    return masks
+
+
+def _together(batches: list[Any]) -> Any:
+    if isinstance(batches[0], Curve):
+        return Curve(batches[0].fractions, torch.cat([curve.scores for curve in batches]))
+    return torch.cat(batches)
 
 
 class AverageDrop(MapMetric):
     """Average drop: see `cam_extras.metrics.average_drop`."""
 
-    name = "Average Drop"
     metric = "average_drop"
-    score_direction = ScoreDirection.LOWER
     evaluation_category = EvaluationCategory.FAITHFULNESS
 
 
 class IncreaseInConfidence(MapMetric):
     """Increase in confidence: see `cam_extras.metrics.increase_in_confidence`."""
 
-    name = "Increase in Confidence"
     metric = "increase_in_confidence"
-    score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.FAITHFULNESS
 
 
 class AverageGain(MapMetric):
     """Average gain: see `cam_extras.metrics.average_gain`."""
 
-    name = "Average Gain"
     metric = "average_gain"
-    score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.FAITHFULNESS
 
 
 class DropInDeletion(MapMetric):
     """Drop in deletion: see `cam_extras.metrics.drop_in_deletion`."""
 
-    name = "Drop in Deletion"
     metric = "drop_in_deletion"
-    score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.FAITHFULNESS
 
 
 class Coherency(MapMetric):
     """Coherency: see `cam_extras.metrics.coherency`; needs an `explain_func`."""
 
-    name = "Coherency"
     metric = "coherency"
-    score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.ROBUSTNESS
 
 
 class Complexity(MapMetric):
     """Complexity: see `cam_extras.metrics.complexity`."""
 
-    name = "Complexity (mean of the map)"
     metric = "complexity"
-    score_direction = ScoreDirection.LOWER
+    name = "Complexity (mean of the map)"  # Quantus has another
     evaluation_category = EvaluationCategory.COMPLEXITY
 
 
@@ -342,10 +518,170 @@ class ADCC(MapMetric):
     print; with `aggregate_func=numpy.mean` the mean of the per-sample values.
     """
 
-    name = "ADCC"
     metric = "adcc"
-    score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.FAITHFULNESS
+
+
+class ThresholdedDrop(MapMetric):
+    """Thresholded drop: see `cam_extras.metrics.thresholded_drop`; options `fill` and `threshold`."""
+
+    metric = "thresholded_drop"
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+
+
+class ThresholdedIncrease(MapMetric):
+    """Thresholded increase: see `cam_extras.metrics.thresholded_increase`.
+
+    Options `fill`, `threshold` and `baseline`.
+    """
+
+    metric = "thresholded_increase"
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+
+
+class HCI(MapMetric):
+    """HCI: see `cam_extras.metrics.hci`; options `fill`, `threshold` and `baseline`.
+
+    Scores are per sample. `return_aggregate=True` gives the HCI of the means of the parts, which the papers' tables
+    print; with `aggregate_func=numpy.mean` the mean of the per-sample values.
+    """
+
+    metric = "hci"
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+
+
+class Insertion(MapMetric):
+    """Insertion: see `cam_extras.metrics.insertion`; options `schedule` and `internal_batch_size`.
+
+    After a call `details["insertion_curve"]` is what the scores are the area under.
+    """
+
+    metric = "insertion"
+    kept = ("insertion_curve",)
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+
+
+class Deletion(MapMetric):
+    """Deletion: see `cam_extras.metrics.deletion`; options `schedule` and `internal_batch_size`.
+
+    After a call `details["deletion_curve"]` is what the scores are the area under.
+    """
+
+    metric = "deletion"
+    kept = ("deletion_curve",)
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+
+
+class InsertionDeletion(MapMetric):
+    """Insertion minus deletion: see `cam_extras.metrics.insertion_deletion`.
+
+    Options `schedule` and `internal_batch_size`. After a call `details["insertion_curve"]` and
+    `details["deletion_curve"]` are what the scores are the areas under.
+    """
+
+    metric = "insertion_deletion"
+    kept = ("insertion_curve", "deletion_curve")
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+
+
+class PointingGame(MapMetric):
+    """Pointing game: see `cam_extras.metrics.pointing_game`; option `ties`."""
+
+    metric = "pointing_game"
+    name = "Pointing Game (one maximum)"  # Quantus has another
+    evaluation_category = EvaluationCategory.LOCALISATION
+
+
+class EnergyPointingGame(MapMetric):
+    """Energy pointing game: see `cam_extras.metrics.energy_pointing_game`."""
+
+    metric = "energy_pointing_game"
+    evaluation_category = EvaluationCategory.LOCALISATION
+
+
+class PixelF1(MapMetric):
+    """Pixel F1: see `cam_extras.metrics.pixel_f1`."""
+
+    metric = "pixel_f1"
+    evaluation_category = EvaluationCategory.LOCALISATION
+
+
+class LocalisationError(MapMetric):
+    """Localisation error: see `cam_extras.metrics.localisation_error`."""
+
+    metric = "localisation_error"
+    evaluation_category = EvaluationCategory.LOCALISATION
+
+
+class OfficialMetric(MapMetric):
+    """Official metric: see `cam_extras.metrics.official_metric`."""
+
+    metric = "official_metric"
+    evaluation_category = EvaluationCategory.LOCALISATION
+
+
+class SaliencyMetric(MapMetric):
+    """Saliency metric: see `cam_extras.metrics.saliency_metric`."""
+
+    metric = "saliency_metric"
+    evaluation_category = EvaluationCategory.LOCALISATION
+
+
+class CounterfactualSensitivity(MapMetric):
+    """Counterfactual sensitivity: see `cam_extras.metrics.counterfactual_sensitivity`.
+
+    Needs an `explain_func` with channel weights: `explain` of a method that has them. Options `delta`, `fraction`,
+    `seed` and `most_important`. After a call `details["weights"]` and `details["counterfactual_weights"]` are the
+    channel weights (N, K) of x and of its counterfactual, for the paper's plot of the two over channels.
+    """
+
+    metric = "counterfactual_sensitivity"
+    kept = ("weights", "counterfactual_weights")
+    evaluation_category = EvaluationCategory.ROBUSTNESS
+
+
+class BoxAccuracy(MapMetric):
+    """Box accuracy: see `cam_extras.metrics.box_accuracy`, whose options it has.
+
+    The score of a sample is the share of overlaps at which its box is accurate, for each at the threshold that is best
+    for the whole set; `return_aggregate=True` gives their mean, MaxBoxAcc. `details["hits"]` (N, T, D) are the
+    accuracies at all thresholds and overlaps.
+    """
+
+    name = "Box Accuracy"
+    metric = "box_accuracy"
+    score_direction = ScoreDirection.HIGHER
+    evaluation_category = EvaluationCategory.LOCALISATION
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Return the names of the options that the metric has besides Quantus' own."""
+        return ["thresholds", "overlaps", "components"]
+
+    @classmethod
+    def sources(cls) -> set[str]:
+        """Return what the metric takes besides the model and maps."""
+        return {"object"}
+
+    def _set_options(self, own: dict[str, Any]) -> None:
+        self.options = MetricOptions()
+        self.box_options = own
+
+    def _scores(self, quantities: Quantities) -> dict[str, Tensor]:
+        return {self.metric: box_accuracy(quantities["maps"], quantities["boxes"], **self.box_options)}
+
+    def evaluate_batch(self, *args: Any, **kwargs: Any) -> list[float]:
+        """Look at one batch; the scores come when the best thresholds of the set are known."""
+        return [0.0] * len(super().evaluate_batch(*args, **kwargs))
+
+    def custom_postprocess(self, **data: Any) -> None:
+        """Score all samples."""
+        self.details = {"hits": torch.cat([batch[self.metric] for batch in self._batches])}
+        self.evaluation_scores = best_box_accuracy(self.details["hits"]).tolist()
+
+    def of_set(self, scores: list[float]) -> float:
+        """Return MaxBoxAcc of the set evaluated last."""
+        return max_box_accuracy(self.details["hits"]).item()
 
 
 METRIC_CLASSES: tuple[type[MapMetric], ...] = (
@@ -356,7 +692,40 @@ METRIC_CLASSES: tuple[type[MapMetric], ...] = (
     Coherency,
     Complexity,
     ADCC,
+    ThresholdedDrop,
+    ThresholdedIncrease,
+    HCI,
+    Insertion,
+    Deletion,
+    InsertionDeletion,
+    PointingGame,
+    EnergyPointingGame,
+    PixelF1,
+    LocalisationError,
+    OfficialMetric,
+    BoxAccuracy,
+    SaliencyMetric,
+    CounterfactualSensitivity,
 )
+
+
+def win_percentage(drops: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return for each method the share of samples on which its average drop is the least, ties shared.
+
+    Args:
+        drops: for each method the scores of `AverageDrop`, without `return_aggregate`, of the same samples.
+
+    Raises:
+        ValueError: see `cam_extras.metrics.win_percentage`; or the methods have different numbers of samples.
+
+    >>> win_percentage({"GradCAM": [0.1, 0.2], "OptiCAM": [0.3, 0.2]})
+    {'GradCAM': 0.75, 'OptiCAM': 0.25}
+    """
+    counts = {name: len(scores) for name, scores in drops.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"expected drops of the same samples for every method; got {counts}")
+    wins = _win_percentage(torch.tensor(list(drops.values()), dtype=torch.float64))
+    return dict(zip(drops, wins.mean(dim=1).tolist(), strict=True))
 
 
 def register() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+import reference_insertion_deletion
+import reference_localisation
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -430,3 +432,73 @@ def adcc(q):
     if min(parts) <= 0:
         return 0
     return 3 / (1 / parts[0] + 1 / parts[1] + 1 / parts[2])
+
+
+@metric("thresholded_drop")
+def thresholded_drop(q):
+    return max(0, q["p"] - q["o_t"]) / q["p"]
+
+
+@metric("thresholded_increase")
+def thresholded_increase(q):
+    return max(0, q["o_t"] - q["b"]) / q["o_t"]
+
+
+@metric("hci")
+def hci(q):
+    kept, added = 1 - thresholded_drop(q), thresholded_increase(q)
+    if kept == 0 or added == 0:
+        return 0
+    return 2 * kept * added / (kept + added)
+
+
+@metric("insertion")
+def insertion(q):
+    return reference_insertion_deletion.area(*q["insertion_curve"])
+
+
+@metric("deletion")
+def deletion(q):
+    return reference_insertion_deletion.area(*q["deletion_curve"])
+
+
+@metric("insertion_deletion")
+def insertion_deletion(q):
+    return insertion(q) - deletion(q)
+
+
+@metric("pointing_game")
+def pointing_game(q):
+    return reference_localisation.pointing_game(q["maps"].tolist(), reference_localisation.union(q["boxes"].tolist()))
+
+
+@metric("energy_pointing_game")
+def energy_pointing_game(q):
+    return reference_localisation.precision(q["maps"].tolist(), reference_localisation.union(q["boxes"].tolist()))
+
+
+@metric("pixel_f1")
+def pixel_f1(q):
+    return reference_localisation.pixel_f1(q["maps"].tolist(), reference_localisation.union(q["boxes"].tolist()))
+
+
+@metric("localisation_error")
+def localisation_error(q):
+    return reference_localisation.localisation_error(q["maps"].tolist(), q["boxes"].tolist())
+
+
+@metric("official_metric")
+def official_metric(q):
+    return reference_localisation.official_metric(q["maps"].tolist(), q["boxes"].tolist(), q["correct"])
+
+
+@metric("saliency_metric")
+def saliency_metric(q):
+    return reference_localisation.saliency_metric(q["x"], q["maps"].tolist(), lambda crop: q["confidence"](crop[None]))
+
+
+@metric("counterfactual_sensitivity")
+def counterfactual_sensitivity(q):
+    before, after = q["weights"].tolist(), q["counterfactual_weights"].tolist()
+    change = math.fsum((a - b) ** 2 for a, b in zip(before, after, strict=True))
+    return math.sqrt(change) / math.sqrt(math.fsum(a**2 for a in before))

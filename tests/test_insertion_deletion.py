@@ -52,9 +52,9 @@ class Case:
         return lambda image: self.confidence(image[None], torch.tensor([n])).item()
 
 
-def check(case, schedule, insert_into, delete_to, batch_size=32):
-    ins = insertion_curve(case.confidence, case.x, case.maps, schedule, batch_size=batch_size)
-    dele = deletion_curve(case.confidence, case.x, case.maps, schedule, batch_size=batch_size)
+def check(case, schedule, insert_into, delete_to, internal_batch_size=32):
+    ins = insertion_curve(case.confidence, case.x, case.maps, schedule, internal_batch_size=internal_batch_size)
+    dele = deletion_curve(case.confidence, case.x, case.maps, schedule, internal_batch_size=internal_batch_size)
     step = schedule.step if isinstance(schedule, Schedule) else {"rise": 224, "mi": 0.01}[schedule]
     for n in range(len(case.x)):
         areas = []
@@ -84,10 +84,10 @@ class TestAgainstTheReference:
         check(case, Schedule(4, substrate, "zeros"), slow, reference.zeros)
         check(case, Schedule(5, "zeros", substrate), reference.zeros, slow)
 
-    @pytest.mark.parametrize("batch_size", [1, 2, 5, 1000])
-    def test_batch_sizes(self, batch_size):
+    @pytest.mark.parametrize("internal_batch_size", [1, 2, 5, 1000])
+    def test_batch_sizes(self, internal_batch_size):
         case = Case((4, 5), samples=5, ties=True)
-        check(case, Schedule(0.15, "mean", "zeros"), reference.mean, reference.zeros, batch_size)
+        check(case, Schedule(0.15, "mean", "zeros"), reference.mean, reference.zeros, internal_batch_size)
 
     def test_rise(self):
         case = Case((20, 13), samples=2, channels=1)
@@ -202,9 +202,9 @@ class TestOrder:
 
 
 class TestPasses:
-    @pytest.mark.parametrize("batch_size", [1, 4, 7, 33, 100])
+    @pytest.mark.parametrize("internal_batch_size", [1, 4, 7, 33, 100])
     @pytest.mark.parametrize("function", [insertion_curve, deletion_curve])
-    def test_same_images_in_batches_of_any_size(self, function, batch_size):
+    def test_same_images_in_batches_of_any_size(self, function, internal_batch_size):
         case = Case((4, 5), samples=3)
         seen, sizes = {}, {}
 
@@ -214,20 +214,20 @@ class TestPasses:
             return case.confidence(images, samples)
 
         curves = {}
-        for size in (batch_size, 32):
+        for size in (internal_batch_size, 32):
             seen[size], sizes[size] = [], []
             curves[size] = function(
                 lambda images, samples, size=size: confidence(images, samples, size),
                 *(case.x, case.maps, Schedule(2, "mean")),
-                batch_size=size,
+                internal_batch_size=size,
             )
         assert sizes[32] == [32, 1]  # eleven points of three samples
-        assert sum(sizes[batch_size]) == 33
-        assert max(sizes[batch_size]) == min(batch_size, 33)
-        assert len(sizes[batch_size]) == -(-33 // batch_size)
-        for ours, theirs in zip(zip(*seen[batch_size], strict=True), zip(*seen[32], strict=True), strict=True):
+        assert sum(sizes[internal_batch_size]) == 33
+        assert max(sizes[internal_batch_size]) == min(internal_batch_size, 33)
+        assert len(sizes[internal_batch_size]) == -(-33 // internal_batch_size)
+        for ours, theirs in zip(zip(*seen[internal_batch_size], strict=True), zip(*seen[32], strict=True), strict=True):
             assert torch.cat(ours).equal(torch.cat(theirs))
-        torch.testing.assert_close(curves[batch_size], curves[32], rtol=0, atol=1e-15)
+        torch.testing.assert_close(curves[internal_batch_size], curves[32], rtol=0, atol=1e-15)
 
     def test_default_batch_is_bounded(self):
         sizes = []
@@ -266,8 +266,8 @@ class TestPasses:
 
         x, maps, filling = case.x.clone(), case.maps.clone(), torch.ones(1, 2, 1, 1, dtype=case.x.dtype)
         for function in (insertion_curve, deletion_curve):
-            expected = function(case.confidence, case.x, case.maps, Schedule(3, filling, filling), batch_size=7)
-            found = function(confidence, case.x, case.maps, Schedule(3, filling, filling), batch_size=7)
+            expected = function(case.confidence, case.x, case.maps, Schedule(3, filling, filling), internal_batch_size=7)
+            found = function(confidence, case.x, case.maps, Schedule(3, filling, filling), internal_batch_size=7)
             torch.testing.assert_close(found, expected)
         assert case.x.equal(x)
         assert case.maps.equal(maps)
@@ -494,8 +494,8 @@ class TestInput:
         with pytest.raises(ValueError, match="the input batch is empty"):
             function(mean_confidence, x[:0], maps[:0], "mi")
         for size in (0, -1):
-            with pytest.raises(ValueError, match=f"batch_size must be at least 1; got {size}"):
-                function(mean_confidence, x, maps, "mi", batch_size=size)
+            with pytest.raises(ValueError, match=f"internal_batch_size must be 1 or more; got {size}"):
+                function(mean_confidence, x, maps, "mi", internal_batch_size=size)
 
     def test_confidence(self, function):
         x, maps = torch.rand(3, 2, 4, 5), torch.rand(3, 4, 5)

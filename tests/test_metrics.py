@@ -6,7 +6,6 @@ import torch
 
 from cam_extras.metrics import (
     METRICS,
-    Quantities,
     adcc,
     average_drop,
     average_gain,
@@ -108,55 +107,6 @@ def test_parts_of_adcc_are_checked():
                 adcc(*(part[1] for part in parts))
 
 
-class TestQuantities:
-    def make(self, **given):
-        x = torch.rand(2, 3, 4, 5, dtype=torch.float64)
-        asked = []
-
-        def confidence(y):
-            asked.append("confidence")
-            return y.mean(dim=(1, 2, 3)).clamp(0, 1)
-
-        def explain(y):
-            asked.append("explain")
-            return y[:, 0]
-
-        return x, asked, Quantities(x, torch.rand(2, 4, 5, dtype=x.dtype), confidence, explain, **given)
-
-    def test_each_is_computed_once(self):
-        _, asked, quantities = self.make()
-        assert set(quantities.scores(METRICS)) == set(METRICS)
-        assert sorted(asked) == ["confidence"] * 3 + ["explain"]
-
-    def test_only_what_is_needed_is_computed(self):
-        _, asked, quantities = self.make()
-        quantities.scores(["complexity"])
-        assert asked == []
-        quantities.scores(["average_gain"])
-        assert asked == ["confidence"] * 2
-
-    def test_fill(self):
-        x, _, quantities = self.make(fill=0.25)
-        h = quantities["maps"][:, None]
-        torch.testing.assert_close(quantities["o"], (x * h + 0.25 * (1 - h)).mean(dim=(1, 2, 3)))
-        torch.testing.assert_close(quantities["d"], (x * (1 - h) + 0.25 * h).mean(dim=(1, 2, 3)))
-        torch.testing.assert_close(quantities["p"], x.mean(dim=(1, 2, 3)))
-        torch.testing.assert_close(quantities["masked_maps"], (x * h + 0.25 * (1 - h))[:, 0])
-
-    @pytest.mark.parametrize("name", ["average_drop", "drop_in_deletion", "coherency", "complexity"])
-    def test_maps_outside_the_unit_interval(self, name):
-        x, _, _ = self.make()
-        maps = torch.rand(2, 4, 5)
-        maps[1, 0, 0] = 1.5
-        with pytest.raises(ValueError, match=r"the map must lie in \[0, 1\]; got 1\.5 in sample 1"):
-            Quantities(x, maps, lambda y: y.mean(dim=(1, 2, 3)), lambda y: y[:, 0]).scores([name])
-
-    def test_unknown_metric(self):
-        _, _, quantities = self.make()
-        with pytest.raises(ValueError, match="there is no metric 'average_dorp': did you mean average_drop"):
-            quantities.scores(["average_dorp"])
-
-
 def test_adcc_of_a_set_is_that_of_the_means():
     scores = {"coherency": tensor(1, 0.5), "complexity": tensor(0, 0.5), "average_drop": tensor(1, 0.5)}
     scores["adcc"] = adcc(*(scores[name] for name in METRICS["adcc"].needs))
@@ -180,17 +130,17 @@ def test_every_metric_says_what_it_is(name):
     assert metric.arrow in "↑↓"
     assert metric.meaning
     assert metric.paper
-    assert "Returns:" in metric.function.__doc__ or name == "drop_in_deletion"
+    assert "Returns:" in metric.function.__doc__ or name in ("drop_in_deletion", "thresholded_drop")
+    assert metric.range[0] < metric.range[1]
+    assert metric.scale == (1 if name in ("saliency_metric", "counterfactual_sensitivity") else 100)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", METRICS)
-def test_on_the_gpu(name):
-    values = {need: torch.rand(4, dtype=torch.float64).clamp(0.01) for need in ("p", "o", "d")}
-    values |= {need: torch.rand(4, 5, 6, dtype=torch.float64) for need in ("maps", "masked_maps")}
-    scores = []
-    for device in ("cpu", "cuda"):
-        quantities = Quantities(values["maps"].to(device)[:, None], values["maps"].to(device), None, None)
-        quantities._known.update({key: value.to(device) for key, value in values.items()})
-        scores.append(quantities.scores([name])[name].cpu())
-    torch.testing.assert_close(*scores)
+def test_names_in_tables_differ():
+    for attribute in ("title", "short"):
+        assert len({getattr(metric, attribute) for metric in METRICS.values()}) == len(METRICS)
+
+
+def test_value_of_a_set_from_lists():
+    scores = {"thresholded_drop": [0.2, 0.6], "thresholded_increase": [0.9, 0.3], "hci": [0.0, 0.0]}
+    assert METRICS["hci"].of_set(scores) == pytest.approx(scipy.stats.hmean([0.6, 0.6]))
+    assert METRICS["thresholded_drop"].of_set(scores) == pytest.approx(0.4)

@@ -15,7 +15,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, Classifie
 import cam_extras as ours
 from cam_extras.captum import LayerGradCam
 from cam_extras.cli import main
-from cam_extras.evaluation import evaluate_batch
+from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
 from cam_extras.quantus import METRIC_CLASSES, explain
@@ -34,7 +34,7 @@ def images(realdata):
 def test_every_method_and_metric(realdata, images, layer):
     module = realdata.model.get_submodule(layer)
     methods = {name: method(**SEVERAL_PASSES.get(name, {})) for name, method in METHODS.items()}
-    evaluation = evaluate_batch(realdata.model, module, images, methods, METRICS)
+    evaluation = Evaluator(realdata.model, module, methods)(images)
     for name in METHODS:
         maps = evaluation.maps[name]
         assert maps.shape == (12, 224, 224)
@@ -85,7 +85,7 @@ def test_class_activation_map_weights(realdata, images):
 def test_opti_cam_shows_what_the_class_is_seen_in(realdata, images):
     methods = {"OptiCAM": METHODS["OptiCAM"](**METHODS["OptiCAM"].FAST), "GradCAM": METHODS["GradCAM"]()}
     names = ["average_drop", "average_gain"]
-    evaluation = evaluate_batch(realdata.model, realdata.model.get_submodule("features.18"), images, methods, names)
+    evaluation = Evaluator(realdata.model, realdata.model.get_submodule("features.18"), methods, names)(images)
     summary = evaluation.of_set()
     assert summary["OptiCAM"]["average_drop"] < 0.02
     assert summary["OptiCAM"]["average_gain"] > 0.65

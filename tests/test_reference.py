@@ -3,11 +3,12 @@
 import pytest
 import reference
 import torch
+from explained import Formulas
 from nets import CNN, LinearHead
 
 from cam_extras import maps
 from cam_extras.methods import METHODS
-from cam_extras.metrics import METRICS, Quantities
+from cam_extras.metrics import METRICS, Curve, Quantities, box_mask
 from cam_extras.probe import Probe
 
 
@@ -57,29 +58,85 @@ def test_resize(size):
         torch.testing.assert_close(resized, reference.resize(plane, *size), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_metric(name):
+def confidence(images):
+    return images.mean(dim=(1, 2, 3)).sigmoid()
+
+
+def known_quantities(samples):
+    """What metrics are functions of, at random."""
     generator = torch.Generator().manual_seed(5)
-    samples = 40
 
     def random(*shape):
         return torch.rand(shape, generator=generator, dtype=torch.float64)
 
-    known = {
-        "p": random(samples).clamp(min=0.01),
-        "o": random(samples),
-        "d": random(samples),
-        "maps": random(samples, 4, 5),
-        "masked_maps": random(samples, 4, 5),
-    }
-    known["maps"][3] = 0.25  # constant
-    known["masked_maps"][7] = 0.0
+    def boxes():
+        low = torch.stack([torch.randint(limit, (2,), generator=generator) for limit in (4, 3)], dim=1)
+        return torch.cat([low, low + 1 + torch.tensor([0, 1])], dim=1)
+
+    known = {name: random(samples) for name in ("o", "d", "o_t", "b")}
+    known["p"] = random(samples).clamp(min=0.01)
     known["o"][:4] = known["p"][:4]  # neither drop nor gain
     known["o"][9] = 0.0
-    quantities = Quantities(known["maps"][:, None], known["maps"], None, None)
+    known["maps"], known["masked_maps"] = random(2, samples, 4, 5)
+    known["maps"][3] = 0.25  # constant
+    known["masked_maps"][7] = 0.0
+    for name in ("insertion_curve", "deletion_curve"):
+        known[name] = Curve(torch.tensor([0.0, 0.3, 0.6, 0.9, 1.0]).double(), random(samples, 5))
+    known["boxes"] = [boxes() for _ in range(samples)]
+    known["masks"] = box_mask(known["boxes"], (4, 5))
+    known["correct"] = random(samples) < 0.7
+    known["x"] = random(samples, 3, 4, 5) - 0.5
+    known["confidence"] = confidence
+    known["weights"], known["counterfactual_weights"] = random(2, samples, 6) - 0.5
+    return known
+
+
+def of_sample(known, n):
+    def read(value):
+        if callable(value):
+            return value
+        if isinstance(value, Curve):
+            return value.fractions.tolist(), value.scores[n].tolist()
+        return value[n].item() if isinstance(value, torch.Tensor) and value.ndim == 1 else value[n]
+
+    return {name: read(value) for name, value in known.items()}
+
+
+def scores_from(known, name):
+    quantities = Quantities(Formulas(known["x"], maps=known["maps"]))
     quantities._known.update(known)
-    scores = quantities.scores([name])[name]
+    return quantities.scores([name])[name]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metric(name):
+    samples = 40
+    known = known_quantities(samples)
+    if name == "saliency_metric":
+        known["maps"][3, 0, 0] = 0.75  # it is undefined for constant maps
+    scores = scores_from(known, name)
     assert scores.shape == (samples,)
-    for n in range(samples):
-        sample = {key: values[n] if values.ndim > 1 else values[n].item() for key, values in known.items()}
-        assert scores[n].item() == pytest.approx(reference.METRICS[name](sample), abs=1e-12)
+    expected = [reference.METRICS[name](of_sample(known, n)) for n in range(samples)]
+    assert scores.tolist() == pytest.approx(expected, abs=1e-12)
+    assert len(set(expected)) > 1
+    low, high = METRICS[name].range
+    assert low <= min(expected) <= max(expected) <= high
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METRICS)
+def test_metric_on_the_gpu(name):
+    known = known_quantities(8)
+    known["maps"][3, 0, 0] = 0.75
+
+    def to(value, device):
+        if isinstance(value, Curve):
+            return Curve(*(part.to(device) for part in value))
+        if isinstance(value, list):
+            return [part.to(device) for part in value]
+        return value if callable(value) else value.to(device)
+
+    scores = [
+        scores_from({key: to(value, device) for key, value in known.items()}, name).cpu() for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(*scores)

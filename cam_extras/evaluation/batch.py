@@ -1,18 +1,28 @@
-"""Methods x metrics on one batch: the input's forward pass serves all methods, a masked one all metrics."""
+"""Methods x metrics on a batch: the input's forward pass serves all methods, a masked one all metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
-from cam_extras._checks import check_class_scores
+from cam_extras._checks import check_class_scores, check_name
 from cam_extras.maps import input_map
-from cam_extras.methods import Method
-from cam_extras.metrics import METRICS, Quantities
+from cam_extras.methods import Method, channel_weights
+from cam_extras.metrics import (
+    DEFAULT_METRICS,
+    METRICS,
+    Curve,
+    Explained,
+    MetricOptions,
+    Quantities,
+    sources_of,
+    win_percentage,
+)
 from cam_extras.probe import Model, Probe
-from cam_extras.scores import Softmax
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class Evaluation:
         confidence: softmax probability of the class explained, shape (N,).
         maps: for each method its maps (N, *S), in [0, 1].
         scores: for each method and metric the scores (N,).
+        curves: for each method the insertion and deletion curves that metrics asked for.
     """
 
     target: Tensor
@@ -32,6 +43,7 @@ class Evaluation:
     confidence: Tensor
     maps: dict[str, Tensor]
     scores: dict[str, dict[str, Tensor]]
+    curves: dict[str, dict[str, Curve]]
 
     def of_set(self) -> dict[str, dict[str, float]]:
         """Return for each method and metric the value of the whole set."""
@@ -39,82 +51,133 @@ class Evaluation:
             method: {name: METRICS[name].of_set(scores) for name in scores} for method, scores in self.scores.items()
         }
 
+    def win_percentage(self, metric: str = "average_drop") -> dict[str, float]:
+        """Return for each method the share of samples on which it has the best score of all, ties shared."""
+        drops = torch.stack([scores[metric] for scores in self.scores.values()])
+        wins = win_percentage(-drops if METRICS[metric].higher_is_better else drops)
+        return dict(zip(self.scores, wins.mean(dim=1).tolist(), strict=True))
 
-def evaluate_batch(
-    model: Model,
-    layer: nn.Module,
-    x: Tensor,
-    methods: Mapping[str, Method],
-    metrics: Iterable[str],
-    *,
-    target: int | Sequence[int] | Tensor | None = None,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
-    fill: float | Tensor = 0.0,
-    on_progress: Callable[[str], None] = lambda method: None,
-) -> Evaluation:
-    """Explain a batch with every method and score it with every metric.
 
-    Costs one forward pass for the batch and, for each method, one of x*H and one of x*(1-H) where a metric asks.
+@dataclass(eq=False)
+class Evaluator:
+    """Explains batches with every method and scores the maps with every metric, sharing forward passes.
+
+    A batch costs a forward pass; for each method, where a metric asks: one of x*H, for its confidence and its map
+    together, one of x*(1-H), one of the pixels above the threshold, the points of insertion and deletion curves, one
+    of the counterfactual; and for all batches one image of nothing but the `fill`, which is why the model must not
+    change while an evaluator is used.
 
     Args:
         model: the model, left as found.
         layer: the layer to explain.
-        x: the batch, shape (N, C, *S).
         methods: by name.
-        metrics: keys of `cam_extras.metrics.METRICS`.
-        target: the class to explain, or one for each sample; by default the predicted class.
+        metrics: keys of `cam_extras.metrics.METRICS`; by default those that need neither the place of the object nor
+            channel weights, and four forward passes a method.
+        options: of the metrics.
         reshape_transform: see `Probe`.
-        fill: what stands where a map is 0, see `cam_extras.maps.mask`.
-        on_progress: called with the name of each method when it is done.
 
     Raises:
-        TypeError: see `Probe`.
-        ValueError: see `Probe`; or the model does not return scores of two or more classes; or a map or score is
-            undefined: samples are named.
+        ValueError: there is no metric of that name.
+        TypeError: a metric needs channel weights and a method has none.
+
+    >>> evaluator = Evaluator(model, model.layer4, {"GradCAM": GradCAM()})  # doctest: +SKIP
+    >>> evaluator(x).of_set()["GradCAM"]["adcc"]  # doctest: +SKIP
     """
-    probe = Probe(
-        model,
-        layer,
-        x,
-        target=target,
-        reshape_transform=reshape_transform,
-        second_order=any(method.second_order for method in methods.values()),
-    )
-    size = tuple(x.shape[2:])
-    metrics = list(metrics)
-    confidence = _confidence(probe)
-    maps, scores = {}, {}
-    for name, method in methods.items():
-        maps[name] = input_map(method(probe), size)
-        shared = _SharedProbes(probe)
-        quantities = Quantities(
-            probe.x,
-            maps[name],
-            confidence=lambda y, at=shared.at: _confidence(at(y)),  # type: ignore[misc]
-            explain=lambda y, at=shared.at, method=method: input_map(method(at(y)), size),  # type: ignore[misc]
-            fill=fill,
+
+    model: Model
+    layer: nn.Module
+    methods: Mapping[str, Method]
+    metrics: Sequence[str] = DEFAULT_METRICS
+    options: MetricOptions = field(default_factory=MetricOptions)
+    reshape_transform: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.metrics = list(self.metrics)
+        for name in self.metrics:
+            check_name("metric", name, METRICS)
+        if any("weights" in sources_of(name) for name in self.metrics):
+            for method in self.methods.values():
+                channel_weights(method)
+        self._nothing: dict[tuple[object, ...], Tensor] = {}
+
+    def __call__(
+        self,
+        x: Tensor,
+        target: int | Sequence[int] | Tensor | None = None,
+        *,
+        boxes: Sequence[Tensor] | None = None,
+        masks: Tensor | None = None,
+        on_progress: Callable[[str], None] = lambda method: None,
+    ) -> Evaluation:
+        """Evaluate one batch.
+
+        Args:
+            x: the batch, shape (N, C, *S).
+            target: the class to explain, or one for each sample; by default the predicted class.
+            boxes: where the object is, for each sample (B, 4), see `cam_extras.metrics.localisation`.
+            masks: the same as boolean masks (N, H, W).
+            on_progress: called with the name of each method when it is done.
+
+        Raises:
+            TypeError: see `Probe`.
+            ValueError: see `Probe`; or the model does not return scores of two or more classes; or a metric needs boxes
+                or masks; or a map or score is undefined: samples are named.
+        """
+        probe = Probe(
+            self.model,
+            self.layer,
+            x,
+            target=target,
+            reshape_transform=self.reshape_transform,
+            second_order=any(method.second_order for method in self.methods.values()),
         )
-        scores[name] = quantities.scores(metrics)
-        on_progress(name)
-    return Evaluation(probe.target, probe.outputs.argmax(dim=1), confidence, maps, scores)
+        maps, scores, curves = {}, {}, {}
+        probabilities = _probabilities(probe.outputs)
+        for name, method in self.methods.items():
+            explained = _Explained(probe, method, self._nothing)
+            quantities = Quantities(explained, self.options, boxes=boxes, masks=masks)
+            maps[name] = explained.maps
+            scores[name] = quantities.scores(self.metrics)
+            curves[name] = quantities.curves
+            on_progress(name)
+        confidence = probabilities.gather(1, probe.target[:, None])[:, 0]
+        return Evaluation(probe.target, probabilities.argmax(dim=1), confidence, maps, scores, curves)
 
 
-def _confidence(probe: Probe) -> Tensor:
-    """Return the softmax probability of the class explained, in float64: in float32 it reaches 1 too soon."""
-    check_class_scores(probe.outputs)
-    return Softmax(probe.target)(probe.outputs.double())
+class _Explained(Explained):
+    """A probe and a method; whatever is asked of it shares the probe's forward pass."""
+
+    def __init__(self, probe: Probe, method: Method, nothing: dict[tuple[object, ...], Tensor]):
+        self.x, self.target = probe.x, probe.target
+        self._probe, self._method, self._nothing = probe, method, nothing
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        return _probabilities(self._probe.outputs)
+
+    @cached_property
+    def maps(self) -> Tensor:
+        return input_map(self._method(self._probe), tuple(self.x.shape[2:]))
+
+    @cached_property
+    def channel_weights(self) -> Tensor:
+        return channel_weights(self._method)(self._probe)
+
+    def at(self, x: Tensor) -> Explained:
+        return _Explained(self._probe.at(x), self._method, self._nothing)
+
+    def probabilities_of(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return _probabilities(self._probe.run(images))
+
+    def probabilities_of_nothing(self, image: Tensor) -> Tensor:
+        key = (image.shape, image.dtype, image.device)
+        if key not in self._nothing:
+            self._nothing[key] = self.probabilities_of(image)
+        return self._nothing[key]
 
 
-class _SharedProbes:
-    """Probes at other inputs, one for each: the confidence and the map of a masked input share a forward pass."""
-
-    def __init__(self, probe: Probe):
-        self._probe = probe
-        self._known: list[tuple[Tensor, Probe]] = [(probe.x, probe)]
-
-    def at(self, y: Tensor) -> Probe:
-        for x, probe in self._known:
-            if x is y:
-                return probe
-        self._known.append((y, self._probe.at(y)))
-        return self._known[-1][1]
+def _probabilities(outputs: object) -> Tensor:
+    """Return softmax probabilities in float64: in float32 they reach 1 too soon."""
+    check_class_scores(outputs)
+    return outputs.double().softmax(dim=1)  # type: ignore[attr-defined]

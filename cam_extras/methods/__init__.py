@@ -4,7 +4,7 @@
 ['ExpectedGradCAM', 'FakeCAM', 'GradCAM']
 """
 
-from cam_extras.methods.base import GradientMethod, Method
+from cam_extras.methods.base import GradientMethod, Method, channel_weights
 from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
 from cam_extras.methods.fake_cam import FakeCAM
 from cam_extras.methods.grad_cam import GradCAM
@@ -52,6 +52,7 @@ __all__ = [
     "ShapleyCAME",
     "ShapleyCAMH",
     "SmoothGradCAMPlusPlus",
+    "channel_weights",
     "mutual_information",
     "shapley_weights",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from cam_extras import batches
 from cam_extras._checks import check_choice
 from cam_extras.probe import Probe
 from cam_extras.scores import SCORES
@@ -63,16 +64,26 @@ class GradientMethod(Method):
         """Return the contributions under the probe's utility."""
 
 
+def channel_weights(method: Method) -> Callable[[Probe], Tensor]:
+    """Return the function of a method that gives the weights of the layer's channels, probe -> (N, K).
+
+    Raises:
+        TypeError: it has none.
+    """
+    function = getattr(method, "channel_weights", None)
+    if function is None:
+        raise TypeError(
+            f"{type(method).__name__} does not weigh channels: counterfactual sensitivity takes methods with channel "
+            "weights, such as GradCAM, ShapleyCAM, MIGradCAM or OptiCAM"
+        )
+    return function
+
+
 def rows_of_a_pass(probe: Probe, internal_batch_size: int | None) -> int:
     """Return how many images go through the model at a time; see the methods' `internal_batch_size`."""
     if not probe.divisible:
         return len(probe.x)
-    if internal_batch_size is not None:
-        return internal_batch_size
-    if probe.x.device.type != "cpu":
-        return 32
-    # Large intermediate results leave the processor's cache, and memory in pieces this big is taken anew every time.
-    return min(max(4 * 224 * 224 // probe.x.shape[2:].numel(), 1), 32)
+    return batches.rows_of_a_pass(probe.x, internal_batch_size)
 
 
 def spatial_mean(values: Tensor) -> Tensor:

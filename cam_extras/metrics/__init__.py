@@ -4,10 +4,11 @@
 ('Average Drop', '↓')
 """
 
-from cam_extras.metrics.base import METRICS, Metric, Quantities
+# METRICS lists the families in the order in which they are imported.
+# isort: off
+from cam_extras.metrics.base import METRICS, Metric
 from cam_extras.metrics.confidence import average_drop, average_gain, drop_in_deletion, increase_in_confidence
-
-from cam_extras.metrics.adcc import adcc, coherency, complexity  # isort: skip  (METRICS lists the families in this order)
+from cam_extras.metrics.adcc import adcc, coherency, complexity
 from cam_extras.metrics.hci import hci, threshold_mask, thresholded_drop, thresholded_increase, win_percentage
 from cam_extras.metrics.insertion_and_deletion import (
     Blur,
@@ -20,6 +21,7 @@ from cam_extras.metrics.insertion_and_deletion import (
     insertion_deletion,
 )
 from cam_extras.metrics.localisation import (
+    best_box_accuracy,
     box_accuracy,
     box_mask,
     box_study,
@@ -34,23 +36,56 @@ from cam_extras.metrics.localisation import (
     saliency_metric,
     selectivity,
 )
+from cam_extras.metrics.counterfactual import counterfactual, counterfactual_sensitivity
+from cam_extras.metrics.quantities import (
+    QUANTITIES,
+    Explained,
+    MetricOptions,
+    Quantities,
+    options_of,
+    quantities_of,
+    sources_of,
+)
+
+# isort: on
+
+# What can be had of every method for the price of five forward passes a batch at most.
+DEFAULT_METRICS = (
+    "average_drop",
+    "increase_in_confidence",
+    "average_gain",
+    "drop_in_deletion",
+    "coherency",
+    "complexity",
+    "adcc",
+    "thresholded_drop",
+    "thresholded_increase",
+    "hci",
+)
 
 __all__ = [
+    "DEFAULT_METRICS",
     "METRICS",
+    "QUANTITIES",
     "Blur",
     "Curve",
+    "Explained",
     "Metric",
+    "MetricOptions",
     "Quantities",
     "Schedule",
     "adcc",
     "average_drop",
     "average_gain",
+    "best_box_accuracy",
     "box_accuracy",
     "box_mask",
     "box_study",
     "coherency",
     "complexity",
     "component_boxes",
+    "counterfactual",
+    "counterfactual_sensitivity",
     "deletion",
     "deletion_curve",
     "drop_in_deletion",
@@ -63,11 +98,14 @@ __all__ = [
     "localisation_error",
     "max_box_accuracy",
     "official_metric",
+    "options_of",
     "pixel_f1",
     "pointing_game",
     "predicted_boxes",
+    "quantities_of",
     "saliency_metric",
     "selectivity",
+    "sources_of",
     "threshold_mask",
     "thresholded_drop",
     "thresholded_increase",

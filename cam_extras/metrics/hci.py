@@ -1,6 +1,6 @@
 """Harmonised confidence index and its parts: "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative".
 
-p is the confidence in the class for the whole input, o for the pixels where the map H reaches a threshold t, b for a
+p is the confidence in the class for the whole input, o_t for the pixels where the map H reaches a threshold t, b for a
 baseline: all softmax probabilities of the same class, shape (N,).
 """
 
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from cam_extras._checks import SampleError, check_finite, check_unit_range, which
 from cam_extras.maps import mask
-from cam_extras.metrics.base import harmonic_mean
+from cam_extras.metrics.base import harmonic_mean, metric
 from cam_extras.metrics.confidence import average_drop
+
+_PAPER = "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative"
 
 
 def threshold_mask(x: Tensor, maps: Tensor, threshold: float, fill: float | Tensor = 0.0) -> Tensor:
@@ -37,22 +39,36 @@ def threshold_mask(x: Tensor, maps: Tensor, threshold: float, fill: float | Tens
     return mask(x, (maps >= threshold).to(maps.dtype), fill)
 
 
-def thresholded_drop(p: Tensor, o: Tensor) -> Tensor:
-    """Thresholded drop AD_t = max(0, p - o) / p, with o the confidence for `threshold_mask(x, maps, t)`.
+@metric(
+    title="Thresholded Drop",
+    short="ADt",
+    higher_is_better=False,
+    meaning="share of confidence lost when only the pixels above a threshold are seen",
+    paper=_PAPER,
+)
+def thresholded_drop(p: Tensor, o_t: Tensor) -> Tensor:
+    """Thresholded drop AD_t = max(0, p - o_t) / p, with o_t the confidence for `threshold_mask(x, maps, t)`.
 
     Arguments, errors and range as for `average_drop`; lower is better. A constant map of zeros hides everything for
     t > 0, any other constant map nothing up to its value.
 
     "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.1.
     """
-    return average_drop(p, o)
+    return average_drop(p, o_t)
 
 
-def thresholded_increase(o: Tensor, b: Tensor) -> Tensor:
-    """Thresholded increase AI_t = max(0, o - b) / o: the share of o that the map's pixels add to a baseline.
+@metric(
+    title="Thresholded Increase",
+    short="AIt",
+    higher_is_better=True,
+    meaning="share of the confidence in the pixels above a threshold that a baseline lacks",
+    paper=_PAPER,
+)
+def thresholded_increase(o_t: Tensor, b: Tensor) -> Tensor:
+    """Thresholded increase AI_t = max(0, o_t - b) / o_t: the share of o_t that the map's pixels add to a baseline.
 
     Args:
-        o: confidence for `threshold_mask(x, maps, t)`, shape (N,), in (0, 1].
+        o_t: confidence for `threshold_mask(x, maps, t)`, shape (N,), in (0, 1].
         b: confidence for the baseline, same shape, in [0, 1]: for the `fill` alone, as the paper has it, or for x where
             H = 0, as its authors' code has it.
 
@@ -60,22 +76,32 @@ def thresholded_increase(o: Tensor, b: Tensor) -> Tensor:
         Shape (N,), in [0, 1]; higher is better.
 
     Raises:
-        ValueError: a value is outside [0, 1], or an o is 0, where the share is undefined; samples are named.
+        ValueError: a value is outside [0, 1], or an o_t is 0, where the share is undefined; samples are named.
 
     "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.1.
 
     >>> thresholded_increase(torch.tensor([0.8, 0.5]), torch.tensor([0.2, 0.9]))
     tensor([0.7500, 0.0000])
     """
-    for name, values in (("o", o), ("b", b)):
+    for name, values in (("o_t", o_t), ("b", b)):
         check_unit_range(f"the confidence {name}", values)
-    if o.shape != b.shape:
-        raise ValueError(f"expected confidences of one shape (N,); got {tuple(o.shape)} and {tuple(b.shape)}")
-    if (o == 0).any():
-        raise SampleError("the increase is undefined where the confidence o is 0,", which(o == 0), "leave these out")
-    return torch.clamp(o - b, min=0) / o
+    if o_t.shape != b.shape:
+        raise ValueError(f"expected confidences of one shape (N,); got {tuple(o_t.shape)} and {tuple(b.shape)}")
+    if (o_t == 0).any():
+        raise SampleError(
+            "the increase is undefined where the confidence o_t is 0,", which(o_t == 0), "leave these samples out"
+        )
+    return torch.clamp(o_t - b, min=0) / o_t
 
 
+@metric(
+    title="HCI",
+    short="HCI",
+    higher_is_better=True,
+    meaning="harmonic mean of 1 - thresholded drop and thresholded increase",
+    paper=_PAPER,
+    of_means=True,
+)
 def hci(thresholded_drop: Tensor, thresholded_increase: Tensor) -> Tensor:
     """Harmonised confidence index HCI = 2 (1 - AD_t) AI_t / ((1 - AD_t) + AI_t), and 0 where either part is.
 

@@ -20,7 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_finite, check_input, check_name, check_unit_range
+from cam_extras._checks import check_count, check_finite, check_input, check_name, check_unit_range
+from cam_extras.batches import rows_of_a_pass
+from cam_extras.metrics.base import metric
+
+_PAPER = "Petsiuk et al., RISE, 2018"
 
 Confidence: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(images (M, C, *S), numbers (M,) of the samples that they were made of) -> f_c of each, shape (M,)."""
@@ -170,7 +174,7 @@ def insertion_curve(
     maps: Tensor,
     schedule: str | Schedule = "rise",
     *,
-    batch_size: int = 32,
+    internal_batch_size: int | None = None,
 ) -> Curve:
     """Insertion curve f_c(x where rank(H) < k, else substrate): confidence while pixels enter, the map's highest first.
 
@@ -186,7 +190,8 @@ def insertion_curve(
         maps: H in [0, 1], shape (N, *S).
         schedule: a `Schedule`, or a key of `PRESETS`: "rise", 224 pixels a step, inserted into a blurred image; "mi",
             one per cent a step, inserted into zeros.
-        batch_size: most images in a forward pass; it bounds the memory and does not change the result.
+        internal_batch_size: most images in a forward pass; it bounds the memory and does not change the result. By
+            default 32, on the CPU as many as four images of 224 x 224 have pixels.
 
     Returns:
         The curve, with scores (N, T) in [0, 1].
@@ -200,7 +205,7 @@ def insertion_curve(
     Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
     """
     schedule = _schedule(schedule)
-    return _curve(confidence, x, maps, schedule, (schedule.insert_into, _itself), batch_size)
+    return _curve(confidence, x, maps, schedule, (schedule.insert_into, _itself), internal_batch_size)
 
 
 def deletion_curve(
@@ -209,7 +214,7 @@ def deletion_curve(
     maps: Tensor,
     schedule: str | Schedule = "rise",
     *,
-    batch_size: int = 32,
+    internal_batch_size: int | None = None,
 ) -> Curve:
     """Deletion curve f_c(substrate where rank(H) < k, else x): confidence while pixels go, the map's highest first.
 
@@ -217,7 +222,7 @@ def deletion_curve(
     Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
     """
     schedule = _schedule(schedule)
-    return _curve(confidence, x, maps, schedule, (_itself, schedule.delete_to), batch_size)
+    return _curve(confidence, x, maps, schedule, (_itself, schedule.delete_to), internal_batch_size)
 
 
 def area(curve: Curve) -> Tensor:
@@ -231,6 +236,13 @@ def area(curve: Curve) -> Tensor:
     return torch.trapezoid(scores, fractions).clamp(scores.amin(dim=1), scores.amax(dim=1))
 
 
+@metric(
+    title="Insertion",
+    short="Ins",
+    higher_is_better=True,
+    meaning="mean confidence while pixels are inserted, the map's highest first",
+    paper=_PAPER,
+)
 def insertion(insertion_curve: Curve) -> Tensor:
     """Insertion, the area under the insertion curve: mean confidence while the map's highest pixels enter first.
 
@@ -245,6 +257,13 @@ def insertion(insertion_curve: Curve) -> Tensor:
     return area(insertion_curve)
 
 
+@metric(
+    title="Deletion",
+    short="Del",
+    higher_is_better=False,
+    meaning="mean confidence while pixels are deleted, the map's highest first",
+    paper=_PAPER,
+)
 def deletion(deletion_curve: Curve) -> Tensor:
     """Deletion, the area under the deletion curve: mean confidence while the map's highest pixels go first.
 
@@ -259,6 +278,14 @@ def deletion(deletion_curve: Curve) -> Tensor:
     return area(deletion_curve)
 
 
+@metric(
+    title="Insertion - Deletion",
+    short="I-D",
+    higher_is_better=True,
+    meaning="insertion minus deletion",
+    paper="Englebert et al., Poly-CAM, 2022",
+    range=(-1.0, 1.0),
+)
 def insertion_deletion(insertion: Tensor, deletion: Tensor) -> Tensor:
     """Insertion minus deletion: how much more confident the model is with the map's highest pixels than without.
 
@@ -304,7 +331,7 @@ def _curve(
     maps: Tensor,
     schedule: Schedule,
     images: tuple[Substrate, Substrate],
-    batch_size: int,
+    internal_batch_size: int | None,
 ) -> Curve:
     """Return the curve from one image to another, each given as a substrate."""
     check_input(x)
@@ -317,14 +344,14 @@ def _curve(
             f"got {tuple(maps.shape)}"
         )
     check_unit_range("the map", maps)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if internal_batch_size is not None:
+        check_count("internal_batch_size", internal_batch_size)
     counts = torch.tensor(schedule.counts(space.numel()), device=x.device)
     scores = []
     with torch.no_grad():
         before, after = (_substrate(image, x) for image in images)
         ranks = _ranks(maps)
-        for row in torch.arange(len(x) * len(counts), device=x.device).split(batch_size):
+        for row in torch.arange(len(x) * len(counts), device=x.device).split(rows_of_a_pass(x, internal_batch_size)):
             samples, points = row // len(counts), row % len(counts)
             changed = (ranks[samples] < counts[points, None]).reshape(-1, 1, *space)
             values = confidence(torch.where(changed, after[samples], before[samples]), samples)

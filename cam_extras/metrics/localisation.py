@@ -24,7 +24,9 @@ from torch import Tensor
 
 from cam_extras._checks import SampleError, check_choice, check_unit_range, which
 from cam_extras.maps import resize
+from cam_extras.metrics.base import metric
 
+TIES = ("first", "any")
 _THRESHOLDS = tuple(step / 100 for step in range(100))
 
 # Neighbours of a pixel: those at its sides, in the same map.
@@ -106,7 +108,14 @@ def predicted_boxes(maps: Tensor) -> list[Tensor]:
     return [boxes[:1] for boxes in component_boxes(maps > mean)]
 
 
-def pointing_game(maps: Tensor, masks: Tensor, ties: str = "first") -> Tensor:
+@metric(
+    title="Pointing Game",
+    short="PG",
+    higher_is_better=True,
+    meaning="how often the map's maximum lies on the object",
+    paper="Zhang et al., Excitation Backprop, 2018",
+)
+def pointing_game(maps: Tensor, masks: Tensor, *, ties: str = "first") -> Tensor:
     """Standard pointing game SP = 1[p* in U], p* = argmax_p H_p: whether the map's maximum lies on the object.
 
     Args:
@@ -127,7 +136,7 @@ def pointing_game(maps: Tensor, masks: Tensor, ties: str = "first") -> Tensor:
     >>> pointing_game(torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[False, True]]]))
     tensor([1.], dtype=torch.float64)
     """
-    check_choice("ties", ties, ("first", "any"))
+    check_choice("ties", ties, TIES)
     masks = _check_truth(maps, masks).flatten(1)
     values = maps.flatten(1)
     if ties == "any":
@@ -135,6 +144,13 @@ def pointing_game(maps: Tensor, masks: Tensor, ties: str = "first") -> Tensor:
     return masks.gather(1, values.argmax(dim=1, keepdim=True))[:, 0].double()
 
 
+@metric(
+    title="Energy Pointing Game",
+    short="EPG",
+    higher_is_better=True,
+    meaning="share of the map that lies on the object",
+    paper="Wang et al., Score-CAM, 2020",
+)
 def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """Energy pointing game EP = sum_{p in U} H_p / sum_p H_p: the share of the map that lies on the object.
 
@@ -164,6 +180,13 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     return _sum(maps * masks) / total
 
 
+@metric(
+    title="Pixel F1",
+    short="F1",
+    higher_is_better=True,
+    meaning="harmonic mean of the map's precision and recall of the object's pixels",
+    paper="Zhang et al., Opti-CAM, 2024",
+)
 def pixel_f1(maps: Tensor, masks: Tensor) -> Tensor:
     """Pixel-wise F1 = 2 P R / (P + R), precision P = sum_{p in U} H_p / sum_p H_p, recall R = sum_{p in U} H_p / |U|.
 
@@ -189,6 +212,13 @@ def pixel_f1(maps: Tensor, masks: Tensor) -> Tensor:
     return 2 * _sum(maps * masks) / (_sum(maps) + _sum(masks))
 
 
+@metric(
+    title="Localisation Error",
+    short="LE",
+    higher_is_better=False,
+    meaning="1 - overlap of the map's box with the nearest box of the object",
+    paper="Zhang et al., Opti-CAM, 2024",
+)
 def localisation_error(maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     """Localisation error LE = 1 - max_{B} IoU(B, B_p): how far the predicted box is from the nearest box.
 
@@ -216,6 +246,13 @@ def localisation_error(maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     return 1 - _best_overlap(predicted_boxes(maps), boxes).to(maps.device)
 
 
+@metric(
+    title="Official Metric",
+    short="OM",
+    higher_is_better=False,
+    meaning="localisation error, and 1 where another class is predicted",
+    paper="Zhang et al., Opti-CAM, 2024",
+)
 def official_metric(maps: Tensor, boxes: Sequence[Tensor], correct: Tensor) -> Tensor:
     """Official metric OM = 1 - max_{B} IoU(B, B_p) 1[c_p = c]: localisation error, and 1 where the class is wrong.
 
@@ -315,11 +352,38 @@ def max_box_accuracy(hits: Tensor) -> Tensor:
     >>> max_box_accuracy(torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]], [[0.0], [1.0]]]))
     tensor(0.6667, dtype=torch.float64)
     """
+    return best_box_accuracy(hits).mean()
+
+
+def best_box_accuracy(hits: Tensor) -> Tensor:
+    """Share of the overlaps at which a sample's box is accurate, each at the threshold that is best for the whole set.
+
+    The mean over samples is `max_box_accuracy`. Of thresholds that are equally good the lowest is taken.
+
+    Args:
+        hits: what `box_accuracy` returns for all images of the set, shape (N, T, D).
+
+    Returns:
+        Shape (N,), in [0, 1]; higher is better.
+
+    Raises:
+        ValueError: `hits` has another number of dimensions or no sample.
+    """
     if hits.ndim != 3 or hits.numel() == 0:
         raise ValueError(f"expected hits of shape (samples, thresholds, overlaps); got {tuple(hits.shape)}")
-    return hits.double().mean(dim=0).amax(dim=0).mean()
+    hits = hits.double()
+    best = hits.mean(dim=0).argmax(dim=0)  # the threshold of each overlap
+    return hits.gather(1, best.expand(len(hits), 1, -1))[:, 0].mean(dim=1)
 
 
+@metric(
+    title="Saliency Metric",
+    short="SM",
+    higher_is_better=False,
+    meaning="log area of the map's box minus log confidence in that crop",
+    paper="Dabkowski and Gal, 2017",
+    range=(math.log(0.05), math.inf),
+)
 def saliency_metric(x: Tensor, maps: Tensor, confidence: Callable[[Tensor], Tensor]) -> Tensor:
     """Saliency metric SM = log max(0.05, |B_p| / hw) - log p_c: how small a crop is still recognised.
 

@@ -1,0 +1,129 @@
+"""Counterfactual sensitivity: "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative".
+
+How much a method's channel weights change when the image does: w are the weights for x, w' those for
+`counterfactual(x)` and the same class, both of shape (N, K).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from cam_extras._checks import SampleError, check_count, check_finite, check_input, check_seed, which
+from cam_extras.metrics.base import metric
+
+
+def counterfactual(x: Tensor, delta: float = 0.1, fraction: float = 0.5, seed: int = 0) -> Tensor:
+    """Add a constant to a random share of the pixels, in all channels: x + delta where chosen, else x.
+
+    Args:
+        x: the input, shape (N, C, *S).
+        delta: what is added, in the values that the model sees: with an input normalised by a standard deviation of
+            0.226, 0.1 is 6 of 255 grey levels.
+        fraction: share of the pixels to change, in (0, 1]; round(fraction * pixels) of them are.
+        seed: of the choice. It is the same on every device, and the pixels of a fraction are among those of a greater.
+
+    Returns:
+        Shape (N, C, *S); nothing keeps it in the range of x.
+
+    Raises:
+        TypeError: the input is not made of floating-point numbers, or the seed is no integer.
+        ValueError: the fraction is outside (0, 1] or of less than a pixel; delta is 0 or not finite; the input has no
+            pixels, or is not finite: samples are named.
+
+    "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.6, which leaves open the share, and
+    whether 0.1 is added before or after normalisation.
+
+    >>> counterfactual(torch.zeros(2, 1, 4), delta=0.1, fraction=0.5)
+    tensor([[[0.1000, 0.1000, 0.0000, 0.0000]],
+    <BLANKLINE>
+            [[0.1000, 0.1000, 0.0000, 0.0000]]])
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the fraction of the pixels must lie in (0, 1]; got {fraction}")
+    if not math.isfinite(delta) or delta == 0:
+        raise ValueError(f"delta must be a finite number other than 0; got {delta}")
+    check_seed(seed)
+    size = check_input(x).shape[2:]
+    pixels = size.numel()
+    if not size or not pixels:
+        raise ValueError(f"the input must have pixels, shape (N, C, *S); got {tuple(x.shape)}")
+    count = round(fraction * pixels)
+    if count == 0:
+        raise ValueError(f"a fraction of {fraction} of {pixels} pixels is less than one: nothing would change")
+    # Random numbers come from the CPU, with types and devices spelt out: the defaults are the user's to change.
+    generator = torch.Generator("cpu").manual_seed(int(seed))
+    chosen = torch.randperm(pixels, generator=generator, dtype=torch.int64, device="cpu")[:count]
+    # One pattern for all samples: were there one for each, a score would depend on the batch that its sample is in.
+    pattern = torch.zeros(pixels, dtype=x.dtype, device="cpu").index_fill(0, chosen, delta)
+    return x + pattern.reshape(size).to(x.device)
+
+
+@metric(
+    title="Counterfactual Sensitivity",
+    short="CFS",
+    higher_is_better=True,
+    meaning="relative change of the channel weights when a little is added to some of the pixels",
+    paper="MI-Grad-CAM: Letting Your Model Reveal What's Most Informative",
+    range=(0.0, math.inf),
+)
+def counterfactual_sensitivity(
+    weights: Tensor, counterfactual_weights: Tensor, *, most_important: int | None = None
+) -> Tensor:
+    """Counterfactual sensitivity S = ||w - w'|| / ||w||, the relative change of a method's channel weights.
+
+    The paper shows plots of w and w', and holds that those of a causal explanation differ, most of all in the most
+    important channels; S puts that into a number. Weights that do not depend on the image have S = 0 however good the
+    map: Grad-CAM's, where the layer is followed by global average pooling and one linear layer, are the classifier's.
+    What makes the weights noisy raises S too.
+
+    Args:
+        weights: w, of `channel_weights` for x, shape (N, K).
+        counterfactual_weights: w', for `counterfactual(x)` and the same class, same shape.
+        most_important: look only at so many channels of every sample, those of the greatest |w|; of equal ones the
+            first. By default at all.
+
+    Returns:
+        Shape (N,), in [0, inf), in float32 or better; higher is better, says the paper. The scale of w and w' does not
+        matter if it is one.
+
+    Raises:
+        TypeError: `most_important` is no integer.
+        ValueError: the weights are not two times (N, K), K at least 1; there are fewer channels than asked for; a
+            weight is not finite; or all w are 0, where S is undefined: samples are named.
+
+    "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.6 and appendix A.8.2.
+
+    >>> w, v = torch.tensor([[3.0, 4.0, 0.0]]), torch.tensor([[3.0, 2.0, 1.5]])
+    >>> counterfactual_sensitivity(w, v), counterfactual_sensitivity(w, v, most_important=1)
+    (tensor([0.5000]), tensor([0.5000]))
+    """
+    if weights.shape != counterfactual_weights.shape or weights.ndim != 2 or not weights.shape[1]:
+        raise ValueError(
+            "expected the weights of one or more channels for the input and its counterfactual, both (N, K); got "
+            f"{tuple(weights.shape)} and {tuple(counterfactual_weights.shape)}"
+        )
+    check_finite("the weight", weights)
+    check_finite("the counterfactual weight", counterfactual_weights)
+    dtype = torch.promote_types(torch.promote_types(weights.dtype, counterfactual_weights.dtype), torch.float32)
+    w, difference = weights.to(dtype), weights.to(dtype) - counterfactual_weights.to(dtype)
+    if most_important is not None:
+        check_count("most_important", most_important)
+        if most_important > w.shape[1]:
+            raise ValueError(
+                f"most_important must be {w.shape[1]}, the number of channels, or less; got {most_important}"
+            )
+        # Not topk: among equals it chooses as the device sees fit.
+        channels = w.abs().argsort(dim=1, descending=True, stable=True)[:, :most_important]
+        w, difference = w.gather(1, channels), difference.gather(1, channels)
+    greatest = w.abs().amax(dim=1, keepdim=True)
+    if (greatest == 0).any():
+        raise SampleError(
+            "the sensitivity is undefined where all weights are 0,", which(greatest == 0), "leave these out"
+        )
+    # Scaled after the subtraction, which is exact for what is close; squares of small gradients would underflow.
+    sensitivity = torch.linalg.vector_norm(difference / greatest, dim=1) / torch.linalg.vector_norm(w / greatest, dim=1)
+    check_finite(f"the sensitivity, in {dtype},", sensitivity)
+    return sensitivity
