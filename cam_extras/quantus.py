@@ -26,7 +26,7 @@ from cam_extras._checks import SampleError, check_class_scores, check_name
 from cam_extras.batches import rows_of_a_pass
 from cam_extras.maps import input_map, normalise
 from cam_extras.methods import METHODS as _OURS
-from cam_extras.methods import channel_weights
+from cam_extras.methods import Method, channel_weights
 from cam_extras.metrics import (
     METRICS,
     Curve,
@@ -43,9 +43,15 @@ from cam_extras.metrics import (
     win_percentage as _win_percentage,
 )
 from cam_extras.probe import Probe, find_layer, reference_tensor
-from cam_extras.pytorch_grad_cam import UPSTREAM, check_upstream, upstream_maps
 
-METHODS: dict[str, type] = {**_OURS, **{name: cls for name, cls in UPSTREAM.items() if name not in _OURS}}
+
+def __getattr__(name: str) -> Any:
+    """Make `METHODS`, name -> class, when it is first asked for: pytorch-grad-cam is imported only then."""
+    if name != "METHODS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cam_extras.pytorch_grad_cam import UPSTREAM
+
+    return {**_OURS, **{upstream: cls for upstream, cls in UPSTREAM.items() if upstream not in _OURS}}
 
 
 def explain(
@@ -73,13 +79,17 @@ def explain(
         ValueError: there is no method of that name.
         TypeError: the method has no such hyper-parameter.
     """
+    kind: Any = method
     if isinstance(method, str):
-        check_name("method", method, METHODS)
-        if method in _OURS:
-            return Explainer(_OURS[method].make(hyper), layer, reshape_transform, batch_size)
-        method = UPSTREAM[method]
-    check_upstream(method, hyper)
-    return UpstreamExplainer(method, layer, reshape_transform, batch_size, hyper)
+        known = _OURS if method in _OURS else __getattr__("METHODS")
+        check_name("method", method, known)
+        kind = known[method]
+    if issubclass(kind, Method):
+        return Explainer(kind.make(hyper), layer, reshape_transform, batch_size)
+    from cam_extras.pytorch_grad_cam import check_upstream
+
+    check_upstream(kind, hyper)
+    return UpstreamExplainer(kind, layer, reshape_transform, batch_size, hyper)
 
 
 @dataclass(frozen=True)
@@ -170,11 +180,16 @@ class UpstreamExplainer(Explainer):
     hyper: Mapping[str, Any] = field(default_factory=dict)
 
     def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        from cam_extras.pytorch_grad_cam import upstream_maps
+
         layer = find_layer(model, self.layer)
         return upstream_maps(self.method, model, layer, x, target, self.reshape_transform, self.hyper)
 
     def _weights(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        return channel_weights(self.method)  # raises: pytorch-grad-cam does not say what its weights are
+        raise TypeError(
+            f"pytorch-grad-cam's {self.method.__name__} does not tell its channel weights: counterfactual sensitivity "
+            "takes methods of cam_extras.methods, such as GradCAM or MIGradCAM"
+        )
 
 
 def _normalise_maps(attributions: np.ndarray) -> np.ndarray:
@@ -241,7 +256,7 @@ class MapMetric(Metric):
         display_progressbar: bool = False,
         **options: Any,
     ):
-        """Make the metric; `score_direction` says which way is better."""
+        """Make the metric. `score_direction` says which way is better."""
         own = {name: options.pop(name) for name in self.option_names() if name in options}
         super().__init__(
             abs=abs,
@@ -257,7 +272,8 @@ class MapMetric(Metric):
         )
         self._set_options(own)
         self.details: dict[str, Any] = {}
-        self._batches: list[dict[str, Any]] = []
+        self._parts: list[dict[str, Tensor]] = []
+        self._kept: list[dict[str, Any]] = []
 
     @classmethod
     def option_names(cls) -> list[str]:
@@ -313,7 +329,7 @@ class MapMetric(Metric):
                 with a KeyError.
             TypeError: counterfactual sensitivity needs an `explain_func` with channel weights.
         """
-        self.details, self._batches = {}, []
+        self.details, self._parts, self._kept = {}, [], []
         if "object" in self.sources() and s_batch is None and custom_batch is None:
             raise ValueError(
                 f"{self.name} compares maps with the object: give its masks as s_batch, of shape (N, 1, H, W), or its "
@@ -375,8 +391,9 @@ class MapMetric(Metric):
             quantities = Quantities(explained, self.options, **known)
             scores = self._scores(quantities)
         except SampleError as error:
-            raise error.counted_from(sum(len(batch[self.metric]) for batch in self._batches)) from error
-        self._batches.append(scores | {name: quantities[name] for name in self.kept})
+            raise error.counted_from(sum(len(batch[self.metric]) for batch in self._parts)) from error
+        self._parts.append(scores)
+        self._kept.append({name: quantities[name] for name in self.kept})
         return scores[self.metric].tolist()
 
     def _scores(self, quantities: Quantities) -> dict[str, Tensor]:
@@ -384,11 +401,11 @@ class MapMetric(Metric):
 
     def custom_postprocess(self, **data: Any) -> None:
         """Put together the details of all batches."""
-        self.details = {name: _together([batch[name] for batch in self._batches]) for name in self.kept}
+        self.details = {name: _together([batch[name] for batch in self._kept]) for name in self.kept}
 
     def of_set(self, scores: list[float]) -> float:
         """Return the value of the set evaluated last; for ADCC and HCI that of the means of their parts."""
-        parts = {name: torch.cat([batch[name] for batch in self._batches]) for name in self._batches[0]}
+        parts = {name: torch.cat([batch[name] for batch in self._parts]) for name in self._parts[0]}
         return METRICS[self.metric].of_set(parts)
 
     def explain_again(self, model: nn.Module, x: Tensor, y: np.ndarray) -> Tensor:
@@ -676,7 +693,7 @@ class BoxAccuracy(MapMetric):
 
     def custom_postprocess(self, **data: Any) -> None:
         """Score all samples."""
-        self.details = {"hits": torch.cat([batch[self.metric] for batch in self._batches])}
+        self.details = {"hits": torch.cat([batch[self.metric] for batch in self._parts])}
         self.evaluation_scores = best_box_accuracy(self.details["hits"]).tolist()
 
     def of_set(self, scores: list[float]) -> float:

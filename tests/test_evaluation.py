@@ -8,13 +8,35 @@ from nets import CNN, TinySwin, make_setting
 from state import untouched
 from torch import nn
 
-from cam_extras.evaluation import evaluate_batch
+from cam_extras.evaluation import Evaluator
 from cam_extras.maps import input_map, mask
 from cam_extras.methods import METHODS
-from cam_extras.metrics import METRICS, adcc, average_drop, average_gain, coherency, complexity, drop_in_deletion
+from cam_extras.metrics import (
+    DEFAULT_METRICS,
+    METRICS,
+    MetricOptions,
+    Schedule,
+    adcc,
+    average_drop,
+    average_gain,
+    coherency,
+    complexity,
+    counterfactual,
+    counterfactual_sensitivity,
+    deletion_curve,
+    drop_in_deletion,
+    hci,
+    insertion_curve,
+    localisation_error,
+    saliency_metric,
+    threshold_mask,
+    thresholded_drop,
+    thresholded_increase,
+)
 from cam_extras.probe import Probe
 
 METHODS_USED = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAMH", "FakeCAM")}
+BOXES = [torch.tensor([[0, 0, 4, 5]]), torch.tensor([[3, 2, 9, 9], [0, 0, 2, 2]]), torch.tensor([[5, 1, 7, 8]])]
 
 
 @pytest.mark.parametrize("fill", [0.0, 0.7])
@@ -23,8 +45,9 @@ METHODS_USED = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAMH", "Fa
 def test_equals_a_probe_for_everything(name, target, fill):
     setting = make_setting(name)
     model, (layer,), x = setting.model, setting.layers, setting.x
+    options = MetricOptions(fill=fill, threshold=0.4)
     with untouched(model, x):
-        result = evaluate_batch(model, layer, x, METHODS_USED, METRICS, target=target, fill=fill, **setting.options)
+        result = Evaluator(model, layer, METHODS_USED, options=options, **setting.options)(x, target)
     with torch.no_grad():
         logits = model(x).double()
         assert torch.equal(result.predicted, logits.argmax(dim=1))
@@ -45,6 +68,8 @@ def test_equals_a_probe_for_everything(name, target, fill):
         shown = mask(x, maps, fill)
         with torch.no_grad():
             p, o, d = confidence(x), confidence(shown), confidence(mask(x, 1 - maps, fill))
+            o_t = confidence(threshold_mask(x, maps, 0.4, fill))
+            b = confidence(torch.full_like(x, fill))
         expected = {
             "average_drop": average_drop(p, o),
             "increase_in_confidence": (o > p).double(),
@@ -52,26 +77,92 @@ def test_equals_a_probe_for_everything(name, target, fill):
             "drop_in_deletion": drop_in_deletion(p, d),
             "coherency": coherency(maps, explain(shown)),
             "complexity": complexity(maps),
+            "thresholded_drop": thresholded_drop(p, o_t),
+            "thresholded_increase": thresholded_increase(o_t, b),
         }
+        expected["hci"] = hci(expected["thresholded_drop"], expected["thresholded_increase"])
         expected["adcc"] = adcc(expected["coherency"], expected["complexity"], expected["average_drop"])
         torch.testing.assert_close(result.maps[method_name], maps, rtol=0, atol=1e-6)
-        assert set(result.scores[method_name]) == set(expected) == set(METRICS)
+        assert set(result.scores[method_name]) == set(expected) == set(DEFAULT_METRICS)
         for metric, scores in expected.items():
             torch.testing.assert_close(
                 result.scores[method_name][metric].double(), scores.double(), rtol=0, atol=1e-5, msg=metric
             )
 
 
-def test_number_of_forward_passes():
-    """One of the batch for all methods; for each, one of x*H for confidence and map, and one of x*(1-H)."""
+def test_metrics_of_curves_weights_and_the_object():
     model = CNN().eval()
-    calls = []
-    model.register_forward_hook(lambda *_: calls.append(1))
-    evaluate_batch(model, model.layer, torch.randn(2, 3, 12, 16), METHODS_USED, METRICS)
-    assert len(calls) == 1 + 2 * len(METHODS_USED)
-    calls.clear()
-    evaluate_batch(model, model.layer, torch.randn(2, 3, 12, 16), METHODS_USED, ["complexity"])
-    assert len(calls) == 1
+    x = torch.randn(3, 3, 12, 16)
+    names = ["insertion", "deletion", "counterfactual_sensitivity", "localisation_error", "saliency_metric"]
+    methods = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAM")}
+    options = MetricOptions(schedule=Schedule(0.2, "mean"), seed=3, most_important=2)
+    result = Evaluator(model, model.layer, methods, names, options)(x, [0, 1, 2], boxes=BOXES)
+    classes = torch.tensor([0, 1, 2])
+
+    def confidence(images, samples=slice(None)):
+        return model(images).double().softmax(dim=1).gather(1, classes[samples, None])[:, 0]
+
+    for name, method in methods.items():
+        probes = [Probe(model, model.layer, y, target=[0, 1, 2]) for y in (x, counterfactual(x, seed=3))]
+        maps = input_map(method(probes[0]), (12, 16))
+        curves = {
+            "insertion_curve": insertion_curve(confidence, x, maps, Schedule(0.2, "mean")),
+            "deletion_curve": deletion_curve(confidence, x, maps, Schedule(0.2, "mean")),
+        }
+        assert set(result.curves[name]) == set(curves)
+        for curve in curves:
+            torch.testing.assert_close(result.curves[name][curve], curves[curve], rtol=0, atol=1e-6)
+        expected = {curve[:-6]: torch.trapezoid(scores, fractions) for curve, (fractions, scores) in curves.items()}
+        weights = [method.channel_weights(probe) for probe in probes]
+        expected["counterfactual_sensitivity"] = counterfactual_sensitivity(*weights, most_important=2)
+        expected["localisation_error"] = localisation_error(maps, BOXES)
+        with torch.no_grad():
+            expected["saliency_metric"] = saliency_metric(x, maps, confidence)
+        for metric in names:
+            found = result.scores[name][metric].double()
+            torch.testing.assert_close(found, expected[metric].double(), rtol=0, atol=1e-5, msg=metric)
+
+
+def count(model):
+    sizes = []
+    model.register_forward_hook(lambda module, inputs, outputs: sizes.append(len(outputs)))
+    return sizes
+
+
+def test_number_of_forward_passes():
+    """One of the batch for all methods; for each one of x*H, x*(1-H) and x above the threshold; an image of nothing."""
+    model = CNN().eval()
+    sizes = count(model)
+    evaluator = Evaluator(model, model.layer, METHODS_USED)
+    evaluator(torch.randn(2, 3, 12, 16))
+    assert sorted(sizes) == [1] + [2] * (1 + 3 * len(METHODS_USED))
+    sizes.clear()
+    evaluator(torch.randn(2, 3, 12, 16))
+    assert sizes == [2] * (1 + 3 * len(METHODS_USED))
+    sizes.clear()
+    Evaluator(model, model.layer, METHODS_USED, ["complexity"])(torch.randn(2, 3, 12, 16))
+    assert sizes == [2]
+
+
+def test_curves_take_their_steps():
+    model = CNN().eval()
+    sizes = count(model)
+    options = MetricOptions(schedule=Schedule(0.1), internal_batch_size=8)
+    methods = {"GradCAM": METHODS["GradCAM"]()}
+    Evaluator(model, model.layer, methods, ["insertion_deletion"], options)(torch.randn(4, 3, 12, 16))
+    assert sum(sizes) == 4 + 2 * 4 * 11
+    assert max(sizes) == 8
+
+
+def test_each_size_of_image_has_its_own_nothing():
+    model = CNN().eval()
+    evaluator = Evaluator(model, model.layer, METHODS_USED, ["hci"])
+    small, large = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 20, 24)
+    evaluator(large)
+    found = evaluator(small).scores
+    expected = Evaluator(model, model.layer, METHODS_USED, ["hci"])(small).scores
+    for name in METHODS_USED:
+        assert torch.equal(found[name]["thresholded_increase"], expected[name]["thresholded_increase"])
 
 
 def test_room_for_a_gain_does_not_vanish_in_float32():
@@ -79,16 +170,15 @@ def test_room_for_a_gain_does_not_vanish_in_float32():
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([0.0, 30, 0, 0, 0]))
-    confidence = evaluate_batch(model, model.layer, torch.randn(1, 3, 8, 8), {}, []).confidence
+    confidence = Evaluator(model, model.layer, {}, [])(torch.randn(1, 3, 8, 8)).confidence
     assert 0 < 1 - confidence.item() < 1e-12
 
 
 def test_progress_and_value_of_the_set():
     model = CNN().eval()
     done = []
-    result = evaluate_batch(
-        model, model.layer, torch.randn(4, 3, 8, 8), METHODS_USED, ["adcc", "average_gain"], on_progress=done.append
-    )
+    evaluator = Evaluator(model, model.layer, METHODS_USED, ["adcc", "average_gain"])
+    result = evaluator(torch.randn(4, 3, 8, 8), on_progress=done.append)
     assert done == list(METHODS_USED)
     for name, values in result.of_set().items():
         scores = result.scores[name]
@@ -98,13 +188,34 @@ def test_progress_and_value_of_the_set():
         assert values["adcc"] == adcc(means["coherency"], means["complexity"], means["average_drop"]).item()
 
 
+def test_wins():
+    model = CNN().eval()
+    result = Evaluator(model, model.layer, METHODS_USED)(torch.randn(20, 3, 8, 8))
+    drops = {name: scores["average_drop"].tolist() for name, scores in result.scores.items()}
+    shares = dict.fromkeys(drops, 0.0)
+    for n in range(20):
+        least = min(values[n] for values in drops.values())
+        winners = [name for name, values in drops.items() if values[n] == least]
+        for name in winners:
+            shares[name] += 1 / len(winners) / 20
+    assert result.win_percentage() == pytest.approx(shares)
+    gains = result.win_percentage("average_gain")
+    assert sum(gains.values()) == pytest.approx(1)
+    best = max(result.scores, key=lambda name: result.scores[name]["average_gain"].mean())
+    assert gains[best] == max(gains.values())
+
+
 def test_bad_input():
     model, x = CNN().eval(), torch.randn(2, 3, 8, 8)
     with pytest.raises(ValueError, match="there is no metric 'average_drip': did you mean average_drop"):
-        evaluate_batch(model, model.layer, x, METHODS_USED, ["average_drip"])
+        Evaluator(model, model.layer, METHODS_USED, ["average_drip"])
+    with pytest.raises(TypeError, match="ShapleyCAMH does not weigh channels: counterfactual sensitivity takes"):
+        Evaluator(model, model.layer, METHODS_USED, METRICS)
+    with pytest.raises(ValueError, match="give boxes or masks"):
+        Evaluator(model, model.layer, METHODS_USED, ["pointing_game"])(x)
     model.classifier = nn.Linear(8, 1)
     with pytest.raises(ValueError, match=r"two or more classes; got shape \(2, 1\): for one output y, return \(0, y\)"):
-        evaluate_batch(model, model.layer, x, METHODS_USED, ["complexity"])
+        Evaluator(model, model.layer, METHODS_USED, ["complexity"])(x)
     swin = TinySwin().eval()
     with pytest.raises(ValueError, match="expected one class index, or 3, one for each sample"):
-        evaluate_batch(swin, swin.layer, torch.randn(3, 3, 12, 16), METHODS_USED, ["complexity"], target=[1, 2])
+        Evaluator(swin, swin.layer, METHODS_USED, ["complexity"])(torch.randn(3, 3, 12, 16), [1, 2])

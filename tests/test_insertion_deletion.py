@@ -266,8 +266,9 @@ class TestPasses:
 
         x, maps, filling = case.x.clone(), case.maps.clone(), torch.ones(1, 2, 1, 1, dtype=case.x.dtype)
         for function in (insertion_curve, deletion_curve):
-            expected = function(case.confidence, case.x, case.maps, Schedule(3, filling, filling), internal_batch_size=7)
-            found = function(confidence, case.x, case.maps, Schedule(3, filling, filling), internal_batch_size=7)
+            schedule = Schedule(3, filling, filling)
+            expected = function(case.confidence, case.x, case.maps, schedule, internal_batch_size=7)
+            found = function(confidence, case.x, case.maps, schedule, internal_batch_size=7)
             torch.testing.assert_close(found, expected)
         assert case.x.equal(x)
         assert case.maps.equal(maps)

@@ -44,11 +44,12 @@ def test_a_front_end_imports_its_own_host_alone(host):
 
 LAYERS = {
     "_checks": set(),
+    "batches": set(),
     "scores": {"_checks"},
     "probe": {"_checks", "scores"},
     "maps": {"_checks"},
-    "methods": {"_checks", "scores", "probe", "maps", "methods"},
-    "metrics": {"_checks", "maps", "metrics"},
+    "methods": {"_checks", "batches", "scores", "probe", "maps", "methods"},
+    "metrics": {"_checks", "batches", "scores", "maps", "metrics"},
     "evaluation": {"_checks", "scores", "probe", "maps", "methods", "metrics", "evaluation"},
     "report": {"evaluation", "methods", "metrics", "report"},
     "models": {"_checks"},

@@ -7,24 +7,68 @@ import pickle
 
 import numpy as np
 import pytest
+import pytorch_grad_cam as upstream
 import quantus
 import torch
 from hosts import SEVERAL_PASSES
 from nets import CNN, TinyViT
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from state import untouched
 
 import cam_extras.pytorch_grad_cam as pgc
 import cam_extras.quantus as ours
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
-from cam_extras.evaluation import evaluate_batch
+from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS
-from cam_extras.metrics import METRICS
-from cam_extras.probe import find_layer
+from cam_extras.metrics import (
+    METRICS,
+    MetricOptions,
+    Schedule,
+    box_accuracy,
+    counterfactual,
+    max_box_accuracy,
+    options_of,
+)
+from cam_extras.probe import Probe, find_layer
 from cam_extras.scores import SCORES
 
 ALL_METRICS = pytest.mark.parametrize("metric", ours.METRIC_CLASSES, ids=lambda cls: cls.__name__)
+LISTED_METRICS = pytest.mark.parametrize(
+    "metric", [cls for cls in ours.METRIC_CLASSES if cls.metric in METRICS], ids=lambda cls: cls.__name__
+)
 ALL_METHODS = pytest.mark.parametrize("name", METHODS)
+
+
+# 224 pixels of a canvas are a twentieth of it, but of the small images below more than all.
+QUICK = {"schedule": Schedule(0.25)}
+
+
+def make(metric, **given):
+    """A metric with options that do not take long."""
+    return metric(**{name: value for name, value in QUICK.items() if name in metric.option_names()}, **given)
+
+
+def masks_for(x):
+    """Masks (N, 1, *S) of an object in another place in every image."""
+    masks = np.zeros((len(x), 1, *x.shape[2:]), bool)
+    for n, mask in enumerate(masks):
+        mask[0, 1 + n : 5 + n, 2:7] = True
+    return masks
+
+
+def box_pixels(boxes, size):
+    """One mask (size, size) for each box."""
+    masks = np.zeros((len(boxes), size, size), bool)
+    for mask, (xmin, ymin, xmax, ymax) in zip(masks, boxes, strict=True):
+        mask[ymin:ymax, xmin:xmax] = True
+    return masks
+
+
+def score(metric, model, x, y, a_batch=None, s_batch=None, *, init=None, **options):
+    """Scores of any of the metrics: those of localisation have their object."""
+    s_batch = masks_for(x) if s_batch is None else s_batch
+    return make(metric, **init or {})(model, x, y, a_batch, s_batch, **options)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +80,10 @@ def digits():
 
 class TestMetrics:
     def test_every_metric_has_a_class(self):
-        assert {cls.metric for cls in ours.METRIC_CLASSES} == set(METRICS)
+        assert {cls.metric for cls in ours.METRIC_CLASSES} == {*METRICS, "box_accuracy"}
         for cls in ours.METRIC_CLASSES:
-            assert (cls.score_direction.value == "higher") == METRICS[cls.metric].higher_is_better
+            higher = cls.metric == "box_accuracy" or METRICS[cls.metric].higher_is_better
+            assert (cls.score_direction.value == "higher") == higher
 
     @ALL_METRICS
     def test_batch_size_does_not_change_a_score(self, metric, digits):
@@ -46,28 +91,36 @@ class TestMetrics:
         results = []
         for batch_size in (1, 3, len(x)):
             for a_batch in (None, ours.explain("ShapleyCAM", layer=LAYER)(model, x, y)):
-                scores = metric()(
-                    model, x, y, a_batch, explain_func=ours.explain("ShapleyCAM", layer=LAYER), batch_size=batch_size
+                scores = score(
+                    metric,
+                    model,
+                    x,
+                    y,
+                    a_batch,
+                    explain_func=ours.explain("ShapleyCAM", layer=LAYER),
+                    batch_size=batch_size,
                 )
                 assert len(scores) == len(x)
                 results.append(scores)
         for scores in results[1:]:
             np.testing.assert_allclose(scores, results[0], rtol=0, atol=1e-5)
 
-    @ALL_METRICS
+    @LISTED_METRICS
     def test_equals_our_own_evaluation(self, metric, digits):
         model, x, y = digits
-        evaluation = evaluate_batch(
+        masks = torch.from_numpy(masks_for(x)[:, 0])
+        evaluator = Evaluator(
             model,
             find_layer(model, LAYER),
-            torch.from_numpy(x),
             {"m": METHODS["GradCAM"]()},
-            METRICS,
-            target=y.tolist(),
+            [metric.metric],
+            MetricOptions(**QUICK),
         )
-        scores = metric()(model, x, y, explain_func=ours.explain("GradCAM", layer=LAYER))
+        evaluation = evaluator(torch.from_numpy(x), y, masks=masks)
+        explain_func = ours.explain("GradCAM", layer=LAYER)
+        scores = score(metric, model, x, y, explain_func=explain_func)
         np.testing.assert_allclose(scores, evaluation.scores["m"][metric.metric], rtol=0, atol=1e-5)
-        (of_set,) = metric(return_aggregate=True)(model, x, y, explain_func=ours.explain("GradCAM", layer=LAYER))
+        (of_set,) = score(metric, model, x, y, explain_func=explain_func, init={"return_aggregate": True})
         assert of_set == pytest.approx(evaluation.of_set()["m"][metric.metric], abs=1e-5)
 
     def test_adcc_of_means_and_per_sample(self, digits):
@@ -84,9 +137,9 @@ class TestMetrics:
         model, x, y = digits
         explain_func = ours.explain("GradCAM", layer=LAYER)
         maps = explain_func(model, x, y)
-        expected = metric()(model, x, y, maps, explain_func=explain_func)
-        assert metric()(model, x, y, maps[:, 0], explain_func=explain_func) == pytest.approx(expected)
-        assert metric()(model, x, y, 5 * maps - 1, explain_func=explain_func) == pytest.approx(expected, abs=1e-5)
+        expected = score(metric, model, x, y, maps, explain_func=explain_func)
+        assert score(metric, model, x, y, maps[:, 0], explain_func=explain_func) == pytest.approx(expected)
+        assert score(metric, model, x, y, 5 * maps - 1, explain_func=explain_func) == pytest.approx(expected, abs=1e-5)
 
     @ALL_METRICS
     def test_three_channels_and_attributions_for_each(self, metric):
@@ -95,9 +148,9 @@ class TestMetrics:
         y = np.array([0, 1, 2])
         explain_func = ours.explain("GradCAM", layer="layer")
         maps = explain_func(model, x, y)
-        expected = metric()(model, x, y, maps, explain_func=explain_func)
+        expected = score(metric, model, x, y, maps, explain_func=explain_func)
         broadcast = np.repeat(maps, 3, axis=1)
-        assert metric()(model, x, y, broadcast, explain_func=explain_func) == pytest.approx(expected, abs=1e-6)
+        assert score(metric, model, x, y, broadcast, explain_func=explain_func) == pytest.approx(expected, abs=1e-6)
 
     def test_one_dimensional_signals(self):
         model = CNN(dims=1).eval()
@@ -156,16 +209,157 @@ class TestMetrics:
 
     def test_in_evaluate_with_quantus_own_metrics(self, digits):
         model, x, y = digits
-        metrics = {cls.name: cls() for cls in ours.METRIC_CLASSES}
+        metrics = {cls.name: make(cls) for cls in ours.METRIC_CLASSES if "weights" not in cls.sources()}
         metrics["Sparseness"] = quantus.Sparseness(disable_warnings=True)
-        methods = {name: ours.explain(name, layer=LAYER) for name in METHODS}
-        results = quantus.evaluate(metrics, methods, model, x, y, explain_func_kwargs={}, agg_func=np.mean)
+        methods = {name: ours.explain(name, layer=LAYER, **SEVERAL_PASSES.get(name, {})) for name in METHODS}
+        results = quantus.evaluate(
+            metrics, methods, model, x, y, s_batch=masks_for(x), explain_func_kwargs={}, agg_func=np.mean
+        )
         assert set(results) == set(METHODS)
         for row in results.values():
             assert set(row) == set(metrics)
-            assert all(0 <= value <= 1 for value in row.values())
+            for cls in ours.METRIC_CLASSES:
+                if cls.metric in METRICS and cls.name in row:
+                    low, high = METRICS[cls.metric].range
+                    assert low <= row[cls.name] <= high
         assert results["FakeCAM"]["Coherency"] == pytest.approx(1, abs=1e-6)
         assert results["FakeCAM"]["ADCC"] < 0.01 < results["ShapleyCAM"]["ADCC"]
+
+    def test_set_level_numbers(self, digits):
+        """What quantus.evaluate gives per sample makes the numbers of the set that our own evaluation has."""
+        model, x, y = digits
+        names = ("average_drop", "thresholded_drop", "thresholded_increase", "hci", "coherency", "complexity", "adcc")
+        metrics = {cls.metric: cls() for cls in ours.METRIC_CLASSES if cls.metric in names}
+        methods = {name: ours.explain(name, layer=LAYER) for name in ("GradCAM", "ShapleyCAM", "HiResCAM")}
+        results = quantus.evaluate(metrics, methods, model, x, y, explain_func_kwargs={})
+        evaluation = Evaluator(model, find_layer(model, LAYER), {name: METHODS[name]() for name in methods})(
+            torch.from_numpy(x), y
+        )
+        for method, expected in evaluation.of_set().items():
+            for name in ("hci", "adcc"):
+                assert METRICS[name].of_set(results[method]) == pytest.approx(expected[name], abs=1e-5)
+                explain_func = methods[method]
+                (value,) = score(
+                    type(metrics[name]), model, x, y, explain_func=explain_func, init={"return_aggregate": True}
+                )
+                assert value == pytest.approx(expected[name], abs=1e-5)
+        wins = ours.win_percentage({method: scores["average_drop"] for method, scores in results.items()})
+        assert wins == pytest.approx(evaluation.win_percentage())
+        assert sum(wins.values()) == pytest.approx(1)
+
+    def test_win_percentage_of_other_samples(self):
+        with pytest.raises(ValueError, match=r"of the same samples for every method; got \{'a': 2, 'b': 1\}"):
+            ours.win_percentage({"a": [0.1, 0.2], "b": [0.1]})
+
+    def test_curves_are_kept(self, digits):
+        model, x, y = digits
+        metric = ours.InsertionDeletion(schedule=Schedule(0.2, "zeros"))
+        scores = metric(model, x, y, explain_func=ours.explain("GradCAM", layer=LAYER), batch_size=3)
+        inserted, deleted = (metric.details[f"{name}_curve"] for name in ("insertion", "deletion"))
+        assert inserted.scores.shape == deleted.scores.shape == (7, 6)
+        areas = torch.trapezoid(inserted.scores, inserted.fractions) - torch.trapezoid(
+            deleted.scores, deleted.fractions
+        )
+        assert scores == pytest.approx(areas.tolist(), abs=1e-6)
+        torch.testing.assert_close(inserted.scores[:, -1], deleted.scores[:, 0])  # the image itself
+
+    @pytest.mark.parametrize("name", ["GradCAM", "MIGradCAM", "OptiCAM", "RandomCAM"])
+    def test_channel_weights_are_kept(self, name, digits):
+        model, x, y = digits
+        explain_func = ours.explain(name, layer=LAYER, **SEVERAL_PASSES.get(name, {}))
+        metric = ours.CounterfactualSensitivity(delta=0.2, seed=5)
+        scores = metric(model, x, y, explain_func=explain_func, batch_size=3)
+        before, after = metric.details["weights"], metric.details["counterfactual_weights"]
+        assert before.shape == after.shape
+        change = (before - after).square().sum(dim=1).sqrt() / before.square().sum(dim=1).sqrt()
+        assert scores == pytest.approx(change.tolist(), abs=1e-5)
+        probe = Probe(model, find_layer(model, LAYER), torch.from_numpy(x), target=y)
+        method = METHODS[name](**SEVERAL_PASSES.get(name, {}))
+        torch.testing.assert_close(before, method.channel_weights(probe), rtol=1e-4, atol=1e-6)
+        changed = probe.at(counterfactual(probe.x, delta=0.2, seed=5))
+        torch.testing.assert_close(after, method.channel_weights(changed), rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("explain_func", "match"),
+        [
+            (
+                lambda model, inputs, targets, **kwargs: inputs,
+                "which this explain_func does not have: give one made by",
+            ),
+            (ours.explain("HiResCAM", layer=LAYER), "HiResCAM does not weigh channels"),
+            (ours.explain("XGradCAM", layer=LAYER), "pytorch-grad-cam's XGradCAM does not tell its channel weights"),
+        ],
+    )
+    def test_explain_functions_without_channel_weights(self, explain_func, match, digits):
+        with pytest.raises(TypeError, match=match):
+            ours.CounterfactualSensitivity()(*digits, explain_func=explain_func)
+
+    def test_attributions_alone_have_no_channel_weights(self, digits):
+        model, x, y = digits
+        with pytest.raises(ValueError, match="give an explain_func, not only an a_batch"):
+            ours.CounterfactualSensitivity()(model, x, y, x)
+
+    @pytest.mark.parametrize("metric", [ours.LocalisationError, ours.OfficialMetric, ours.BoxAccuracy, ours.PixelF1])
+    def test_boxes(self, metric, digits):
+        """The boxes of an image may overlap, which masks cannot tell."""
+        model, x, y = digits
+        maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
+        boxes = [np.array([[5, 5, 30, 30], [20, 20, 60, 50]][: 1 + n % 2]) for n in range(len(x))]
+        scores = metric()(model, x, y, maps, custom_batch=boxes, batch_size=3)
+        tensors = [torch.from_numpy(rows) for rows in boxes]
+        if metric is ours.BoxAccuracy:
+            expected = [max_box_accuracy(box_accuracy(torch.from_numpy(maps[:, 0]), tensors))]
+            scores = [np.mean(scores)]
+        else:
+            evaluator = Evaluator(model, find_layer(model, LAYER), {"m": METHODS["GradCAM"]()}, [metric.metric])
+            expected = evaluator(torch.from_numpy(x), y, boxes=tensors).scores["m"][metric.metric]
+        assert scores == pytest.approx([float(value) for value in expected], abs=1e-5)
+        masks = np.stack([box_pixels(rows, 64).any(axis=0) for rows in boxes])
+        if metric is not ours.PixelF1:
+            assert metric()(model, x, y, maps, masks) != pytest.approx(scores, abs=1e-3)
+
+    def test_box_accuracy_of_the_set(self, digits):
+        model, x, y = digits
+        maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
+        boxes = [torch.tensor([[10, 10, 40, 40]])] * 7
+        given = {"thresholds": [0.1, 0.3, 0.5], "overlaps": [0.2, 0.4]}
+        metric = ours.BoxAccuracy(return_aggregate=True, **given)
+        (of_set,) = metric(model, x, y, maps, custom_batch=[rows.numpy() for rows in boxes], batch_size=2)
+        hits = box_accuracy(torch.from_numpy(maps[:, 0]), boxes, **given)
+        assert torch.equal(metric.details["hits"], hits)
+        assert of_set == pytest.approx(max_box_accuracy(hits).item())
+        per_sample = ours.BoxAccuracy(**given)(model, x, y, maps, custom_batch=[rows.numpy() for rows in boxes])
+        assert np.mean(per_sample) == pytest.approx(of_set)
+        assert len(set(per_sample)) > 1
+
+    @LISTED_METRICS
+    def test_options(self, metric, digits):
+        assert metric.option_names() == options_of(metric.metric)
+        with pytest.raises(ValueError, match="Unexpected keyword arguments"):
+            metric(**dict.fromkeys(set(MetricOptions.__dataclass_fields__) - set(metric.option_names()), 1))
+
+    @pytest.mark.parametrize("metric", [ours.ThresholdedDrop, ours.HCI])
+    def test_threshold(self, metric, digits):
+        model, x, y = digits
+        maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
+        low, high = (metric(threshold=threshold)(model, x, y, maps) for threshold in (0.3, 0.9))
+        assert low != pytest.approx(high)
+        with pytest.raises(ValueError, match=r"the threshold must lie in \[0, 1\]"):
+            metric(threshold=1.5)
+
+    @pytest.mark.parametrize("metric", [cls for cls in ours.METRIC_CLASSES if "object" in cls.sources()])
+    def test_no_object(self, metric, digits):
+        model, x, y = digits
+        with pytest.raises(
+            ValueError, match=r"give its masks as s_batch, of shape \(N, 1, H, W\), or its boxes as cust"
+        ):
+            metric()(model, x, y, x)
+        with pytest.raises(ValueError, match=r"s_batch of shape \(7, 1, 64, 64\) .* got \(7, 1, 32, 32\)"):
+            metric()(model, x, y, x, np.ones((7, 1, 32, 32), bool))
+        masks = masks_for(x)
+        masks[5] = False
+        with pytest.raises(ValueError, match="in sample 5"):
+            metric()(model, x, y, x, masks, batch_size=2)
 
     def test_are_listed(self):
         try:
@@ -233,13 +427,25 @@ class TestMetrics:
         y = np.array([0, 1, 2])
         explain_func = ours.explain("GradCAM", layer="layer")
         maps = explain_func(model, x, y)
-        expected = metric()(model, x, y, maps, explain_func=explain_func)
-        last = np.moveaxis(x, 1, -1)
-        for attributions in (None, maps[:, 0], np.moveaxis(maps, 1, -1), np.moveaxis(maps, 1, -1).repeat(3, axis=-1)):
-            scores = metric()(model, last, y, attributions, channel_first=channel_first, explain_func=explain_func)
+        expected = score(metric, model, x, y, maps, explain_func=explain_func)
+        last, masks = np.moveaxis(x, 1, -1), masks_for(x)
+        maps_last, masks_last = np.moveaxis(maps, 1, -1), np.moveaxis(masks, 1, -1)
+        for attributions, s_batch in (
+            (None, masks),
+            (maps[:, 0], masks[:, 0]),
+            (maps_last, masks_last),
+            (maps_last.repeat(3, axis=-1), 2.5 * masks),
+        ):
+            scores = score(
+                metric, model, last, y, attributions, s_batch, channel_first=channel_first, explain_func=explain_func
+            )
             assert scores == pytest.approx(expected, abs=1e-6)
 
-    @ALL_METRICS
+    @pytest.mark.parametrize(
+        "metric",
+        [cls for cls in ours.METRIC_CLASSES if "weights" not in cls.sources()],  # 0.1 more is not 0.1 more of 2x
+        ids=lambda cls: cls.__name__,
+    )
     def test_arguments_for_model_and_explain_func_reach_them(self, metric):
         class Scaled(CNN):
             def __init__(self):
@@ -260,11 +466,12 @@ class TestMetrics:
         y = np.array([0, 1, 2])
         plain = CNN().eval()
         plain.load_state_dict(model.state_dict())
-        expected = metric()(
-            plain, 2 * x, y, stripes(None, x, y, width=3), explain_func=lambda **k: stripes(width=3, **k)
+        expected = score(
+            metric, plain, 2 * x, y, stripes(None, x, y, width=3), explain_func=lambda **k: stripes(width=3, **k)
         )
         given = {"width": 3}
-        scores = metric()(
+        scores = score(
+            metric,
             model,
             x,
             y,
@@ -298,10 +505,10 @@ class TestMetrics:
         x = np.random.default_rng(0).integers(0, 9, size=(3, 3, 12, 16))
         y = np.array([0, 1, 2])
         explain_func = ours.explain("GradCAM", layer="layer")
-        expected = metric()(model, x.astype(np.float32), y, explain_func=explain_func)
+        expected = score(metric, model, x.astype(np.float32), y, explain_func=explain_func)
         for same in (x, x.astype(np.uint8), x.astype(np.float64), x.astype(np.float32)[:, :, ::-1][:, :, ::-1]):
             before = same.copy()
-            assert metric()(model, same, y, explain_func=explain_func) == pytest.approx(expected, abs=1e-6)
+            assert score(metric, model, same, y, explain_func=explain_func) == pytest.approx(expected, abs=1e-6)
             np.testing.assert_array_equal(same, before)
 
     @pytest.mark.parametrize("batch_size", [1, 3, 7])
@@ -398,6 +605,33 @@ class TestExplain:
             ours.explain("ShapleyCAM", layer=LAYER, seed=1)
         with pytest.raises(ValueError, match=r"there is no layer 'features\.blokc4': did you mean features\.block4"):
             ours.explain("ShapleyCAM", layer="features.blokc4")(model, x, y)
+
+    @pytest.mark.parametrize("name", ["GradCAMPlusPlus", "LayerCAM", "EigenCAM", "XGradCAM"])
+    def test_pytorch_grad_cam_by_name(self, name, digits):
+        model, x, y = digits
+        with untouched(model):
+            maps = ours.explain(name, layer=LAYER)(model, x, y)
+        cam = getattr(upstream, name)(other := copy.deepcopy(model), [find_layer(other, LAYER)])
+        expected = cam(torch.from_numpy(x), [ClassifierOutputTarget(int(c)) for c in y])
+        np.testing.assert_allclose(maps[:, 0], expected, rtol=0, atol=1e-5)
+
+    def test_ours_by_name_and_theirs_by_class(self, digits):
+        model, x, y = digits
+        assert ours.METHODS["GradCAM"] is METHODS["GradCAM"]
+        assert ours.METHODS["ScoreCAM"] is upstream.ScoreCAM
+        assert set(METHODS) < set(ours.METHODS)
+        mine, theirs = (ours.explain(method, layer=LAYER)(model, x, y) for method in ("GradCAM", upstream.GradCAM))
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+        rest = ours.explain(METHODS["GradCAM"], layer=LAYER, score="rest")
+        assert rest == ours.explain("GradCAM", layer=LAYER, score="rest")
+        assert np.abs(rest(model, x, y) - theirs).max() > 1e-3
+        smooth = ours.explain("LayerCAM", layer=LAYER, eigen_smooth=True)
+        assert np.abs(smooth(model, x, y) - ours.explain("LayerCAM", layer=LAYER)(model, x, y)).max() > 1e-3
+        pickle.loads(pickle.dumps(smooth))
+        with pytest.raises(TypeError, match="LayerCAM has no hyper-parameter 'seed'"):
+            ours.explain("LayerCAM", layer=LAYER, seed=1)
+        with pytest.raises(AttributeError, match="has no attribute 'METHOD'"):
+            ours.METHOD  # noqa: B018
 
     def randomised(self, name):
         """MPRT from the top down on the demo's classifier: mean rank correlation with the trained model's maps."""

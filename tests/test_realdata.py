@@ -17,7 +17,6 @@ from cam_extras.captum import LayerGradCam
 from cam_extras.cli import main
 from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS
-from cam_extras.metrics import METRICS
 from cam_extras.quantus import METRIC_CLASSES, explain
 
 pytestmark = pytest.mark.realdata

@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 import pkgutil
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -189,6 +190,7 @@ class TestLeavesNoTrace:
         model, layer, x = plain
         for parameter in list(model.parameters())[::2]:  # the others have none
             parameter.grad = torch.randn_like(parameter)
+        model.zero_grad = partial(model.zero_grad, set_to_none=False)  # works on them in place
         gradients = [p.grad for p in model.parameters()]
         values = [None if g is None else g.clone() for g in gradients]
         upstream_maps(UPSTREAM[name], model, layer, x, CLASSES)
