@@ -93,7 +93,9 @@ def _demo(options: argparse.Namespace, console: Console) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     canvases = make_canvases(options.images, "test", seed=2)
     model = load_classifier()
-    evaluation = _evaluate(console, model, LAYER, prepare(canvases.images), list(METHODS))
+    metrics = [*DEFAULT_METRICS, "pointing_game"]
+    boxes = list(canvases.boxes[:, None])
+    evaluation = _evaluate(console, model, LAYER, prepare(canvases.images), list(METHODS), metrics, boxes=boxes)
     pictures = [
         Picture(
             name=f"canvas {number}",

@@ -45,14 +45,28 @@ def pictures():
 def test_summary_table(evaluation):
     table = summary_table(evaluation, "a [title]")
     cells = [list(column.cells) for column in table.columns]
-    assert [str(column.header) for column in table.columns] == ["method", "AD ↓", "AG ↑"]
+    assert [str(column.header) for column in table.columns] == ["method", "AD ↓", "AG ↑", "Win ↑"]
     assert [str(cell) for cell in cells[0]] == ["A", "B[red]", "C"]
     assert cells[1] == ["[bold]37.5[/bold]", "62.5", "50.0"]
     assert cells[2] == ["[bold]50.0[/bold]", "[bold]50.0[/bold]", "0.0"]
+    assert cells[3] == ["[bold]50.0[/bold]", "0.0", "[bold]50.0[/bold]"]
     with (console := Console(width=60)).capture() as capture:
         console.print(table)
     assert "B[red]" in capture.get()
     assert "a [title]" in capture.get()
+
+
+def test_summary_of_one_method_and_of_a_metric_without_a_greatest_value(evaluation):
+    alone = Evaluation(
+        target=evaluation.target,
+        predicted=evaluation.predicted,
+        confidence=evaluation.confidence,
+        maps={},
+        scores={"A": {"saliency_metric": torch.tensor([1.0, 2.0]), "insertion_deletion": torch.tensor([0.25, -0.5])}},
+    )
+    table = summary_table(alone, "")
+    assert [str(column.header) for column in table.columns] == ["method", "SM ↓", "I-D ↑"]
+    assert [list(column.cells) for column in table.columns[1:]] == [["[bold]1.5[/bold]"], ["[bold]-12.5[/bold]"]]
 
 
 def test_csv_has_every_score(evaluation, tmp_path):

@@ -43,7 +43,7 @@ class Evaluation:
     confidence: Tensor
     maps: dict[str, Tensor]
     scores: dict[str, dict[str, Tensor]]
-    curves: dict[str, dict[str, Curve]]
+    curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
 
     def of_set(self) -> dict[str, dict[str, float]]:
         """Return for each method and metric the value of the whole set."""

@@ -48,7 +48,7 @@ def save_gallery(
         path: the PNG to write. Every 25 images fill one; the next ones have -2, -3, ... at the end of their names.
         pictures: one for each sample of the evaluation.
         evaluation: maps and scores.
-        shown: the metrics under each overlay, in per cent; those that were not evaluated are left out.
+        shown: the metrics under each overlay, in per cent where they have a greatest value; those that were not evaluated are left out.
 
     Returns:
         What was written.
@@ -87,7 +87,11 @@ def _draw(rows: range, pictures: Sequence[Picture], evaluation: Evaluation, show
             )
         for axis, method in zip(cells[1:], methods, strict=True):
             scores = evaluation.scores[method]
-            text = [f"{METRICS[name].short} {100 * scores[name][row]:.0f}" for name in shown if name in scores]
+            text = [
+                f"{METRICS[name].short} {METRICS[name].scale * scores[name][row]:.0f}"
+                for name in shown
+                if name in scores
+            ]
             _show(axis, overlay(picture.pixels, evaluation.maps[method][row]), "  ".join(text))
     for axis, heading in zip(axes[0], ("image", *methods), strict=True):
         axis.set_title(heading, fontsize=9)

@@ -15,30 +15,30 @@ from cam_extras.metrics import METRICS
 
 
 def summary_table(evaluation: Evaluation, title: str) -> Table:
-    """Make a table of methods x metrics in per cent: values of the whole set, arrows for direction, best in bold."""
+    """Make a table of methods x metrics: values of the whole set, arrows for direction, best in bold.
+
+    Values are in per cent where a metric has a greatest one. `Win` is the share of samples on which a method has the
+    least average drop of all.
+    """
     summary = evaluation.of_set()
-    metrics = list(next(iter(summary.values())))
     table = Table(title=Text(title), caption="per cent; the best of each column in bold")
     table.add_column("method", no_wrap=True)
-    for name in metrics:
-        table.add_column(f"{METRICS[name].short} {METRICS[name].arrow}", justify="right", no_wrap=True)
-    best = {}
-    for name in metrics:
-        choose = max if METRICS[name].higher_is_better else min
-        best[name] = choose(_per_cent(row[name]) for row in summary.values())
-    for method, row in summary.items():
-        cells = [_per_cent(row[name]) for name in metrics]
-        marked = [
-            f"[bold]{cell:.1f}[/bold]" if cell == best[name] else f"{cell:.1f}"
-            for name, cell in zip(metrics, cells, strict=True)
-        ]
-        table.add_row(Text(method), *marked)
+    columns = []
+    for name in next(iter(summary.values())):
+        metric = METRICS[name]
+        values = [metric.scale * row[name] for row in summary.values()]
+        columns.append((f"{metric.short} {metric.arrow}", values, metric.higher_is_better))
+    if len(summary) > 1 and "average_drop" in next(iter(summary.values())):
+        columns.append(("Win ↑", [100 * share for share in evaluation.win_percentage().values()], True))
+    cells = []
+    for heading, values, higher_is_better in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+        printed = [round(value, 1) for value in values]  # equal cells are equally bold
+        best = max(printed) if higher_is_better else min(printed)
+        cells.append([f"[bold]{value:.1f}[/bold]" if value == best else f"{value:.1f}" for value in printed])
+    for method, *row in zip(summary, *cells, strict=True):
+        table.add_row(Text(method), *row)
     return table
-
-
-def _per_cent(value: float) -> float:
-    """Round as printed, so that equal cells are equally bold."""
-    return round(100 * value, 1)
 
 
 def list_table() -> list[Table]:
@@ -58,7 +58,7 @@ def list_table() -> list[Table]:
 
 
 def save_csv(path: Path, names: Sequence[str], evaluation: Evaluation) -> None:
-    """Write one row for each image and method: classes, confidence and the scores in [0, 1], not in per cent."""
+    """Write one row for each image and method: classes, confidence and the scores, not in per cent."""
     metrics = list(next(iter(evaluation.scores.values())))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
