@@ -153,6 +153,19 @@ def memory(call: Callable[[], object], device: str) -> tuple[float, float]:
     return peak, held("VmRSS") - after
 
 
+def laboratory(realdata: Path) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """Return the models and layers that are measured, by title."""
+    resnet = resnet50().eval()
+    models = {"resnet50, layer4": (resnet, resnet.layer4)}
+    weights = realdata / "mobilenet_v2_imagenet.safetensors"
+    if weights.exists():
+        mobilenet = load_model(f"{realdata / 'models.py'}:mobilenet_v2", str(weights)).model
+        models["MobileNet-V2, features[-1]"] = (mobilenet, mobilenet.get_submodule("features.18"))
+    else:
+        sys.stderr.write(f"MobileNet-V2 is left out: there is no {weights}\n")
+    return models
+
+
 def main() -> None:
     """Measure and print one table a model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -166,17 +179,8 @@ def main() -> None:
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", "Clustering metrics expects discrete values")
 
-    resnet = resnet50().eval()
-    models = {"resnet50, layer4": (resnet, resnet.layer4)}
-    weights = options.realdata / "mobilenet_v2_imagenet.safetensors"
-    if weights.exists():
-        mobilenet = load_model(f"{options.realdata / 'models.py'}:mobilenet_v2", str(weights)).model
-        models["MobileNet-V2, features[-1]"] = (mobilenet, mobilenet.get_submodule("features.18"))
-    else:
-        sys.stderr.write(f"MobileNet-V2 is left out: there is no {weights}\n")
-
     measured = {}
-    for title, (model, layer) in models.items():
+    for title, (model, layer) in laboratory(options.realdata).items():
         model.to(options.device)
         calls = contenders(model, layer, torch.randn(options.batch, 3, 224, 224, device=options.device))
         measured[title] = calls, measure(calls, options.rounds, title)

@@ -213,9 +213,11 @@ class MapMetric(Metric):
     A subclass names the function in `metric`. The score of a sample does not depend on the batch it is in.
 
     Args:
-        abs: take absolute values of the attributions, before the default `normalise_func` and after one of your own.
+        abs: take absolute values of the attributions, before the default `normalise_func` and after one of your own:
+            for signed attributions of which large negative values count, such as those of gradients.
         normalise: bring the attributions to maps in [0, 1].
-        normalise_func: how; by default mean over channels, then min-max for every sample.
+        normalise_func: how; by default mean over channels, then min-max for every sample. One of your own must leave
+            values in [0, 1], and look at each sample alone if a score is not to depend on the batch.
         normalise_func_kwargs: given to `normalise_func`.
         return_aggregate: return one value for the whole set.
         aggregate_func: how; by default the mean over samples, for ADCC and HCI their value for the means of their
@@ -347,7 +349,7 @@ class MapMetric(Metric):
             model=model,
             x_batch=x_batch,
             y_batch=y_batch,
-            a_batch=a_batch,
+            a_batch=None if a_batch is None else np.array(a_batch),  # some of Quantus' normalise_func work in place
             s_batch=s_batch,
             channel_first=True,
             explain_func=explain_func,

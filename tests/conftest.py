@@ -57,9 +57,12 @@ def realdata():
     classifier = load_model(f"{REALDATA / 'models.py'}:mobilenet_v2", str(weights))
     crop = transforms.Compose([transforms.CenterCrop(224), transforms.ToTensor()])
     normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    prepare = transforms.Compose([crop, normalise])
     paths = sorted((REALDATA / "imagenet").glob("*.JPEG"))
 
     def read(count: int):
-        return torch.stack([normalise(crop(Image.open(path))) for path in paths[:: len(paths) // count][:count]])
+        return torch.stack([prepare(Image.open(path)) for path in paths[:: len(paths) // count][:count]])
 
-    return SimpleNamespace(folder=REALDATA, model=classifier.model, weights=weights, paths=paths, read=read)
+    return SimpleNamespace(
+        folder=REALDATA, model=classifier.model, weights=weights, paths=paths, read=read, prepare=prepare
+    )

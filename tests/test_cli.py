@@ -24,7 +24,6 @@ from cam_extras.metrics import DEFAULT_METRICS, METRICS
 from cam_extras.models import Classifier
 from cam_extras.probe import Probe
 
-
 DEMO_METRICS = (*DEFAULT_METRICS, "pointing_game")
 
 

@@ -114,6 +114,8 @@ def test_metrics_of_curves_weights_and_the_object():
             torch.testing.assert_close(result.curves[name][curve], curves[curve], rtol=0, atol=1e-6)
         expected = {curve[:-6]: torch.trapezoid(scores, fractions) for curve, (fractions, scores) in curves.items()}
         weights = [method.channel_weights(probe) for probe in probes]
+        for kept, computed in zip(("weights", "counterfactual_weights"), weights, strict=True):
+            torch.testing.assert_close(result.weights[name][kept], computed, rtol=1e-5, atol=1e-7)
         expected["counterfactual_sensitivity"] = counterfactual_sensitivity(*weights, most_important=2)
         expected["localisation_error"] = localisation_error(maps, BOXES)
         with torch.no_grad():

@@ -18,6 +18,7 @@ from cam_extras.metrics.localisation import (
     box_mask,
     box_study,
     component_boxes,
+    crop_boxes,
     energy_pointing_game,
     localisation_error,
     max_box_accuracy,
@@ -610,3 +611,19 @@ def test_real_boxes(realdata):
     # the whole image is Fake-CAM's box: LE tells the share of the largest box, which is at most that of all
     assert (1 - localisation_error(fake, cropped) <= shares + 1e-4).all()
     assert pointing_game(fake, masks, ties="any").all()
+
+
+def test_crop_boxes_pixel_by_pixel():
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randint(12, (30, 2), generator=generator)
+    boxes = [torch.cat([low, low + 1 + torch.randint(6, (30, 2), generator=generator)], dim=1)]
+    (found,) = crop_boxes(boxes, corner=(4, 2), size=(6, 9))
+    expected = []
+    for box in boxes[0].tolist():
+        inside = {(y - 2, x - 4) for y, x in reference.pixels_of(box) if 2 <= y < 8 and 4 <= x < 13}
+        if inside:
+            expected.append(list(reference.box_around(inside)))
+    assert found.tolist() == expected
+    assert 0 < len(expected) < 30
+    (nothing,) = crop_boxes([torch.tensor([[0, 0, 2, 2]])], corner=(4, 2), size=(6, 9))
+    assert nothing.shape == (0, 4)

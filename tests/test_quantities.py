@@ -61,7 +61,7 @@ def test_by_hand(fill):
     }
     for name, value in expected.items():
         torch.testing.assert_close(q[name], value, rtol=0, atol=1e-15, msg=name)
-    assert set(q.curves) == {"insertion_curve", "deletion_curve"}
+    assert q.known("insertion_curve", "masks") == {"insertion_curve": q["insertion_curve"]}
 
 
 def test_complement():

@@ -10,6 +10,7 @@ import pytorch_grad_cam as upstream
 import quantus
 import torch
 from hosts import SEVERAL_PASSES
+from PIL import Image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
 
 import cam_extras as ours
@@ -17,6 +18,7 @@ from cam_extras.captum import LayerGradCam
 from cam_extras.cli import main
 from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS
+from cam_extras.metrics import METRICS, Schedule, box_mask, crop_boxes, sources_of
 from cam_extras.quantus import METRIC_CLASSES, explain
 
 pytestmark = pytest.mark.realdata
@@ -91,15 +93,68 @@ def test_opti_cam_shows_what_the_class_is_seen_in(realdata, images):
     assert summary["OptiCAM"]["average_gain"] > summary["GradCAM"]["average_gain"] + 0.2
 
 
-def test_quantus(realdata, images):
-    x = images[:4].numpy()
-    y = realdata.model(images[:4]).argmax(dim=1).numpy()
-    metrics = {cls.name: cls() for cls in METRIC_CLASSES}
+@pytest.fixture(scope="module")
+def boxed(realdata):
+    """The 15 validation images, their classes, and their boxes in the crop that the model sees."""
+    with (realdata.folder / "imagenet_boxes" / "boxes.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    files = sorted({row["file"] for row in rows})
+    images, classes, boxes = [], [], []
+    for name in files:
+        image = Image.open(realdata.folder / "imagenet_boxes" / name)
+        of_file = [row for row in rows if row["file"] == name]
+        corners = torch.tensor([[int(row[side]) for side in ("xmin", "ymin", "xmax", "ymax")] for row in of_file])
+        corner = (round((image.width - 224) / 2), round((image.height - 224) / 2))
+        images.append(realdata.prepare(image))
+        classes.append(int(of_file[0]["class_index"]))
+        boxes += crop_boxes([corners], corner, (224, 224))
+    return torch.stack(images), classes, boxes
+
+
+def test_localisation(realdata, boxed):
+    """What localises is better than a map of nothing but ones, but where a metric rewards covering everything."""
+    x, classes, boxes = boxed
+    assert max(map(len, boxes)) > 1
+    names = [name for name in METRICS if "object" in sources_of(name)]
+    methods = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAM", "FakeCAM")}
+    evaluator = Evaluator(realdata.model, realdata.model.get_submodule("features.18"), methods, names)
+    evaluation = evaluator(x, classes, boxes=boxes)
+    summary = evaluation.of_set()
+    covered = box_mask(boxes, (224, 224)).double().mean(dim=(1, 2))
+    assert summary["FakeCAM"]["energy_pointing_game"] == pytest.approx(covered.mean().item(), abs=1e-4)
+    for name in ("GradCAM", "ShapleyCAM"):
+        assert summary[name]["energy_pointing_game"] > summary["FakeCAM"]["energy_pointing_game"] + 0.05
+        assert summary[name]["pointing_game"] > 0.7 > summary["FakeCAM"]["pointing_game"]
+    wrong = evaluation.predicted != torch.tensor(classes)
+    assert 0 < wrong.sum() < 10
+    for scores in evaluation.scores.values():
+        assert (scores["official_metric"][wrong] == 1).all()
+        assert torch.equal(scores["official_metric"][~wrong], scores["localisation_error"][~wrong])
+
+
+def test_quantus(realdata, boxed):
+    x, classes, boxes = boxed[0][:4], np.array(boxed[1][:4]), boxed[2][:4]
+    metrics = {
+        cls.name: cls(schedule=Schedule(0.5)) if "schedule" in cls.option_names() else cls()
+        for cls in METRIC_CLASSES
+        if "weights" not in cls.sources()
+    }
     methods = {name: explain(name, layer="features.17") for name in ("GradCAM", "ShapleyCAM", "FakeCAM")}
-    results = quantus.evaluate(metrics, methods, realdata.model, x, y, explain_func_kwargs={}, agg_func=np.mean)
+    results = quantus.evaluate(
+        metrics,
+        methods,
+        realdata.model,
+        x.numpy(),
+        classes,
+        s_batch=box_mask(boxes, (224, 224))[:, None].numpy(),
+        explain_func_kwargs={},
+        agg_func=np.mean,
+    )
     for row in results.values():
-        assert all(0 <= value <= 1 for value in row.values())
+        assert set(row) == set(metrics)
+        assert np.isfinite(list(row.values())).all()
     assert results["ShapleyCAM"]["ADCC"] > results["FakeCAM"]["ADCC"]
+    assert results["ShapleyCAM"]["Insertion - Deletion"] > results["FakeCAM"]["Insertion - Deletion"]
 
 
 def test_explain_command(realdata, tmp_path):

@@ -23,6 +23,7 @@ from cam_extras.metrics import (
     win_percentage,
 )
 from cam_extras.probe import Model, Probe
+from cam_extras.scores import select_class
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Evaluation:
         maps: for each method its maps (N, *S), in [0, 1].
         scores: for each method and metric the scores (N,).
         curves: for each method the insertion and deletion curves that metrics asked for.
+        weights: for each method the channel weights (N, K) of x and of its counterfactual, `weights` and
+            `counterfactual_weights`, that metrics asked for.
     """
 
     target: Tensor
@@ -44,6 +47,7 @@ class Evaluation:
     maps: dict[str, Tensor]
     scores: dict[str, dict[str, Tensor]]
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def of_set(self) -> dict[str, dict[str, float]]:
         """Return for each method and metric the value of the whole set."""
@@ -131,17 +135,16 @@ class Evaluator:
             reshape_transform=self.reshape_transform,
             second_order=any(method.second_order for method in self.methods.values()),
         )
-        maps, scores, curves = {}, {}, {}
-        probabilities = _probabilities(probe.outputs)
+        result = Evaluation(*_confidence(probe), {}, {})
         for name, method in self.methods.items():
             explained = _Explained(probe, method, self._nothing)
             quantities = Quantities(explained, self.options, boxes=boxes, masks=masks)
-            maps[name] = explained.maps
-            scores[name] = quantities.scores(self.metrics)
-            curves[name] = quantities.curves
+            result.maps[name] = explained.maps
+            result.scores[name] = quantities.scores(self.metrics)
+            result.curves[name] = quantities.known("insertion_curve", "deletion_curve")
+            result.weights[name] = quantities.known("weights", "counterfactual_weights")
             on_progress(name)
-        confidence = probabilities.gather(1, probe.target[:, None])[:, 0]
-        return Evaluation(probe.target, probabilities.argmax(dim=1), confidence, maps, scores, curves)
+        return result
 
 
 class _Explained(Explained):
@@ -175,6 +178,12 @@ class _Explained(Explained):
         if key not in self._nothing:
             self._nothing[key] = self.probabilities_of(image)
         return self._nothing[key]
+
+
+def _confidence(probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the classes explained and predicted, and the probability of the one explained, shape (N,) each."""
+    probabilities = _probabilities(probe.outputs)
+    return probe.target, probabilities.argmax(dim=1), select_class(probabilities, probe.target)
 
 
 def _probabilities(outputs: object) -> Tensor:

@@ -60,6 +60,30 @@ def box_mask(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     return masks
 
 
+def crop_boxes(boxes: Sequence[Tensor], corner: tuple[int, int], size: tuple[int, int]) -> list[Tensor]:
+    """Move boxes into a crop of the image and clip them to it; those that lie outside are left out.
+
+    Args:
+        boxes: for each sample (B, 4), integers xmin, ymin, xmax, ymax in pixels of the image, the maximum exclusive.
+        corner: left and top of the crop, in pixels of the image.
+        size: height and width of the crop.
+
+    Returns:
+        For each sample (B', 4) with B' <= B, in pixels of the crop.
+
+    >>> crop_boxes([torch.tensor([[10, 5, 30, 40], [0, 0, 8, 8]])], corner=(8, 16), size=(20, 12))
+    [tensor([[ 2,  0, 12, 20]])]
+    """
+    left, top = corner
+    height, width = size
+    cropped = []
+    for rows in boxes:
+        moved = rows - rows.new_tensor([left, top, left, top])
+        moved = moved.clamp(min=0).minimum(moved.new_tensor([width, height, width, height]))
+        cropped.append(moved[(moved[:, 2:] > moved[:, :2]).all(dim=1)])
+    return cropped
+
+
 def component_boxes(masks: Tensor) -> list[Tensor]:
     """Find the boxes around the connected components of masks, largest component first.
 

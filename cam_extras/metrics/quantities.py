@@ -173,10 +173,9 @@ class Quantities:
         parts = [need for name in names for need in METRICS[name].needs if need in METRICS]
         return {name: self[name] for name in dict.fromkeys([*names, *parts])}
 
-    @property
-    def curves(self) -> dict[str, Curve]:
-        """The curves computed so far: `insertion_curve`, `deletion_curve`."""
-        return {name: value for name, value in self._known.items() if isinstance(value, Curve)}
+    def known(self, *names: str) -> dict[str, Any]:
+        """Return those of the named quantities that have been computed."""
+        return {name: self._known[name] for name in names if name in self._known}
 
     def confidence(self, images: Tensor, samples: Tensor | None = None) -> Tensor:
         """f_c of images: of one for each sample, or for each of `samples`, their positions in the batch."""

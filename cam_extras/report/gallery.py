@@ -48,7 +48,8 @@ def save_gallery(
         path: the PNG to write. Every 25 images fill one; the next ones have -2, -3, ... at the end of their names.
         pictures: one for each sample of the evaluation.
         evaluation: maps and scores.
-        shown: the metrics under each overlay, in per cent where they have a greatest value; those that were not evaluated are left out.
+        shown: the metrics under each overlay, in per cent where they have a greatest value; those that were not
+            evaluated are left out.
 
     Returns:
         What was written.
