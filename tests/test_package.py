@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -92,6 +93,26 @@ def test_readme_examples_run(tmp_path):
     assert len(blocks) >= 3
     for block in blocks:
         subprocess.run([sys.executable, "-c", block], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("page", ["metrics.md", "quantus.md"])
+def test_documentation_runs(page, tmp_path):
+    """The blocks of a page belong together."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
+    environment = os.environ | {"MPLBACKEND": "agg"}
+    subprocess.run([sys.executable, "-c", "\n".join(blocks)], check=True, cwd=tmp_path, env=environment)
+
+
+def test_documentation_names_every_metric_and_its_options():
+    from cam_extras.metrics import METRICS, options_of
+
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    above: list[str] = []
+    for name in METRICS:
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        cell = row.split("|")[4]
+        above = above if cell == " the same " else re.findall(r"`(\w+)`", cell)
+        assert above == options_of(name)
 
 
 def test_readme_names_every_method_and_metric():
