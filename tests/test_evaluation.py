@@ -221,3 +221,18 @@ def test_bad_input():
     swin = TinySwin().eval()
     with pytest.raises(ValueError, match="expected one class index, or 3, one for each sample"):
         Evaluator(swin, swin.layer, METHODS_USED, ["complexity"])(torch.randn(3, 3, 12, 16), [1, 2])
+
+
+@pytest.mark.gpu
+def test_on_the_gpu():
+    model = CNN().double().eval()
+    x = torch.randn(3, 3, 12, 16, dtype=torch.float64)
+    options = MetricOptions(schedule=Schedule(0.2), fill=torch.tensor([0.1, 0.2, 0.3], dtype=x.dtype)[:, None, None])
+    methods = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAM")}
+    results = []
+    for device in ("cpu", "cuda"):
+        evaluator = Evaluator(model.to(device), model.layer, methods, METRICS, options)
+        results.append(evaluator(x.to(device), [0, 1, 2], boxes=BOXES).scores)
+    for name in methods:
+        for metric in METRICS:
+            torch.testing.assert_close(results[1][name][metric].cpu(), results[0][name][metric], msg=metric)

@@ -160,7 +160,8 @@ class TestMetrics:
         assert len(scores) == 4
         assert all(0 <= score <= 1 for score in scores)
 
-    def test_model_that_returns_probabilities(self, digits):
+    @ALL_METRICS
+    def test_model_that_returns_probabilities(self, metric, digits):
         model, x, y = digits
         explain_func = ours.explain("GradCAM", layer=LAYER)
         maps = explain_func(model, x, y)
@@ -173,9 +174,17 @@ class TestMetrics:
             def forward(self, x):
                 return self.model(x).softmax(dim=1)
 
-        expected = ours.AverageDrop()(model, x, y, maps)
-        scores = ours.AverageDrop()(Probabilities().eval(), x, y, maps, softmax=False)
-        assert scores == pytest.approx(expected, abs=1e-6)
+        def of_logits(model, inputs, targets, **kwargs):
+            return explain_func(model.model, inputs, targets)
+
+        of_logits.channel_weights = lambda model, **given: explain_func.channel_weights(model.model, **given)
+        expected = score(metric, model, x, y, maps, explain_func=explain_func)
+        found = score(metric, Probabilities().eval(), x, y, maps, explain_func=of_logits, softmax=False)
+        assert found == pytest.approx(expected, abs=1e-5)
+
+    def test_logits_taken_for_probabilities(self, digits):
+        model, x, y = digits
+        maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
         with pytest.raises(ValueError, match=r"the confidence p must lie in \[0, 1\]"):
             ours.AverageDrop()(model, x, y, maps, softmax=False)
 
