@@ -8,16 +8,14 @@ explained by each; and insertion and deletion, whose steps are forward passes. A
 
 from __future__ import annotations
 
-import argparse
 import platform
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from speed import laboratory, measure
+from speed import laboratory, measure, read_options
 from torch import Tensor, nn
 
 from cam_extras.evaluation import Evaluator
@@ -25,7 +23,6 @@ from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS, MetricOptions, Schedule
 from cam_extras.quantus import METRIC_CLASSES, Explainer
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS = Schedule(step=0.1)  # 11 points a curve
 
 
@@ -65,15 +62,7 @@ def contenders(model: nn.Module, layer: nn.Module, x: Tensor) -> dict[str, tuple
 
 def main() -> None:
     """Measure and print one table a model."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--realdata", type=Path, default=ROOT.parent / "shared" / "realdata")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options = read_options(__doc__, rounds=5)
     console = Console()
     for title, (model, layer) in laboratory(options.realdata).items():
         model.to(options.device)

@@ -166,10 +166,10 @@ def laboratory(realdata: Path) -> dict[str, tuple[nn.Module, nn.Module]]:
     return models
 
 
-def main() -> None:
-    """Measure and print one table a model."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
+def read_options(about: str | None, rounds: int) -> argparse.Namespace:
+    """Read the options that all benchmarks of the models have, and make torch ready."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -177,6 +177,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    return options
+
+
+def main() -> None:
+    """Measure and print one table a model."""
+    options = read_options(__doc__, rounds=7)
     warnings.filterwarnings("ignore", "Clustering metrics expects discrete values")
 
     measured = {}

@@ -21,7 +21,7 @@ from cam_extras.evaluation import Evaluation, Evaluator
 from cam_extras.images import read_image
 from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS
-from cam_extras.models import load_model
+from cam_extras.models import auto_layer, load_model
 from cam_extras.probe import find_layer
 from cam_extras.report import Picture, list_table, save_csv, save_gallery, summary_table
 
@@ -66,7 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         "returns a model for images of 224 x 224 normalised as ImageNet's",
     )
     explain.add_argument("--weights", metavar="FILE", help="local weights, instead of those torchvision downloads")
-    explain.add_argument("--layer", required=True, metavar="NAME", help="dotted name, such as layer4")
+    explain.add_argument(
+        "--layer",
+        default="auto",
+        metavar="NAME",
+        help="dotted name, such as layer4; default: auto, the last feature map before pooling",
+    )
     explain.add_argument("--method", action="append", choices=list(METHODS), help="repeatable; default: all")
     explain.add_argument("--target", metavar="CLASS", help="class by number or name; default: the predicted class")
     explain.add_argument("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu")
@@ -121,11 +126,15 @@ def _explain(options: argparse.Namespace, console: Console) -> None:
     x = torch.stack([classifier.transform(image) for image in images])
     target = None if options.target is None else classifier.class_index(options.target)
     model = classifier.model.to(options.device)
+    layer, chosen = options.layer, ""
+    if layer == "auto":
+        layer, _ = auto_layer(model, x[:1].to(options.device), classifier.reshape_transform)
+        chosen = ", the last feature map before pooling"
     methods = options.method or list(METHODS)
     evaluation = _evaluate(
         console,
         model,
-        options.layer,
+        layer,
         x.to(options.device),
         methods,
         target=target,
@@ -145,7 +154,7 @@ def _explain(options: argparse.Namespace, console: Console) -> None:
             options.images, x, evaluation.target, evaluation.confidence, strict=True
         )
     ]
-    _report(console, options.output, pictures, evaluation, f"{options.model}, layer {options.layer}")
+    _report(console, options.output, pictures, evaluation, f"{options.model}, layer {layer}{chosen}")
 
 
 def _evaluate(

@@ -2,33 +2,62 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 _WHITE = (255, 255, 255, 255)
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+_SIXTEEN_BITS = ("PNG", "PPM")  # formats whose values "I" Pillow scales to 16 bits
 
 
 def read_image(path: Path) -> Image.Image:
     """Read an image file as RGB with 8 bits a channel, turned upright; what is transparent becomes white.
 
+    Of several pictures in a file it is the first. Colour profiles are ignored, and more than 8 bits are scaled, not
+    clipped.
+
     Raises:
-        ValueError: there is no such file, it is no image or too large to be one in earnest, or its values have no
-            known range (floating point, 32-bit integers).
+        ValueError: there is no such file, it is empty, cut off, no image, or one of more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS`, or its values have no known range (floating point, 32-bit integers).
     """
-    if not path.is_file():
-        raise ValueError(f"there is no image {path}")
+    if not os.path.isfile(path):  # unlike Path.is_file it never raises
+        raise ValueError(f"there is no image {path}{': it is a folder' if os.path.isdir(path) else ''}")
     try:
+        if not path.stat().st_size:
+            raise ValueError("the file is empty")
         with Image.open(path) as image:
+            _check_size(image)
             upright = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):
-        return Image.fromarray((np.asarray(upright).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+    except Exception as error:  # what decoders make of garbage may be any error
+        raise ValueError(f"cannot read {path}: {str(error) or type(error).__name__}") from error
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in _SIXTEEN_BITS):
+        return Image.fromarray(_eight_bits(upright, getattr(image, "tag_v2", {}))).convert("RGB")
     if upright.mode in ("I", "F"):
         raise ValueError(f"{path} holds {upright.mode!r} values, whose range is not known: convert it to 8 or 16 bits")
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, _WHITE), upright)
     return upright.convert("RGB")
+
+
+def _check_size(image: Image.Image) -> None:
+    """Refuse what Pillow only warns of: it raises at twice its limit."""
+    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:
+        raise Image.DecompressionBombError(
+            f"its {pixels} pixels exceed the limit of {limit}: it could be a decompression bomb"
+        )
+
+
+def _eight_bits(image: Image.Image, tiff_tags: Mapping[int, Any]) -> np.ndarray:
+    """Scale grey values of 16 bits; Pillow leaves those of 12 bits, and those with 0 for white, as they are in TIFF."""
+    largest = 4095 if tiff_tags.get(_TIFF_BITS) == (12,) else 65535
+    values = np.asarray(image).astype(np.uint32)
+    if tiff_tags.get(_TIFF_PHOTOMETRIC) == 0:
+        values = largest - values
+    return (values * 255 // largest).astype(np.uint8)

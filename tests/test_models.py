@@ -6,11 +6,16 @@ import re
 
 import pytest
 import torch
+from nets import CNN, SETTINGS, TinySwin, TinyViT, make_setting
 from PIL import Image
 from safetensors.torch import save_file
+from state import assert_untouched
+from torch import nn
 from torchvision.models import ResNet50_Weights, densenet121, get_model, googlenet, resnet18
 
-from cam_extras.models import load_model
+from cam_extras.methods import GradCAM
+from cam_extras.models import Classifier, auto_layer, load_model
+from cam_extras.probe import Probe
 
 
 def test_published_files_bring_their_own_transforms(tmp_path):
