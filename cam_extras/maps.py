@@ -71,7 +71,8 @@ def mask(x: Tensor, maps: Tensor, fill: float | Tensor = 0.0) -> Tensor:
 
     Raises:
         TypeError: the input is not made of floating-point numbers.
-        ValueError: the maps have another size than the input, or leave [0, 1]; samples are named.
+        ValueError: the maps have another size than the input, or leave [0, 1], samples are named; or the fill does not
+            broadcast to the input or is not finite.
     """
     if not x.is_floating_point():
         raise TypeError(f"the input to mask must be of floating point; got {x.dtype}: convert it with .float()")
@@ -84,8 +85,26 @@ def mask(x: Tensor, maps: Tensor, fill: float | Tensor = 0.0) -> Tensor:
     shown = maps[:, None].to(x.dtype)
     if isinstance(fill, int | float) and fill == 0:
         return x * shown
-    fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
-    return x * shown + fill * (1 - shown)
+    return x * shown + broadcast_to("fill", fill, x) * (1 - shown)
+
+
+def broadcast_to(name: str, values: float | Tensor, x: Tensor) -> Tensor:
+    """Return a number or tensor in the shape of the input.
+
+    Raises:
+        ValueError: it does not broadcast to the input, or is not finite; samples are named.
+    """
+    tensor = torch.as_tensor(values, dtype=x.dtype, device=x.device)
+    try:
+        expanded = tensor.expand(x.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} must be a number or a tensor that broadcasts to the input, {tuple(x.shape)}; "
+            f"got {tuple(tensor.shape)}"
+        ) from error
+    if not tensor.isfinite().all():
+        check_finite(name, expanded)
+    return expanded
 
 
 def black(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

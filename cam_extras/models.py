@@ -22,7 +22,7 @@ from torchvision import models as torchvision_models
 from torchvision.transforms._presets import ImageClassification
 
 from cam_extras._checks import check_input, check_name
-from cam_extras.probe import Probe, _every_module_called, undisturbed
+from cam_extras.probe import Probe, every_module_called, undisturbed
 
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 # What a head does to the last feature map, and what leaves it as it is: neither makes a map of its own.
@@ -134,9 +134,7 @@ def auto_layer(
     )
 
 
-def _feature_maps(
-    model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None
-) -> list[str]:
+def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None) -> list[str]:
     """Name the modules that run once and return a feature map, in the order in which they finish."""
     finished: list[str] = []
     maps: set[str] = set()
@@ -158,7 +156,7 @@ def _feature_maps(
 
     with ExitStack() as stack:
         stack.enter_context(undisturbed(model, x.device))
-        stack.enter_context(_every_module_called())
+        stack.enter_context(every_module_called())
         stack.enter_context(torch.no_grad())
         for name, module in model.named_modules():
             if name:

@@ -286,7 +286,7 @@ class _Recording:
         recorded: dict[int, Tensor] = {}
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self.model, self.x.device))
-            stack.enter_context(_every_module_called())
+            stack.enter_context(every_module_called())
             stack.enter_context(torch.set_grad_enabled(record_below))
 
             def record(index: int, features: Any) -> Tensor:
@@ -462,7 +462,7 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _every_module_called() -> Iterator[None]:
+def every_module_called() -> Iterator[None]:
     """Keep PyTorch from going round the modules: hooks are not called in the fast path of attention, nor compiled."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:

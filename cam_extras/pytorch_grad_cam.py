@@ -22,7 +22,7 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import Tensor, nn
 
 from cam_extras import methods
-from cam_extras._checks import check_finite, check_input, check_targets, check_unit_range, list_targets
+from cam_extras._checks import SampleError, check_finite, check_input, check_targets, check_unit_range, list_targets
 from cam_extras.maps import layer_map
 from cam_extras.probe import Probe, check_layers, reference_tensor, undisturbed
 from cam_extras.scores import PerSampleScorer
@@ -334,13 +334,32 @@ def upstream_maps(
             parameter.requires_grad_(second_order and parameter.is_floating_point())
         x = x.detach().clone()
         if issubclass(cam_type, upstream.FinerCAM):  # given targets, it is its base method
-            single = zip(x.split(1), targets.tolist(), strict=True)
-            maps = np.concatenate([cam(sample, target_idx=target, **at_call) for sample, target in single])
+            found = []
+            for sample, target in enumerate(targets.tolist()):
+                try:
+                    found.append(cam(x[sample : sample + 1], target_idx=target, **at_call))
+                except IndexError as error:
+                    raise SampleError(f"the model has no class {target}, given", [sample]) from error
+            maps = np.concatenate(found)
         else:
-            maps = cam(x, [ClassifierOutputTarget(target) for target in targets.tolist()], **at_call)
+            maps = cam(x, [_ClassTarget(target, sample) for sample, target in enumerate(targets.tolist())], **at_call)
     result = torch.from_numpy(np.float32(maps))
     check_unit_range(f"the map of {cam_type.__name__}", result)
     return result
+
+
+class _ClassTarget(ClassifierOutputTarget):
+    """Read a class that the model has."""
+
+    def __init__(self, category: int, sample: int):
+        super().__init__(category)
+        self.sample = sample
+
+    def __call__(self, model_output: Tensor) -> Tensor:
+        classes = model_output.shape[-1]
+        if not 0 <= self.category < classes:
+            raise SampleError(f"class indices must lie in [0, {classes}); got {self.category}", [self.sample])
+        return super().__call__(model_output)
 
 
 def check_upstream(cam_type: type, hyper: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,8 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,10 +20,11 @@ import quantus
 import torch
 from quantus.helpers import utils
 from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+from quantus.helpers.model.model_interface import ModelInterface
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
 
-from cam_extras._checks import SampleError, check_class_scores, check_name
+from cam_extras._checks import SampleError, check_class_scores, check_finite, check_name
 from cam_extras.batches import rows_of_a_pass
 from cam_extras.maps import input_map, normalise
 from cam_extras.methods import METHODS as _OURS
@@ -151,10 +153,17 @@ class Explainer:
         if reference is None:
             reference = torch.empty(0, dtype=torch.float32, device="cpu")
         x = torch.as_tensor(np.ascontiguousarray(inputs), dtype=reference.dtype, device=device or reference.device)
-        classes = torch.as_tensor(targets, device=x.device)
-        rows = rows_of_a_pass(x, self.batch_size)
-        parts = zip(x.split(rows), classes.split(rows), strict=True)
-        return torch.cat([function(model, batch, target).float().cpu() for batch, target in parts]).numpy()
+        classes = torch.as_tensor(np.ascontiguousarray(targets), device=x.device)
+        if np.shape(targets) != (len(x),):
+            raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {np.shape(targets)}")
+        rows, found = rows_of_a_pass(x, self.batch_size), []
+        for first in range(0, len(x), rows):
+            part = slice(first, first + rows)
+            try:
+                found.append(function(model, x[part], classes[part]).float().cpu())
+            except SampleError as error:
+                raise error.counted_from(first) from error
+        return torch.cat(found).numpy()
 
     def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         return input_map(self.method(self._probe(model, x, target)), tuple(x.shape[2:]))
@@ -203,8 +212,18 @@ def _normalise_absolute_maps(attributions: np.ndarray) -> np.ndarray:
 
 
 def _mean_over_channels(attributions: np.ndarray) -> Tensor:
-    values = torch.as_tensor(np.ascontiguousarray(attributions))
+    values = _tensor(attributions)
     return (values if values.is_floating_point() else values.float()).mean(dim=1)
+
+
+def _tensor(values: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
+    """Return an array of any layout as a tensor on the CPU, whatever the default device is."""
+    return torch.as_tensor(np.ascontiguousarray(values), dtype=dtype, device="cpu")
+
+
+def _no_explain_func(**kwargs: Any) -> np.ndarray:
+    """Stand where Quantus wants a function and none was given."""
+    raise ValueError("there is nothing to explain with: give an explain_func, not only an a_batch")
 
 
 class MapMetric(Metric):
@@ -240,7 +259,7 @@ class MapMetric(Metric):
 
     def __init_subclass__(cls) -> None:
         """Take the name and the direction from the function's entry in `METRICS`."""
-        entry = METRICS.get(cls.metric)
+        entry = METRICS.get(getattr(cls, "metric", ""))
         if entry is not None:
             cls.name = cls.__dict__.get("name", entry.title)
             cls.score_direction = ScoreDirection.HIGHER if entry.higher_is_better else ScoreDirection.LOWER
@@ -276,6 +295,8 @@ class MapMetric(Metric):
         self.details: dict[str, Any] = {}
         self._parts: list[dict[str, Tensor]] = []
         self._kept: list[dict[str, Any]] = []
+        self._given: np.ndarray | None = None
+        self._from_logits = False
 
     @classmethod
     def option_names(cls) -> list[str]:
@@ -284,7 +305,7 @@ class MapMetric(Metric):
 
     def _set_options(self, own: dict[str, Any]) -> None:
         if isinstance(own.get("fill"), np.ndarray):
-            own["fill"] = torch.from_numpy(own["fill"])
+            own["fill"] = _tensor(own["fill"])
         self.options = MetricOptions(**own)
 
     def __call__(
@@ -329,7 +350,8 @@ class MapMetric(Metric):
             ValueError: a map or confidence is undefined, not finite or outside [0, 1], or the object is missing;
                 samples are named by their position in `x_batch`. `quantus.evaluate` prints the message and then fails
                 with a KeyError.
-            TypeError: counterfactual sensitivity needs an `explain_func` with channel weights.
+            TypeError: attributions are no array; or counterfactual sensitivity needs an `explain_func` with channel
+                weights.
         """
         self.details, self._parts, self._kept = {}, [], []
         if "object" in self.sources() and s_batch is None and custom_batch is None:
@@ -340,27 +362,72 @@ class MapMetric(Metric):
         if channel_first is None:
             channel_first = utils.infer_channel_first(x_batch)
         if not channel_first:  # Quantus would move the axes of the inputs alone, and explain none of them
-            if a_batch is not None and a_batch.ndim == x_batch.ndim:
+            size = x_batch.shape[1:-1]
+            if a_batch is not None and a_batch.shape[1:-1] == size:
                 a_batch = np.moveaxis(a_batch, -1, 1)
-            if s_batch is not None and s_batch.ndim == x_batch.ndim and s_batch.shape[1:-1] == x_batch.shape[1:-1]:
+            if s_batch is not None and s_batch.shape[1:-1] == size:
                 s_batch = np.moveaxis(s_batch, -1, 1)
             x_batch = np.moveaxis(x_batch, -1, 1)
+        # In float32, as Quantus has it, a softmax reaches 1 too soon.
+        modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        self._from_logits = bool(softmax) and bool(modules) and not isinstance(modules[-1], nn.Softmax)
+        self._given = a_batch
         return super().__call__(
             model=model,
             x_batch=x_batch,
             y_batch=y_batch,
-            a_batch=None if a_batch is None else np.array(a_batch),  # some of Quantus' normalise_func work in place
+            a_batch=None,  # see custom_preprocess
             s_batch=s_batch,
             channel_first=True,
-            explain_func=explain_func,
+            explain_func=_no_explain_func if explain_func is None else explain_func,
             explain_func_kwargs=dict(explain_func_kwargs or {}),  # a copy: Quantus adds the device
             model_predict_kwargs=model_predict_kwargs,
-            softmax=softmax,
+            softmax=softmax and not self._from_logits,
             device=device,
             batch_size=batch_size,
             custom_batch=custom_batch,
             **kwargs,
         )
+
+    def custom_preprocess(self, x_batch: np.ndarray, **data: Any) -> dict[str, Any] | None:
+        """Bring the attributions given to maps: Quantus would refuse them where all are constant."""
+        given, self._given = self._given, None
+        return None if given is None else {"a_batch": self._maps_of(given, x_batch)}
+
+    def batch_preprocess(self, data_batch: dict[str, Any]) -> dict[str, Any]:
+        """Explain a batch where there are no attributions."""
+        with self._counting():
+            return super().batch_preprocess(data_batch)
+
+    def explain_batch(self, model: Any, x_batch: np.ndarray, y_batch: np.ndarray) -> np.ndarray:
+        """Explain a batch and bring its attributions to maps; unlike Quantus' own, where all are constant, too."""
+        model = model.get_model() if isinstance(model, ModelInterface) else model
+        attributions = self.explain_func(model=model, inputs=x_batch, targets=y_batch, **self.explain_func_kwargs)
+        return self._maps_of(attributions, x_batch)
+
+    def _maps_of(self, attributions: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Bring attributions (N, *S), (N, 1, *S) or (N, C, *S) to what they are to be scored as."""
+        if not isinstance(attributions, np.ndarray):
+            raise TypeError(f"attributions must be a numpy array; got {type(attributions).__name__}")
+        forms = [(len(x), *channels, *x.shape[2:]) for channels in ((), (1,), x.shape[1:2])]
+        if attributions.shape not in forms:
+            raise ValueError(
+                f"expected attributions of shape {' or '.join(map(str, dict.fromkeys(forms)))} for inputs of shape "
+                f"{x.shape}; got {attributions.shape}"
+            )
+        if attributions.shape == forms[0]:
+            attributions = attributions[:, None]
+        if self.normalise:
+            attributions = self.normalise_func(attributions.copy())  # some of Quantus' work in place
+        return np.abs(attributions) if self.abs else attributions
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Name samples by their position in the data, not in the batch."""
+        try:
+            yield
+        except SampleError as error:
+            raise error.counted_from(sum(len(batch[self.metric]) for batch in self._parts)) from error
 
     @classmethod
     def sources(cls) -> set[str]:
@@ -378,7 +445,7 @@ class MapMetric(Metric):
         **kwargs: Any,
     ) -> list[float]:
         """Score one batch of explanations."""
-        x = torch.as_tensor(np.ascontiguousarray(x_batch), dtype=torch.float32)  # what Quantus feeds to the model
+        x = _tensor(x_batch, torch.float32)  # what Quantus feeds to the model
         fill = self.options.fill
         if isinstance(fill, Tensor) and fill.ndim == x.ndim and len(fill) > 1:
             raise ValueError(f"fill must be the same for every sample; got shape {tuple(fill.shape)}")
@@ -387,13 +454,11 @@ class MapMetric(Metric):
             if s_batch is not None:
                 known["masks"] = _object_masks(s_batch, x)
             if custom_batch is not None:
-                known["boxes"] = [torch.as_tensor(boxes) for boxes in custom_batch]
-        try:
+                known["boxes"] = [_tensor(boxes) for boxes in custom_batch]
+        with self._counting():
             explained = _Explained(self, model, x, y_batch, _mean_over_channels(a_batch))
             quantities = Quantities(explained, self.options, **known)
             scores = self._scores(quantities)
-        except SampleError as error:
-            raise error.counted_from(sum(len(batch[self.metric]) for batch in self._parts)) from error
         self._parts.append(scores)
         self._kept.append({name: quantities[name] for name in self.kept})
         return scores[self.metric].tolist()
@@ -404,45 +469,31 @@ class MapMetric(Metric):
     def custom_postprocess(self, **data: Any) -> None:
         """Put together the details of all batches."""
         self.details = {name: _together([batch[name] for batch in self._kept]) for name in self.kept}
+        self._kept = []
 
     def of_set(self, scores: list[float]) -> float:
         """Return the value of the set evaluated last; for ADCC and HCI that of the means of their parts."""
         parts = {name: torch.cat([batch[name] for batch in self._parts]) for name in self._parts[0]}
         return METRICS[self.metric].of_set(parts)
 
-    def explain_again(self, model: nn.Module, x: Tensor, y: np.ndarray) -> Tensor:
-        """Explain other inputs as those of the call."""
-        # Not explain_batch: it refuses a batch whose maps are all constant, for which coherency is defined as 0.
-        attributions = self._explain_func("masked inputs")(
-            model=model, inputs=x.clone().numpy(), targets=y, **self.explain_func_kwargs
-        )
-        attributions = utils.expand_attribution_channel(attributions, x.numpy())
-        if self.normalise:
-            attributions = self.normalise_func(attributions)
-        return _mean_over_channels(np.abs(attributions) if self.abs else attributions)
-
     def channel_weights(self, model: nn.Module, x: Tensor, y: np.ndarray) -> Tensor:
         """Return the channel weights of the call's explain function for inputs, shape (N, K)."""
-        function = getattr(self._explain_func("counterfactual inputs"), "channel_weights", None)
+        if self.explain_func is _no_explain_func:
+            _no_explain_func()
+        function = getattr(self.explain_func, "channel_weights", None)
         if function is None:
             raise TypeError(
                 f"{self.name} looks at channel weights, which this explain_func does not have: give one made by "
                 "cam_extras.quantus.explain of a method that weighs channels, such as GradCAM or MIGradCAM"
             )
-        weights = function(model=model, inputs=x.clone().numpy(), targets=y, **self.explain_func_kwargs)
-        return torch.from_numpy(weights)
-
-    def _explain_func(self, what: str) -> Callable[..., np.ndarray]:
-        if self.explain_func is None:
-            raise ValueError(f"{self.name} explains {what}: give an explain_func, not only an a_batch")
-        return self.explain_func
+        return _tensor(function(model=model, inputs=x.clone().numpy(), targets=y, **self.explain_func_kwargs))
 
 
 class _Explained(Explained):
     """A batch as Quantus hands it over, for `Quantities`. It gives copies away: others may work in place."""
 
     def __init__(self, metric: MapMetric, model: Any, x: Tensor, y: np.ndarray, maps: Tensor | None = None):
-        self.x, self.target = x, torch.as_tensor(y)
+        self.x, self.target = x, _tensor(y)
         self._metric, self._model, self._y, self._maps = metric, model, y, maps
 
     @cached_property
@@ -453,7 +504,7 @@ class _Explained(Explained):
     def maps(self) -> Tensor:
         if self._maps is not None:
             return self._maps
-        return self._metric.explain_again(self._model.get_model(), self.x, self._y)
+        return _mean_over_channels(self._metric.explain_batch(self._model, self.x.clone().numpy(), self._y))
 
     @cached_property
     def channel_weights(self) -> Tensor:
@@ -463,14 +514,14 @@ class _Explained(Explained):
         return _Explained(self._metric, self._model, x, self._y)
 
     def probabilities_of(self, images: Tensor) -> Tensor:
-        probabilities = torch.from_numpy(self._model.predict(images.clone().numpy()))
-        check_class_scores(probabilities)
-        return probabilities
+        outputs = torch.from_numpy(self._model.predict(images.clone().numpy()))
+        check_class_scores(outputs)
+        return outputs.double().softmax(dim=1) if self._metric._from_logits else outputs.double()
 
 
 def _object_masks(s_batch: np.ndarray, x: Tensor) -> Tensor:
     """Return masks (N, 1, *S) or (N, *S) of numbers as booleans (N, *S)."""
-    masks = torch.as_tensor(np.ascontiguousarray(s_batch)) != 0
+    masks = _tensor(s_batch) != 0
     if masks.ndim == x.ndim and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.shape != (len(x), *x.shape[2:]):
@@ -603,47 +654,48 @@ class InsertionDeletion(MapMetric):
     evaluation_category = EvaluationCategory.FAITHFULNESS
 
 
-class PointingGame(MapMetric):
+class ImageMetric(MapMetric):
+    """Base of the metrics that look at boxes in images."""
+
+    data_applicability = {DataType.IMAGE}  # noqa: RUF012
+    evaluation_category = EvaluationCategory.LOCALISATION
+
+
+class PointingGame(ImageMetric):
     """Pointing game: see `cam_extras.metrics.pointing_game`; option `ties`."""
 
     metric = "pointing_game"
     name = "Pointing Game (one maximum)"  # Quantus has another
-    evaluation_category = EvaluationCategory.LOCALISATION
 
 
-class EnergyPointingGame(MapMetric):
+class EnergyPointingGame(ImageMetric):
     """Energy pointing game: see `cam_extras.metrics.energy_pointing_game`."""
 
     metric = "energy_pointing_game"
-    evaluation_category = EvaluationCategory.LOCALISATION
 
 
-class PixelF1(MapMetric):
+class PixelF1(ImageMetric):
     """Pixel F1: see `cam_extras.metrics.pixel_f1`."""
 
     metric = "pixel_f1"
-    evaluation_category = EvaluationCategory.LOCALISATION
 
 
-class LocalisationError(MapMetric):
+class LocalisationError(ImageMetric):
     """Localisation error: see `cam_extras.metrics.localisation_error`."""
 
     metric = "localisation_error"
-    evaluation_category = EvaluationCategory.LOCALISATION
 
 
-class OfficialMetric(MapMetric):
+class OfficialMetric(ImageMetric):
     """Official metric: see `cam_extras.metrics.official_metric`."""
 
     metric = "official_metric"
-    evaluation_category = EvaluationCategory.LOCALISATION
 
 
-class SaliencyMetric(MapMetric):
+class SaliencyMetric(ImageMetric):
     """Saliency metric: see `cam_extras.metrics.saliency_metric`."""
 
     metric = "saliency_metric"
-    evaluation_category = EvaluationCategory.LOCALISATION
 
 
 class CounterfactualSensitivity(MapMetric):
@@ -659,7 +711,7 @@ class CounterfactualSensitivity(MapMetric):
     evaluation_category = EvaluationCategory.ROBUSTNESS
 
 
-class BoxAccuracy(MapMetric):
+class BoxAccuracy(ImageMetric):
     """Box accuracy: see `cam_extras.metrics.box_accuracy`, whose options it has.
 
     The score of a sample is the share of overlaps at which its box is accurate, for each at the threshold that is best
@@ -670,7 +722,6 @@ class BoxAccuracy(MapMetric):
     name = "Box Accuracy"
     metric = "box_accuracy"
     score_direction = ScoreDirection.HIGHER
-    evaluation_category = EvaluationCategory.LOCALISATION
 
     @classmethod
     def option_names(cls) -> list[str]:
@@ -695,7 +746,7 @@ class BoxAccuracy(MapMetric):
 
     def custom_postprocess(self, **data: Any) -> None:
         """Score all samples."""
-        self.details = {"hits": torch.cat([batch[self.metric] for batch in self._parts])}
+        self.details, self._parts = {"hits": torch.cat([batch[self.metric] for batch in self._parts])}, []
         self.evaluation_scores = best_box_accuracy(self.details["hits"]).tolist()
 
     def of_set(self, scores: list[float]) -> float:
@@ -735,7 +786,8 @@ def win_percentage(drops: Mapping[str, Sequence[float]]) -> dict[str, float]:
         drops: for each method the scores of `AverageDrop`, without `return_aggregate`, of the same samples.
 
     Raises:
-        ValueError: see `cam_extras.metrics.win_percentage`; or the methods have different numbers of samples.
+        ValueError: there are not two or more methods, they have different numbers of samples or none, or a drop is not
+            finite: method and sample are named.
 
     >>> win_percentage({"GradCAM": [0.1, 0.2], "OptiCAM": [0.3, 0.2]})
     {'GradCAM': 0.75, 'OptiCAM': 0.25}
@@ -743,7 +795,10 @@ def win_percentage(drops: Mapping[str, Sequence[float]]) -> dict[str, float]:
     counts = {name: len(scores) for name, scores in drops.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"expected drops of the same samples for every method; got {counts}")
-    wins = _win_percentage(torch.tensor(list(drops.values()), dtype=torch.float64))
+    rows = {name: torch.as_tensor(scores, dtype=torch.float64) for name, scores in drops.items()}
+    for name, row in rows.items():
+        check_finite(f"the drop of {name}", row)
+    wins = _win_percentage(torch.stack(list(rows.values())) if rows else torch.zeros(0, 0))
     return dict(zip(drops, wins.mean(dim=1).tolist(), strict=True))
 
 

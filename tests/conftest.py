@@ -66,3 +66,13 @@ def realdata():
     return SimpleNamespace(
         folder=REALDATA, model=classifier.model, weights=weights, paths=paths, read=read, prepare=prepare
     )
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The demo's classifier, canvases and labels."""
+    from cam_extras.demo.canvases import make_canvases
+    from cam_extras.demo.classifier import load_classifier, prepare
+
+    canvases = make_canvases(7, "test", seed=3)
+    return load_classifier(), prepare(canvases.images).numpy(), canvases.labels.numpy()

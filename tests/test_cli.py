@@ -272,6 +272,23 @@ class TestExplain:
         assert probe.activations.shape[2:] == (cells, cells)
         assert probe.activations.shape[1] in (96, 768)
 
+    @pytest.mark.parametrize("layer", [[], ["--layer", "auto"]])
+    def test_layer_picked(self, weights, tmp_path, capsys, layer):
+        method = ["--method", "GradCAM"]
+        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), *method]
+        assert self.explain(weights, tmp_path / "auto", *arguments, *layer) == 0
+        assert "layer layer4, the last feature map before pooling" in " ".join(capsys.readouterr().out.split())
+        assert self.explain(weights, tmp_path / "named", *arguments, "--layer", "layer4") == 0
+        assert "the last feature map" not in capsys.readouterr().out
+        assert read_results(tmp_path / "auto") == read_results(tmp_path / "named")
+
+    def test_no_layer_to_pick(self, weights, tmp_path, capsys):
+        (tmp_path / "flat.py").write_text(
+            "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))\n"
+        )
+        assert self.explain(weights, tmp_path, "--model", f"{tmp_path / 'flat.py'}:make") == 2
+        assert "Sequential has no feature map" in capsys.readouterr().err
+
     def test_names_are_not_markup(self, weights, tmp_path, capsys):
         folder = tmp_path / "[bold]out[/red]"
         arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4", "--method", "FakeCAM"]

@@ -73,6 +73,19 @@ ONES = ZEROS | {
 }
 
 
+C = 0.4
+PART, REST = confidence(C * X), confidence((1 - C) * X)
+HALF = ZEROS | {
+    "average_drop": (P - PART).clamp(min=0) / P,
+    "increase_in_confidence": (PART > P).double(),
+    "average_gain": (PART - P).clamp(min=0) / (1 - P),
+    "drop_in_deletion": (P - REST).clamp(min=0) / P,
+    "complexity": torch.tensor(C, dtype=torch.float64),
+    "energy_pointing_game": AREAS,
+    "pixel_f1": 2 * C * AREAS / (C + AREAS),
+}
+
+
 def score(name, value, **options):
     maps = torch.full((2, 4, 5), value, dtype=torch.float64)
     explained = Formulas(X, maps=maps)
@@ -81,7 +94,7 @@ def score(name, value, **options):
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if "weights" not in sources_of(name)])
-@pytest.mark.parametrize(("value", "expected"), [(0.0, ZEROS), (1.0, ONES)], ids=["zeros", "ones"])
+@pytest.mark.parametrize(("value", "expected"), [(0.0, ZEROS), (C, HALF), (1.0, ONES)])
 def test_constant_map(value, expected, name):
     if isinstance(expected[name], str):
         with pytest.raises(ValueError, match=expected[name]):
@@ -96,8 +109,11 @@ def test_both_drops_and_gains_are_among_the_samples():
     assert (GAIN > 0).any()
 
 
-def test_threshold_of_zero_shows_all_of_a_map_of_zeros():
-    assert score("thresholded_drop", 0.0, threshold=0).tolist() == [0, 0]
+@pytest.mark.parametrize(("value", "threshold"), [(0.0, 0), (C, C), (C, 0.1)])
+def test_thresholds_that_constant_maps_reach(value, threshold):
+    for name in ("thresholded_drop", "thresholded_increase", "hci"):
+        found = score(name, value, threshold=threshold).double()
+        torch.testing.assert_close(found, torch.as_tensor(ONES[name]).double().expand(2), rtol=0, atol=1e-12)
 
 
 def test_the_complement_of_a_map_of_zeros_is_the_image():

@@ -8,6 +8,7 @@ from nets import CNN, TinySwin, make_setting
 from state import untouched
 from torch import nn
 
+from cam_extras.batches import rows_of_a_pass
 from cam_extras.evaluation import Evaluator
 from cam_extras.maps import input_map, mask
 from cam_extras.methods import METHODS
@@ -19,6 +20,7 @@ from cam_extras.metrics import (
     adcc,
     average_drop,
     average_gain,
+    box_mask,
     coherency,
     complexity,
     counterfactual,
@@ -167,6 +169,38 @@ def test_each_size_of_image_has_its_own_nothing():
         assert torch.equal(found[name]["thresholded_increase"], expected[name]["thresholded_increase"])
 
 
+@pytest.mark.parametrize(
+    ("x", "rows"),
+    [
+        (torch.empty(1, 3, 224, 224), 4),
+        (torch.empty(1, 3, 225, 224), 3),
+        (torch.empty(1, 3, 500, 500), 1),
+        (torch.empty(1, 3, 8, 8), 32),
+        (torch.empty(1, 3, 500, 500, device="meta"), 32),
+    ],
+)
+def test_images_of_a_pass(x, rows):
+    assert rows_of_a_pass(x) == rows
+    assert rows_of_a_pass(x, 7) == 7
+
+
+def test_no_graph_is_kept():
+    model = CNN().eval()
+    result = Evaluator(model, model.layer, METHODS_USED)(torch.randn(2, 3, 8, 8))
+    assert not any(scores.requires_grad for by_metric in result.scores.values() for scores in by_metric.values())
+
+
+def test_masks_and_a_list_of_metrics_that_changes():
+    model, x = CNN().eval(), torch.randn(3, 3, 12, 16)
+    names = ["pointing_game", "energy_pointing_game"]
+    evaluator = Evaluator(model, model.layer, METHODS_USED, names)
+    names.append("average_drip")
+    by_boxes, by_masks = evaluator(x, boxes=BOXES), evaluator(x, masks=box_mask(BOXES, (12, 16)))
+    for method in METHODS_USED:
+        for name in names[:2]:
+            assert torch.equal(by_boxes.scores[method][name], by_masks.scores[method][name])
+
+
 def test_room_for_a_gain_does_not_vanish_in_float32():
     model = CNN().eval()
     with torch.no_grad():
@@ -207,12 +241,51 @@ def test_wins():
     assert gains[best] == max(gains.values())
 
 
+class NoMap(METHODS["FakeCAM"]):
+    def __call__(self, probe):
+        return torch.zeros(len(probe.x), 1, 3, 4)
+
+
+def test_methods_are_named_with_their_samples():
+    model = CNN().eval()
+    methods = {"one": METHODS["GradCAM"](), "two": NoMap()}
+    evaluator = Evaluator(model, model.layer, methods, ["saliency_metric"])
+    with pytest.raises(ValueError, match=r"two: the saliency metric is undefined .* came in samples 0, 1: leave"):
+        evaluator(torch.randn(2, 3, 12, 16))
+
+
+def test_an_evaluator_cannot_be_changed():
+    """What the model makes of an image of nothing is kept, for one fill."""
+    model = CNN().eval()
+    evaluator = Evaluator(model, model.layer, METHODS_USED)
+    with pytest.raises(AttributeError, match="cannot assign to field 'options'"):
+        evaluator.options = MetricOptions(fill=1.0)
+
+
+def test_on_any_default_device():
+    model, x = CNN().eval(), torch.randn(3, 3, 12, 16)
+    methods = {"GradCAM": METHODS["GradCAM"]()}
+    evaluator = Evaluator(model, model.layer, methods, METRICS, MetricOptions(schedule=Schedule(0.5)))
+    expected = evaluator(x, [0, 1, 2], boxes=BOXES)
+    with torch.device("meta"):
+        found = evaluator(x, [0, 1, 2], boxes=BOXES)
+        summary = found.of_set()
+    for name in METRICS:
+        torch.testing.assert_close(found.scores["GradCAM"][name], expected.scores["GradCAM"][name])
+    assert summary == expected.of_set()
+
+
 def test_bad_input():
     model, x = CNN().eval(), torch.randn(2, 3, 8, 8)
     with pytest.raises(ValueError, match="there is no metric 'average_drip': did you mean average_drop"):
         Evaluator(model, model.layer, METHODS_USED, ["average_drip"])
     with pytest.raises(TypeError, match="ShapleyCAMH does not weigh channels: counterfactual sensitivity takes"):
         Evaluator(model, model.layer, METHODS_USED, METRICS)
+    for methods, metrics in ((METHODS_USED, "average_drop"), (list(METHODS_USED.values()), ["average_drop"])):
+        with pytest.raises(TypeError, match=r"expected a mapping of methods, \{name: method\}, and a list of names"):
+            Evaluator(model, model.layer, methods, metrics)
+    with pytest.raises(TypeError, match="a function has no probability"):
+        Evaluator(model, model.layer, METHODS_USED)(x, lambda outputs: outputs[:, 0])
     with pytest.raises(ValueError, match="give boxes or masks"):
         Evaluator(model, model.layer, METHODS_USED, ["pointing_game"])(x)
     model.classifier = nn.Linear(8, 1)

@@ -73,7 +73,8 @@ def test_wins_sample_by_sample():
         (lambda: hci(tensor(0.5), tensor(math.nan)), "the increase"),
         (lambda: win_percentage(tensor(0.5, 0.5)), r"two or more methods, shape \(M, N\); got \(2,\)"),
         (lambda: win_percentage(tensor(0.5)[None]), r"got \(1, 1\)"),
-        (lambda: win_percentage(torch.tensor([[0.5], [math.nan]])), "in sample 1"),
+        (lambda: win_percentage(torch.tensor([[0.5, 0.5], [0.5, math.nan]])), "drop of method 1 is NaN .* in sample 1"),
+        (lambda: win_percentage(torch.zeros(2, 0)), r"got \(2, 0\)"),
     ],
 )
 def test_bad_input(call, match):

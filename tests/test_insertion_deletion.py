@@ -419,7 +419,7 @@ class TestSubstrates:
     @pytest.mark.parametrize("shape", [(2,), (4, 2, 4, 5), (1, 3, 2, 4, 5), (2, 4, 6)])
     def test_of_a_wrong_shape(self, shape):
         case = Case((4, 5))
-        message = r"the substrate must broadcast to the input's shape \(3, 2, 4, 5\); got \("
+        message = r"the substrate must be a number or a tensor that broadcasts to the input, \(3, 2, 4, 5\); got \("
         for substrate in (torch.zeros(shape), lambda x: torch.zeros(shape)):
             with pytest.raises(ValueError, match=message):
                 insertion_curve(case.confidence, case.x, case.maps, Schedule(1, substrate, "zeros"))

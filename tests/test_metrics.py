@@ -140,6 +140,14 @@ def test_names_in_tables_differ():
         assert len({getattr(metric, attribute) for metric in METRICS.values()}) == len(METRICS)
 
 
+def test_value_of_a_set_that_is_undefined():
+    with pytest.raises(ValueError, match="a set without samples has no average_drop"):
+        METRICS["average_drop"].of_set({"average_drop": []})
+    parts = {"coherency": [0.5, 0.5], "complexity": [0.1, float("nan")], "average_drop": [0.1, 0.1]}
+    with pytest.raises(ValueError, match="the complexity is NaN or infinite in sample 1"):
+        METRICS["adcc"].of_set(parts)
+
+
 def test_value_of_a_set_from_lists():
     scores = {"thresholded_drop": [0.2, 0.6], "thresholded_increase": [0.9, 0.3], "hci": [0.0, 0.0]}
     assert METRICS["hci"].of_set(scores) == pytest.approx(scipy.stats.hmean([0.6, 0.6]))

@@ -53,7 +53,7 @@ LAYERS = {
     "metrics": {"_checks", "batches", "scores", "maps", "metrics"},
     "evaluation": {"_checks", "scores", "probe", "maps", "methods", "metrics", "evaluation"},
     "report": {"evaluation", "methods", "metrics", "report"},
-    "models": {"_checks"},
+    "models": {"_checks", "probe"},
     "images": set(),
     "demo": {"_checks", "demo"},
 }

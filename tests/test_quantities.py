@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import pytest
 import torch
 from explained import Formulas
@@ -17,9 +19,11 @@ from cam_extras.metrics import (
     box_mask,
     component_boxes,
     counterfactual,
+    counterfactual_sensitivity,
     deletion_curve,
     insertion_curve,
     options_of,
+    pointing_game,
     quantities_of,
     sources_of,
     threshold_mask,
@@ -67,11 +71,13 @@ def test_by_hand(fill):
 def test_complement():
     h = torch.rand(2, 4, 5, dtype=torch.float64)
     h[0, :2] = 0
-    x, _, _, q = make(MetricOptions(baseline="complement", fill=0.5), h)
-    images = torch.full_like(x, 0.5)
+    h[1, 0] = 1e-6
+    fill = torch.tensor([1.0, -1.0, 2.0]).double().reshape(3, 1, 1)
+    x, _, _, q = make(MetricOptions(baseline="complement", fill=fill), h)
+    images = fill.expand(x.shape).clone()
     images[0, :, :2] = x[0, :, :2]
     torch.testing.assert_close(q["b"], confidence(images))
-    assert (q["b"] - make(MetricOptions(fill=0.5), h)[3]["b"]).abs().min() < 1e-12 < (q["b"] - q["p"]).abs().min()
+    assert (q["b"] - make(MetricOptions(fill=fill), h)[3]["b"]).abs().min() < 1e-12 < (q["b"] - q["p"]).abs().min()
 
 
 def test_fill_that_differs_between_samples():
@@ -79,6 +85,14 @@ def test_fill_that_differs_between_samples():
     x, _, explained, q = make(MetricOptions(fill=fill))
     torch.testing.assert_close(q["b"], confidence(fill.expand(x.shape)))
     assert ("nothing", 2) in explained.asked
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1, 1), (3, 4, 5), (1, 3, 1, 1)])
+def test_an_image_of_one_fill_goes_through_the_model_once(shape):
+    fill = torch.randn(shape, dtype=torch.float64)
+    x, _, explained, q = make(MetricOptions(fill=fill))
+    torch.testing.assert_close(q["b"], confidence(fill.expand(x.shape)))
+    assert explained.asked == [("nothing", 1)]
 
 
 def test_each_is_computed_once():
@@ -109,7 +123,8 @@ def test_only_what_is_needed_is_computed(names, asked):
 
 
 def test_parts_come_with_what_they_make():
-    assert set(make()[3].scores(["hci"])) == {"hci", "thresholded_drop", "thresholded_increase"}
+    found = make()[3].scores(iter(["complexity", "hci"]))
+    assert list(found) == ["complexity", "hci", "thresholded_drop", "thresholded_increase"]
 
 
 class TestObject:
@@ -147,6 +162,7 @@ class TestObject:
             ([BOXES[0], torch.tensor([[0, 0, 6, 3]])], "outside the image of 5 x 4 pixels .* in sample 1"),
             ([torch.tensor([[-1, 0, 3, 3]]), BOXES[1]], "outside the image .* in sample 0"),
             (BOXES[:1], "for 2 samples, one tensor .* got 1"),
+            ([*BOXES, BOXES[0]], "for 2 samples, one tensor .* got 3"),
         ],
     )
     def test_bad_boxes(self, name, boxes, match):
@@ -204,12 +220,43 @@ class TestOptions:
             ({"delta": 0}, "delta must be a number other than 0; got 0"),
             ({"delta": float("inf")}, "delta must be"),
             ({"fraction": 0}, r"fraction must lie in \(0, 1\]; got 0"),
+            ({"fraction": 1.5}, r"fraction must lie in \(0, 1\]; got 1\.5"),
             ({"most_important": 0}, "most_important must be 1 or more"),
         ],
     )
     def test_bad(self, given, match):
         with pytest.raises(ValueError, match=match):
             MetricOptions(**given)
+
+    @pytest.mark.parametrize("given", [{"threshold": 0}, {"threshold": 1}, {"delta": -0.1}, {"fraction": 1}])
+    def test_limits(self, given):
+        MetricOptions(**given)
+
+    def test_defaults_are_those_of_the_functions(self):
+        options = MetricOptions()
+        assert (options.threshold, options.baseline) == (0.5, "black")
+        for function in (mask, counterfactual, counterfactual_sensitivity, insertion_curve, pointing_game):
+            for name, parameter in signature(function).parameters.items():
+                if parameter.default is not parameter.empty and hasattr(options, name):
+                    assert getattr(options, name) == parameter.default
+
+    @pytest.mark.parametrize("fill", ["black", None])
+    def test_no_fill(self, fill):
+        with pytest.raises(TypeError, match=r"fill must be a number or a tensor, such as cam_extras\.maps\.black; got"):
+            MetricOptions(fill=fill)
+
+    @pytest.mark.parametrize("name", ["average_drop", "drop_in_deletion", "thresholded_drop", "thresholded_increase"])
+    @pytest.mark.parametrize(
+        ("fill", "match"),
+        [
+            (torch.zeros(2, 1, 1), r"broadcasts to the input, \([12], 3, 4, 5\); got \(2, 1, 1\)"),
+            (torch.zeros(5, 1, 1, 1), r"broadcasts to the input, \(2, 3, 4, 5\); got \(5, 1, 1, 1\)"),
+            (torch.tensor(float("nan")), "fill is NaN or infinite in sample"),
+        ],
+    )
+    def test_bad_fill(self, fill, match, name):
+        with pytest.raises(ValueError, match=match):
+            make(MetricOptions(fill=fill))[3].scores([name])
 
     @pytest.mark.parametrize("name", ["internal_batch_size", "most_important", "seed"])
     def test_no_integers(self, name):
@@ -224,6 +271,11 @@ def test_sources():
     assert not any(sources_of(name) for name in DEFAULT_METRICS)
 
 
+def test_quantities_of_parts():
+    assert quantities_of("hci") == ["p", "o_t", "b"]
+    assert quantities_of("adcc") == ["maps", "masked_maps", "p", "o"]
+
+
 def test_every_quantity_is_used_and_documented():
     used = {name for metric in METRICS for name in quantities_of(metric)} | {"masked"}
     assert used == set(QUANTITIES)
@@ -236,6 +288,15 @@ def test_maps_outside_the_unit_interval(name):
     maps[1, 0, 0] = 1.5
     with pytest.raises(ValueError, match=r"the map must lie in \[0, 1\]; got 1\.5 in sample 1"):
         make(maps=maps, boxes=BOXES)[3].scores([name])
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6), (2, 5, 4), (1, 4, 5), (2, 1, 4, 5)])
+@pytest.mark.parametrize("name", METRICS)
+def test_maps_of_another_size(name, shape):
+    with pytest.raises(
+        ValueError, match=r"expected maps of shape \(2, 4, 5\) for an input of shape \(2, 3, 4, 5\); got"
+    ):
+        make(maps=torch.rand(shape), boxes=BOXES)[3].scores([name])
 
 
 def test_unknown_metric():

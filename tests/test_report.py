@@ -69,6 +69,13 @@ def test_summary_of_one_method_and_of_a_metric_without_a_greatest_value(evaluati
     assert [list(column.cells) for column in table.columns[1:]] == [["[bold]1.5[/bold]"], ["[bold]-12.5[/bold]"]]
 
 
+@pytest.mark.parametrize(("methods", "metric"), [(["A"], "average_drop"), (["A", "C"], "average_gain")])
+def test_no_wins_without_another_method_or_average_drop(evaluation, methods, metric):
+    chosen = {name: {metric: evaluation.scores[name][metric]} for name in methods}
+    table = summary_table(Evaluation(evaluation.target, evaluation.predicted, evaluation.confidence, {}, chosen), "")
+    assert len(table.columns) == 2
+
+
 def test_csv_has_every_score(evaluation, tmp_path):
     save_csv(tmp_path / "results.csv", ["one, or 1.png", "two.png"], evaluation)
     with (tmp_path / "results.csv").open(encoding="utf-8") as file:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from cam_extras._checks import check_class_scores, check_name
+from cam_extras._checks import SampleError, check_class_scores, check_name
 from cam_extras.maps import input_map
 from cam_extras.methods import Method, channel_weights
 from cam_extras.metrics import (
@@ -62,7 +62,7 @@ class Evaluation:
         return dict(zip(self.scores, wins.mean(dim=1).tolist(), strict=True))
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Evaluator:
     """Explains batches with every method and scores the maps with every metric, sharing forward passes.
 
@@ -82,7 +82,7 @@ class Evaluator:
 
     Raises:
         ValueError: there is no metric of that name.
-        TypeError: a metric needs channel weights and a method has none.
+        TypeError: a metric needs channel weights and a method has none; or the methods are no mapping.
 
     >>> evaluator = Evaluator(model, model.layer4, {"GradCAM": GradCAM()})  # doctest: +SKIP
     >>> evaluator(x).of_set()["GradCAM"]["adcc"]  # doctest: +SKIP
@@ -95,14 +95,17 @@ class Evaluator:
     options: MetricOptions = field(default_factory=MetricOptions)
     reshape_transform: Callable[[Tensor], Tensor] | None = None
 
+    _nothing: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
+
     def __post_init__(self) -> None:
-        self.metrics = list(self.metrics)
+        if isinstance(self.metrics, str) or not isinstance(self.methods, Mapping):
+            raise TypeError("expected a mapping of methods, {name: method}, and a list of names of metrics")
+        object.__setattr__(self, "metrics", tuple(self.metrics))  # the caller's list may change
         for name in self.metrics:
             check_name("metric", name, METRICS)
         if any("weights" in sources_of(name) for name in self.metrics):
             for method in self.methods.values():
                 channel_weights(method)
-        self._nothing: dict[tuple[object, ...], Tensor] = {}
 
     def __call__(
         self,
@@ -125,8 +128,10 @@ class Evaluator:
         Raises:
             TypeError: see `Probe`.
             ValueError: see `Probe`; or the model does not return scores of two or more classes; or a metric needs boxes
-                or masks; or a map or score is undefined: samples are named.
+                or masks; or a map or score is undefined: method and samples are named.
         """
+        if callable(target):
+            raise TypeError("the target must be a class index, or one for each sample: a function has no probability")
         probe = Probe(
             self.model,
             self.layer,
@@ -138,9 +143,12 @@ class Evaluator:
         result = Evaluation(*_confidence(probe), {}, {})
         for name, method in self.methods.items():
             explained = _Explained(probe, method, self._nothing)
-            quantities = Quantities(explained, self.options, boxes=boxes, masks=masks)
+            try:
+                quantities = Quantities(explained, self.options, boxes=boxes, masks=masks)
+                result.scores[name] = quantities.scores(self.metrics)
+            except SampleError as error:
+                raise SampleError(f"{name}: {error.wrong}", error.samples, error.todo) from error
             result.maps[name] = explained.maps
-            result.scores[name] = quantities.scores(self.metrics)
             result.curves[name] = quantities.known("insertion_curve", "deletion_curve")
             result.weights[name] = quantities.known("weights", "counterfactual_weights")
             on_progress(name)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_extras._checks import SampleError, check_class_scores, check_count, check_finite, which
+from cam_extras.maps import broadcast_to
 from cam_extras.methods.base import rows_of_a_pass
 from cam_extras.methods.sampling import as_image, probe_at
 from cam_extras.probe import Model, Probe
@@ -82,7 +83,7 @@ def saturation_curves(
         raise TypeError("the target must be a class index, or one for each sample: a function has no probability")
     probe = Probe(model, layer, x, target=target, reshape_transform=reshape_transform, second_order=False)
     image = as_image(probe)
-    start = _start(baseline, image)
+    start = broadcast_to("the baseline", baseline, image).detach()
     check_class_scores(probe.outputs)
 
     nowhere = (probe.activations == 0).flatten(1).all(dim=1)
@@ -108,21 +109,6 @@ def saturation_curves(
     for what, values in zip(("logit", "probability", "similarity"), curves, strict=True):
         check_finite(f"the {what} on the way from the baseline", values)
     return SaturationCurves(fractions, curves[0], curves[1], curves[2].clamp(-1, 1))
-
-
-def _start(baseline: float | Tensor, image: Tensor) -> Tensor:
-    """Return x0 in the shape of the images."""
-    start = torch.as_tensor(baseline, dtype=image.dtype, device=image.device).detach()
-    try:
-        start = start.expand_as(image)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the baseline must be a number or a tensor that broadcasts to the input, {tuple(image.shape)}; "
-            f"got {tuple(start.shape)}"
-        ) from error
-    if not start.isfinite().all():
-        raise ValueError("the baseline is NaN or infinite")
-    return start
 
 
 def _class_scores(probe: Probe) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from cam_extras._checks import check_finite
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -55,12 +57,19 @@ class Metric:
     def of_set(self, scores: Mapping[str, Tensor | Sequence[float]]) -> float:
         """Return the value of a set of samples from per-sample scores (N,) by name of metric.
 
+        Raises:
+            ValueError: there is no sample, or a score is not finite; samples are named.
+
         >>> METRICS["hci"].of_set({"thresholded_drop": [0.2, 0.6], "thresholded_increase": [0.9, 0.3]})
         0.6
         """
-        means = [
-            torch.as_tensor(scores[name]).double().mean() for name in (self.needs if self.of_means else [self.name])
-        ]
+        means = []
+        for name in self.needs if self.of_means else [self.name]:
+            values = torch.as_tensor(scores[name]).double()
+            if values.numel() == 0:
+                raise ValueError(f"a set without samples has no {name}")
+            check_finite(f"the {name}", values)
+            means.append(values.mean())
         return (self.function(*means) if self.of_means else means[0]).item()
 
 

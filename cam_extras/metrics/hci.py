@@ -137,7 +137,8 @@ def win_percentage(drops: Tensor) -> Tensor:
         Shape (M, N), in [0, 1], with sum 1 over methods; the mean over samples, in per cent, is the win percentage.
 
     Raises:
-        ValueError: there are not two or more methods, or a drop is not finite; methods are named by position.
+        ValueError: there are not two or more methods, or no sample, or a drop is not finite: method and sample are
+            named by position.
 
     Chattopadhyay et al., "Grad-CAM++", WACV 2018.
 
@@ -145,8 +146,9 @@ def win_percentage(drops: Tensor) -> Tensor:
     tensor([[1.0000, 0.5000],
             [0.0000, 0.5000]])
     """
-    if drops.ndim != 2 or len(drops) < 2:
+    if drops.ndim != 2 or len(drops) < 2 or drops.shape[1] == 0:
         raise ValueError(f"expected drops of two or more methods, shape (M, N); got {tuple(drops.shape)}")
-    check_finite("the drop", drops)
+    for number, row in enumerate(drops):
+        check_finite(f"the drop of method {number}", row)
     least = (drops == drops.amin(dim=0)).to(drops.dtype)
     return least / least.sum(dim=0)

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_count, check_finite, check_input, check_name, check_unit_range
+from cam_extras._checks import check_count, check_input, check_name, check_unit_range
 from cam_extras.batches import rows_of_a_pass
+from cam_extras.maps import broadcast_to
 from cam_extras.metrics.base import metric
 
 _PAPER = "Petsiuk et al., RISE, 2018"
@@ -380,12 +381,4 @@ def _substrate(substrate: Substrate, x: Tensor) -> Tensor:
     """Return a substrate as a tensor of the input's shape."""
     if isinstance(substrate, str):
         substrate = SUBSTRATES[substrate]
-    values = torch.as_tensor(substrate(x) if callable(substrate) else substrate, dtype=x.dtype, device=x.device)
-    try:
-        values = values.expand(x.shape)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the substrate must broadcast to the input's shape {tuple(x.shape)}; got {tuple(values.shape)}"
-        ) from error
-    check_finite("the substrate", values)
-    return values
+    return broadcast_to("the substrate", substrate(x) if callable(substrate) else substrate, x)

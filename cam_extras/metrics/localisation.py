@@ -53,7 +53,7 @@ def box_mask(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
              [0, 1, 1, 0]]], dtype=torch.int32)
     """
     height, width = size
-    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
+    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool, device="cpu")
     for mask, rows in zip(masks, _check_boxes(boxes, len(boxes), height, width), strict=True):
         for xmin, ymin, xmax, ymax in rows.tolist():
             mask[ymin:ymax, xmin:xmax] = True
@@ -356,7 +356,7 @@ def box_accuracy(
         ],
         dim=1,
     )
-    return (best[:, :, None] >= torch.tensor(overlaps, dtype=best.dtype)).to(maps.device, torch.float64)
+    return (best[:, :, None] >= best.new_tensor(overlaps)).to(maps.device, torch.float64)
 
 
 def max_box_accuracy(hits: Tensor) -> Tensor:
@@ -508,7 +508,7 @@ def _best_overlap(predicted: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tenso
     """Largest IoU of any predicted box with any box, for each sample (N,); 0 where nothing is predicted."""
     return torch.stack(
         [
-            _overlap(found, wanted).amax() if len(found) else torch.zeros((), dtype=torch.float64)
+            _overlap(found, wanted).amax() if len(found) else torch.zeros((), dtype=torch.float64, device="cpu")
             for found, wanted in zip(predicted, boxes, strict=True)
         ]
     )
@@ -569,7 +569,7 @@ def _check_boxes(boxes: Sequence[Tensor], number: int, height: int, width: int) 
         raise SampleError("there is no box", missing, "leave these samples out")
     if empty := [sample for sample, rows in enumerate(checked) if (rows[:, 2:] <= rows[:, :2]).any()]:
         raise SampleError("a box is empty", empty, "boxes are xmin, ymin, xmax, ymax with the maximum exclusive")
-    corner = torch.tensor([width, height])
+    corner = torch.tensor([width, height], device="cpu")
     if outside := [n for n, rows in enumerate(checked) if (rows[:, :2] < 0).any() or (rows[:, 2:] > corner).any()]:
         raise SampleError(
             f"a box reaches outside the image of {width} x {height} pixels (width x height)",

@@ -6,13 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cam_extras._checks import check_choice, check_count, check_name, check_seed, check_unit_range
-from cam_extras.maps import mask
+from cam_extras.maps import broadcast_to, mask
 from cam_extras.metrics.base import METRICS
 from cam_extras.metrics.counterfactual import counterfactual
 from cam_extras.metrics.hci import threshold_mask
@@ -48,7 +48,7 @@ class MetricOptions:
         most_important: of counterfactual sensitivity, how many of the most important channels count; None for all.
 
     Raises:
-        TypeError: a count or seed is no integer.
+        TypeError: a count or seed is no integer, or the fill no number or tensor.
         ValueError: an option is out of its range.
     """
 
@@ -64,6 +64,8 @@ class MetricOptions:
     most_important: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.fill, Real | Tensor):
+            raise TypeError(f"fill must be a number or a tensor, such as cam_extras.maps.black; got {self.fill!r}")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"the threshold must lie in [0, 1], as maps do; got {self.threshold}")
         check_choice("baseline", self.baseline, BASELINES)
@@ -130,10 +132,12 @@ class Quantities:
         options: of the metrics.
         boxes: where the object is, for each sample (B, 4), see `cam_extras.metrics.localisation`.
         masks: the same as boolean masks, shape (N, H, W). One of the two can stand for the other: the mask of boxes is
-            their union, the boxes of a mask are those around its connected components.
+            their union, the boxes of a mask are those around its connected components. Where both are given, each
+            metric takes what its formula has, and nothing checks that the two agree.
 
     Raises:
-        ValueError: a map leaves [0, 1] or is not finite, samples are named; or there are not boxes for every sample.
+        ValueError: a map leaves [0, 1] or is not finite, samples are named; maps have another size than the input; or
+            there are not boxes for every sample.
     """
 
     def __init__(
@@ -145,6 +149,12 @@ class Quantities:
         masks: Tensor | None = None,
     ):
         check_unit_range("the map", explained.maps)
+        expected = (len(explained.x), *explained.x.shape[2:])
+        if explained.maps.shape != expected:
+            raise ValueError(
+                f"expected maps of shape {expected} for an input of shape {tuple(explained.x.shape)}; "
+                f"got {tuple(explained.maps.shape)}"
+            )
         if boxes is not None and len(boxes) != len(explained.x):
             raise ValueError(
                 f"expected boxes for {len(explained.x)} samples, one tensor (B, 4) for each; got {len(boxes)}"
@@ -270,9 +280,8 @@ def _b(q: Quantities) -> Tensor:
     x, fill = q["x"], q.options.fill
     if q.options.baseline == "complement":
         return q.confidence(mask(x, (q["maps"] == 0).to(q["maps"].dtype), fill))
-    fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
-    differs = fill.ndim == x.ndim and len(fill) > 1
-    nothing = fill.expand(x.shape if differs else x[:1].shape)  # one image for all samples wherever it is the same
+    differs = isinstance(fill, Tensor) and fill.ndim == x.ndim and len(fill) > 1
+    nothing = broadcast_to("fill", fill, x if differs else x[:1])  # one image for all samples wherever it is the same
     probabilities = q.explained.probabilities_of_nothing(nothing)
     return select_class(probabilities.expand(len(x), -1), q.explained.target)
 

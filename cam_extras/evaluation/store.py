@@ -1,0 +1,393 @@
+"""Where a run keeps its results: a folder of parts, each written whole or not at all, so that a run can be resumed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from cam_extras._checks import check_choice, check_count
+
+MODES = ("new", "resume", "overwrite")
+_RUN, _PARTS, _RESULTS, _ERRORS = "run.json", "parts", "results.parquet", "errors.parquet"
+# What stands for a run beside its parts, whoever writes it; what is made of the parts comes first.
+_FILES = ("report.html", "summary.csv", "summary.json", _RESULTS, _ERRORS, _RUN)
+_PART = re.compile(r"(\d{8,})\.parquet")
+_OF_PARTS = re.compile(r"\d{8,}(\.errors)?\.parquet")
+_ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 2**16, 2**26
+_FIXED = (
+    pa.field("index", pa.int64(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("method", pa.string(), nullable=False),
+    pa.field("label", pa.int64()),
+    pa.field("target", pa.int64(), nullable=False),
+    pa.field("predicted", pa.int64(), nullable=False),
+    pa.field("probability", pa.float64(), nullable=False),
+    pa.field("map_mean", pa.float64(), nullable=False),
+    pa.field("map_max", pa.float64(), nullable=False),
+)
+_MAPS = (pa.field("map", pa.binary()), pa.field("map_shape", pa.list_(pa.int32())))
+_FAILURES = pa.schema([("index", pa.int64()), ("path", pa.string()), ("stage", pa.string()), ("message", pa.string())])
+_here: set[Path] = set()  # folders open in this process, which a POSIX lock does not keep from itself
+
+
+class NoSpaceError(OSError):
+    """The disk, or a quota on it, is full."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that has no scores.
+
+    Attributes:
+        index: its place in the data set.
+        path: its file.
+        stage: what was being done.
+        message: what went wrong.
+    """
+
+    index: int
+    path: str
+    stage: str
+    message: str
+
+
+class Store:
+    """The folder of one run. Part k holds what came out for a fixed slice of the data set; close it, or use `with`.
+
+    `run.json` has the configuration, and the environment of every start. `parts/` has a file of results for each part
+    that is done, and a file of errors for each of those that has any.
+
+    >>> with Store.open("run", {"model": "resnet50"}, "resume", metrics=["adcc"]) as store:  # doctest: +SKIP
+    ...     for part in set(range(100)) - store.done():
+    ...         store.write(part, *evaluate(part))
+    ...     store.finish()
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, lock: int):
+        self.folder, self.schema, self._lock = folder, schema, lock
+        self._parts = folder / _PARTS
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        configuration: Mapping[str, Any],
+        mode: str,
+        *,
+        metrics: Sequence[str],
+        maps: bool = False,
+        environment: Mapping[str, Any] | None = None,
+    ) -> Store:
+        """Start a run in a folder, or go on with the one that is there.
+
+        Args:
+            folder: made where there is none.
+            configuration: all that results depend on, of JSON types.
+            mode: "new", for a folder without a run; "resume", to go on with a run of the same configuration or to
+                start one; "overwrite", to remove a run's own files, and no others, and start anew.
+            metrics: names of the columns of scores.
+            maps: whether rows have a `map` and its `map_shape`, see `pack_map`.
+            environment: facts that may change between starts, such as versions and the date, of JSON types.
+
+        Raises:
+            TypeError: a value is of no JSON type; the key is named.
+            ValueError: a value is NaN or infinite; or the mode does not fit what is in the folder, with every
+                difference of the configuration.
+            RuntimeError: another process works on the folder.
+            NoSpaceError: the disk is full.
+        """
+        check_choice("mode", mode, MODES)
+        _check_json(configuration, "configuration")
+        _check_json(environment or {}, "environment")
+        schema = pa.schema([*_FIXED, *(pa.field(name, pa.float64()) for name in metrics), *(_MAPS if maps else ())])
+        folder = Path(folder).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        store = cls(folder, schema, _lock(folder))
+        try:
+            store._start(json.loads(json.dumps(configuration)), mode, dict(environment or {}))
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _start(self, configuration: dict[str, Any], mode: str, environment: dict[str, Any]) -> None:
+        for name in _FILES:
+            _temporary(self.folder / name).unlink(missing_ok=True)
+        for path in self._parts.glob(".*.partial"):  # left by a run that was killed
+            path.unlink()
+        there = [path for name in _FILES if (path := self.folder / name).exists()]
+        there += [path for path in self._parts.glob("*.parquet") if _OF_PARTS.fullmatch(path.name)]
+        run = {"configuration": configuration, "columns": self.schema.names, "starts": [environment]}
+        if mode == "new" and there:
+            raise ValueError(
+                f"{self.folder} holds a run already ({there[-1].name}): give --resume to go on with it, or --overwrite "
+                "to start anew"
+            )
+        if mode == "resume" and there:
+            run["starts"] = [*self._known(configuration), environment]
+        if mode == "overwrite":
+            for path in there:
+                if path.name != _RUN:  # it stays until the new one stands in its place: no part is ever without
+                    path.unlink()
+            if self._parts.exists():
+                _sync(self._parts)
+        text = json.dumps(run, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        atomic_write(self.folder / _RUN, lambda file: file.write(text))
+        self._parts.mkdir(exist_ok=True)
+        _sync(self.folder)
+
+    def _known(self, configuration: dict[str, Any]) -> list[Any]:
+        """Return the environments of earlier starts, or raise ValueError unless the run is the one to go on with."""
+        path = self.folder / _RUN
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            known, columns, starts = stored["configuration"], stored["columns"], stored["starts"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, what the run is of, cannot be read ({error}): give --overwrite") from error
+        differences = [*_differences(known, configuration)]
+        if differences or columns != self.schema.names:
+            lines = "\n  ".join(differences or [f"columns: {columns} -> {self.schema.names}"])
+            raise ValueError(
+                f"{self.folder} holds a run of another configuration (stored -> given):\n  {lines}\n"
+                "give what is stored, or another folder, or --overwrite to start anew"
+            )
+        return starts
+
+    def done(self) -> set[int]:
+        """Return the parts that are done."""
+        return {int(found[1]) for path in self._parts.iterdir() if (found := _PART.fullmatch(path.name))}
+
+    def write(
+        self, part: int, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any], errors: Sequence[Failure] = ()
+    ) -> None:
+        """Write a part, which is done with that.
+
+        Args:
+            part: its number.
+            rows: a dict for each row, or a dict of columns; None, or no such key, is what is not known of an image.
+            errors: the images of the part without scores.
+
+        Raises:
+            TypeError: a value is of another type than its column.
+            ValueError: the part is done; or there is no such column, nothing in one that every row has, or a score
+                that is NaN or infinite.
+            NoSpaceError: the disk is full; the parts that are done are whole.
+        """
+        check_count("part", part, least=0)
+        results = self._table(rows)
+        path, of_errors = self._part(part), self._part(part, ".errors")
+        if path.exists():
+            raise ValueError(f"part {part} is done")
+        # Errors first: a part is done when its results are there, and then all of it is.
+        if errors:
+            failures = [{name: _text(value) for name, value in asdict(error).items()} for error in errors]
+            _write_parquet(of_errors, _FAILURES, [pa.Table.from_pylist(failures, _FAILURES)])
+        else:
+            of_errors.unlink(missing_ok=True)  # of an attempt that was cut short
+        _write_parquet(path, self.schema, [results])
+
+    def _table(self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> pa.Table:
+        if isinstance(rows, Mapping):
+            columns, count = rows, len(next(iter(rows.values()), ()))
+        else:
+            names = dict.fromkeys(name for row in rows for name in row)
+            columns, count = {name: [row.get(name) for row in rows] for name in names}, len(rows)
+        unknown = [name for name in columns if name not in self.schema.names]
+        if unknown:
+            raise ValueError(f"there is no column {', '.join(map(repr, unknown))}; there are {self.schema.names}")
+        arrays = []
+        for field in self.schema:
+            values = columns.get(field.name, [None] * count)
+            values = values.tolist() if hasattr(values, "tolist") else values  # of arrays and tensors
+            array = pa.array([*map(_text, values)], field.type)
+            if array.null_count and not field.nullable:
+                raise ValueError(f"every row must have {field.name!r}")
+            if field.type == pa.float64() and not np.isfinite(array.drop_null().to_numpy()).all():
+                raise ValueError(f"{field.name!r} is NaN or infinite: give None for a score that is undefined")
+            arrays.append(array)
+        return pa.table(arrays, schema=self.schema)
+
+    def results(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of all parts that are done, in order of part and row: all columns, or those named."""
+        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        return pa.concat_tables([schema.empty_table(), *self._read("", schema)])
+
+    def errors(self) -> pa.Table:
+        """Return the errors of all parts that are done, in order of part."""
+        return pa.concat_tables([_FAILURES.empty_table(), *self._read(".errors", _FAILURES)])
+
+    def finish(self) -> None:
+        """Write `results.parquet` and `errors.parquet`, the same to the bit however often the run was interrupted.
+
+        Raises:
+            NoSpaceError: the disk is full; the parts are whole.
+        """
+        _write_parquet(self.folder / _ERRORS, _FAILURES, self._read(".errors", _FAILURES))
+        _write_parquet(self.folder / _RESULTS, self.schema, self._read("", self.schema))
+
+    def _part(self, part: int, kind: str = "") -> Path:
+        return self._parts / f"{part:08}{kind}.parquet"
+
+    def _read(self, kind: str, schema: pa.Schema) -> Iterator[pa.Table]:
+        for part in sorted(self.done()):
+            path = self._part(part, kind)
+            if path.exists():
+                with pq.ParquetFile(path) as file:  # read_table would make columns of folders named key=value
+                    yield file.read(schema.names, use_threads=False).select(schema.names)
+
+    def close(self) -> None:
+        """Let other processes work on the folder."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+            _here.discard(self.folder)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def pack_map(saliency: Any) -> dict[str, Any]:
+    """Return the columns `map`, little-endian float16, and `map_shape` of one map, an array or a tensor on the CPU."""
+    array = np.asarray(saliency)
+    return {"map": array.astype("<f2").tobytes(), "map_shape": list(array.shape)}
+
+
+def unpack_map(row: Mapping[str, Any]) -> np.ndarray:
+    """Return the map of a row, in float16."""
+    return np.frombuffer(row["map"], "<f2").reshape(row["map_shape"])
+
+
+def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all, whatever stops the process or the machine.
+
+    Args:
+        path: the file, which is replaced where there is one.
+        write: writes what is in it.
+
+    Raises:
+        NoSpaceError: the disk, or a quota on it, is full.
+    """
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NoSpaceError(
+                f"there was no room to write {path.name} in {path.parent} ({os.strerror(error.errno)}): what is done "
+                "is kept; make room, then go on with --resume"
+            ) from error
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder outlive a crash of the machine; Windows cannot be asked to."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write tables in row groups of a size that is theirs alone, holding one group at a time."""
+
+    def write(file: BinaryIO) -> None:
+        with pq.ParquetWriter(file, schema, compression="zstd", version="2.6") as writer:
+            held: list[pa.Table] = []
+            rows = size = 0
+            for table in tables:
+                held.append(table)
+                rows, size = rows + len(table), size + table.nbytes
+                if rows >= _ROW_GROUP_ROWS or size >= _ROW_GROUP_BYTES:
+                    writer.write_table(pa.concat_tables(held), row_group_size=rows)
+                    held, rows, size = [], 0, 0
+            if rows:
+                writer.write_table(pa.concat_tables(held), row_group_size=rows)
+
+    atomic_write(path, write)
+
+
+def _lock(folder: Path) -> int:
+    """Return a descriptor that keeps other processes out of a folder until it is closed or the process ends.
+
+    A POSIX lock goes with the process that took it: workers that it forked do not keep it once it is killed.
+    """
+    if folder in _here:
+        raise RuntimeError(f"{folder} is open already in this process: close it first")
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            os.close(lock)
+            raise RuntimeError(f"another process works on {folder}: wait for it, or give another folder") from error
+        warnings.warn(f"{folder} cannot be locked ({error}): let one process alone work on it", stacklevel=3)
+    _here.add(folder)
+    return lock
+
+
+def _text(value: Any) -> Any:
+    """Spell out what UTF-8 has no place for: names of files may hold any bytes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _check_json(value: object, key: str) -> None:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            if not isinstance(name, str):
+                raise TypeError(f"keys of {key} must be strings; got {name!r}")
+            _check_json(part, f"{key}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for number, part in enumerate(value):
+            _check_json(part, f"{key}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} must be finite; got {value}")
+    elif value is not None and not isinstance(value, (str, int, float)):
+        raise TypeError(f"{key} must be of a JSON type; got {type(value).__name__} {value!r}")
+
+
+def _differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield a line for every key whose value differs."""
+    for key in {**stored, **given}:
+        if isinstance(stored.get(key), dict) and isinstance(given.get(key), dict):
+            yield from _differences(stored[key], given[key], f"{prefix}{key}.")
+        elif key not in stored or key not in given or stored[key] != given[key]:
+            sides = [
+                json.dumps(side[key], ensure_ascii=False) if key in side else "nothing" for side in (stored, given)
+            ]
+            yield f"{prefix}{key}: {' -> '.join(sides)}"

@@ -1,0 +1,540 @@
+"""Where a run keeps its results: killed, out of room, opened twice, resumed with something else; and bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cam_extras.evaluation import store as module
+from cam_extras.evaluation.store import Failure, NoSpaceError, Store, atomic_write, pack_map, unpack_map
+
+METRICS = ("average_drop", "adcc")
+CONFIGURATION = {"model": "resnet18", "methods": {"GradCAM": {}, "OptiCAM": {"max_iterations": 100}}, "seed": 0}
+
+
+def rows_of(part, count=3, **more):
+    rng = np.random.default_rng(part)
+    return [
+        {
+            "index": count * part + n,
+            "path": f"images/{count * part + n}.png",
+            "method": "GradCAM",
+            "label": None if n else 1,
+            "target": 2,
+            "predicted": 3,
+            "probability": rng.random(),
+            "map_mean": rng.random(),
+            "map_max": 1.0,
+            "average_drop": rng.random(),
+            "adcc": rng.random(),
+            **more,
+        }
+        for n in range(count)
+    ]
+
+
+def start(folder, mode="new", configuration=CONFIGURATION, **options):
+    return Store.open(folder, configuration, mode, metrics=METRICS, **options)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {".lock"}
+
+
+def test_parts_come_back_in_order(tmp_path):
+    folder = tmp_path / "lr=0.1" / "run"  # a name that pyarrow makes a column of if it may
+    with start(folder, environment={"torch": "2"}) as store:
+        failure = Failure(9, "images/9.png", "decode", "cannot identify image file")
+        store.write(10, rows_of(10), [failure])
+        assert store.done() == {10}
+        store.write(2, rows_of(2))
+        store.write(0, [], [Failure(0, "a.png", "read", "")])
+        assert store.done() == {0, 2, 10}
+        assert store.results().to_pylist() == rows_of(2) + rows_of(10)
+        assert store.results(["adcc", "index"]).to_pylist() == [
+            {"adcc": row["adcc"], "index": row["index"]} for row in rows_of(2) + rows_of(10)
+        ]
+        assert store.errors().to_pylist()[1] == vars(failure)
+        store.finish()
+        assert pq.ParquetFile(folder / "results.parquet").read().equals(store.results())
+        assert pq.ParquetFile(folder / "errors.parquet").read().equals(store.errors())
+    assert json.loads((folder / "run.json").read_text())["configuration"] == CONFIGURATION
+    parts = {f"parts/{name}.parquet" for name in ("00000000", "00000000.errors", "00000002", "00000010")}
+    assert files(folder) == {"run.json", "results.parquet", "errors.parquet"} | parts | {
+        "parts/00000010.errors.parquet"
+    }
+
+
+def test_columns_of_any_kind(tmp_path):
+    rows = rows_of(0)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    columns["target"] = torch.tensor(columns["target"])
+    columns["adcc"] = np.array(columns["adcc"])
+    with start(tmp_path) as store:
+        store.write(0, columns)
+        assert store.results().to_pylist() == rows
+
+
+def test_nothing_known_and_nothing_succeeded(tmp_path):
+    """A column without a value in one part is still one of numbers."""
+    unknown = rows_of(0, adcc=None)
+    for row in unknown:
+        del row["label"]
+    with start(tmp_path / "some") as store:
+        store.write(0, unknown)
+        store.write(1, [])
+        store.write(2, rows_of(2))
+        results = store.results()
+        assert results["adcc"].to_pylist() == [None] * 3 + [row["adcc"] for row in rows_of(2)]
+        assert results["label"].to_pylist() == [None] * 3 + [1, None, None]
+        store.finish()
+    with start(tmp_path / "none") as store:
+        store.finish()
+        store.write(0, [], [Failure(n, f"{n}.png", "decode", "broken") for n in range(3)])
+        store.finish()
+        assert len(store.results()) == 0
+        found = pq.ParquetFile(tmp_path / "none" / "results.parquet").read()
+        assert found.schema.equals(results.schema)
+        assert pq.ParquetFile(tmp_path / "none" / "errors.parquet").read()["index"].to_pylist() == [0, 1, 2]
+
+
+def test_maps(tmp_path):
+    maps = torch.rand(3, 4, 5)
+    with start(tmp_path, maps=True) as store:
+        store.write(0, [row | pack_map(image) for row, image in zip(rows_of(0), maps, strict=True)])
+        store.write(1, rows_of(1))
+        rows = store.results().to_pylist()
+    for row, image in zip(rows[:3], maps, strict=True):
+        assert np.array_equal(unpack_map(row), image.half().numpy())
+    assert rows[3]["map"] is None
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    with start(tmp_path, configuration={"data": name}) as store:
+        store.write(0, rows_of(0, path=name), [Failure(0, name, "decode", f"cannot read {name}")])
+        assert store.results()["path"][0].as_py() == "caf\\udce9.png"
+        assert store.errors()["message"][0].as_py() == "cannot read caf\\udce9.png"
+    start(tmp_path, "resume", {"data": name}).close()
+
+
+class TestModes:
+    def test_new(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("mine")
+        start(tmp_path).close()
+        with pytest.raises(ValueError, match=r"holds a run already \(run.json\): give --resume .* or --overwrite"):
+            start(tmp_path)
+        (tmp_path / "run.json").unlink()
+        (tmp_path / "results.parquet").touch()
+        with pytest.raises(ValueError, match=r"holds a run already \(results.parquet\)"):
+            start(tmp_path)
+        with pytest.raises(ValueError, match=r"run.json, what the run is of, cannot be read .*No such file"):
+            start(tmp_path, "resume")
+        with pytest.raises(ValueError, match="mode must be one of 'new', 'resume', 'overwrite'; got 'old'"):
+            start(tmp_path, "old")
+
+    def test_resume(self, tmp_path):
+        with start(tmp_path, "resume", environment={"torch": "2.14"}) as store:
+            store.write(0, rows_of(0))
+        with start(tmp_path, "resume", environment={"torch": "2.15"}) as store:
+            assert store.done() == {0}
+            with pytest.raises(ValueError, match="part 0 is done"):
+                store.write(0, rows_of(1))
+            assert store.results().to_pylist() == rows_of(0)
+        assert json.loads((tmp_path / "run.json").read_text())["starts"] == [{"torch": "2.14"}, {"torch": "2.15"}]
+
+    def test_differences(self, tmp_path):
+        start(tmp_path, configuration={"a": {"b": {"c": 1, "d": [1, 2]}, "e": None}, "f": "x", "same": (1, 2)}).close()
+        stored = (tmp_path / "run.json").read_bytes()
+        with pytest.raises(ValueError, match="another configuration") as found:
+            start(tmp_path, "resume", {"a": {"b": {"c": 1, "d": [1, 3]}, "e": True}, "g": "é", "same": [1, 2]})
+        lines = [line.strip() for line in str(found.value).splitlines() if line.startswith("  ")]
+        assert lines == ["a.b.d: [1, 2] -> [1, 3]", "a.e: null -> true", 'f: "x" -> nothing', 'g: nothing -> "é"']
+        assert (tmp_path / "run.json").read_bytes() == stored
+        with pytest.raises(ValueError, match=r"columns: \['index', .*'same'|columns: .*'adcc'\] -> .*'map_shape'\]"):
+            Store.open(tmp_path, json.loads(stored)["configuration"], "resume", metrics=METRICS, maps=True)
+
+    @pytest.mark.parametrize("text", ["{", "[]", '{"configuration": {}}', ""])
+    def test_broken_run(self, tmp_path, text):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ValueError, match=r"run.json, what the run is of, cannot be read"):
+            start(tmp_path, "resume")
+        start(tmp_path, "overwrite").close()
+        start(tmp_path, "resume").close()
+
+    def test_overwrite(self, tmp_path):
+        with start(tmp_path) as store:
+            store.write(0, rows_of(0), [Failure(0, "", "", "")])
+            store.finish()
+        (tmp_path / "summary.csv").touch()
+        mine = {"notes.txt", "parts/notes.txt", "other.parquet", "parts/1.parquet"}
+        for name in mine:
+            (tmp_path / name).touch()
+        with start(tmp_path, "overwrite", {"model": "other"}) as store:
+            assert store.done() == set()
+        assert files(tmp_path) == mine | {"run.json"}
+        assert json.loads((tmp_path / "run.json").read_text())["configuration"] == {"model": "other"}
+
+    def test_parts_never_outlive_their_configuration(self, tmp_path, monkeypatch):
+        """Whatever an overwrite is stopped at, what is there is of the run that is described."""
+        for stop in range(1, 12):
+            folder = tmp_path / str(stop)
+            with start(folder) as store:
+                store.write(0, rows_of(0), [Failure(0, "", "", "")])
+                store.finish()
+            calls = iter(range(stop))
+
+            def stopped(real, calls=calls):
+                def call(*args, **options):
+                    if next(calls, None) is None:
+                        raise KeyboardInterrupt
+                    return real(*args, **options)
+
+                return call
+
+            with monkeypatch.context() as patch:
+                for owner, name in ((Path, "unlink"), (os, "replace")):
+                    patch.setattr(owner, name, stopped(getattr(owner, name)))
+                try:
+                    start(folder, "overwrite", {"model": "other"}).close()
+                    finished = True
+                except KeyboardInterrupt:
+                    finished = False
+            stored = json.loads((folder / "run.json").read_text())["configuration"]
+            if stored != CONFIGURATION:
+                assert not any(name.endswith(".parquet") for name in files(folder))
+        assert finished
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("configuration", "error", "match"),
+        [
+            ({"a": {"b": [1, float("nan")]}}, ValueError, r"configuration.a.b\[1\] must be finite; got nan"),
+            ({"a": float("inf")}, ValueError, "configuration.a must be finite; got inf"),
+            ({"data": Path("x")}, TypeError, "configuration.data must be of a JSON type; got PosixPath"),
+            ({"a": {1: 2}}, TypeError, "keys of configuration.a must be strings; got 1"),
+            ({"a": np.float32(1)}, TypeError, "configuration.a must be of a JSON type; got float32"),
+        ],
+    )
+    def test_configuration(self, tmp_path, configuration, error, match):
+        with pytest.raises(error, match=match):
+            start(tmp_path / "run", configuration=configuration)
+        with pytest.raises(error, match=match.replace("configuration", "environment")):
+            start(tmp_path / "run", environment=configuration)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("rows", "error", "match"),
+        [
+            (rows_of(0, adc=1.0), ValueError, "there is no column 'adc'; there are"),
+            (rows_of(0, adcc=float("nan")), ValueError, "'adcc' is NaN or infinite: give None for a score"),
+            (rows_of(0, map_mean=float("inf")), ValueError, "'map_mean' is NaN or infinite"),
+            (rows_of(0, method=None), ValueError, "every row must have 'method'"),
+            (rows_of(0, path=3), TypeError, "str|bytes"),
+            (rows_of(0, target="cat"), ValueError, "cat"),
+            ({"index": [0], "path": ["a", "b"]}, ValueError, "."),
+        ],
+    )
+    def test_rows(self, tmp_path, rows, error, match):
+        with start(tmp_path) as store:
+            with pytest.raises(error, match=match):
+                store.write(0, rows)
+            assert files(tmp_path) == {"run.json"}
+
+    def test_part(self, tmp_path):
+        with start(tmp_path) as store:
+            with pytest.raises(ValueError, match="part must be 0 or more; got -1"):
+                store.write(-1, [])
+            with pytest.raises(TypeError, match="part must be an integer"):
+                store.write(0.5, [])
+
+
+class TestLock:
+    def test_in_one_process(self, tmp_path):
+        with start(tmp_path), pytest.raises(RuntimeError, match="is open already in this process: close it first"):
+            start(tmp_path / "." / "x" / "..", "resume")
+        store = start(tmp_path, "resume")
+        store.close()
+        store.close()
+        with pytest.raises(ValueError, match="holds a run"):
+            start(tmp_path)
+        start(tmp_path, "resume").close()
+
+    def test_of_another_process(self, tmp_path):
+        """And the one of a process that is killed is gone, even where it has forked workers that live on."""
+        code = (
+            "import os, time\n"
+            "from cam_extras.evaluation.store import Store\n"
+            f"store = Store.open({str(tmp_path)!r}, {{}}, 'new', metrics=[])\n"
+            "worker = os.fork()\n"
+            "if worker: print(worker, flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+            worker = int(process.stdout.readline())
+            try:
+                for mode in module.MODES:
+                    with pytest.raises(RuntimeError, match=r"another process works on .*: wait for it"):
+                        start(tmp_path, mode)
+                process.kill()
+                process.wait()
+                os.kill(worker, 0)  # it lives
+                Store.open(tmp_path, {}, "resume", metrics=[]).close()
+            finally:
+                process.kill()
+                os.kill(worker, signal.SIGKILL)
+
+    def test_where_there_are_none(self, tmp_path, monkeypatch):
+        def lockf(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.lockf", lockf)
+        with pytest.warns(UserWarning, match="cannot be locked .*let one process alone work on it"):
+            start(tmp_path).close()
+
+
+def write_all(folder, parts):
+    """What a killed process was doing: after a resume, this with the parts that are not done."""
+    with start(folder, "resume") as store:
+        for part in sorted(set(range(parts)) - store.done()):
+            failures = [Failure(part, "x.png", "decode", "broken")] if part % 3 == 0 else []
+            store.write(part, rows_of(part, 50), failures)
+            if part % 10 == 9:
+                store.finish()
+        store.finish()
+
+
+def in_a_child(function, *args, then=lambda child: None):
+    """Run a function in a process of its own, do something to that, and return its exit status, -9 if killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function(*args)
+            os._exit(0)
+        finally:
+            os._exit(1)  # an error must not come back as a second parent
+    then(child)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def interrupt(folder, parts):
+    """Run in a fresh interpreter, which forks well: kill 10 writers at random moments, then let one finish."""
+    moments, done = random.Random(0), []
+
+    def count():
+        return len(list(folder.glob("parts/*[0-9].parquet")))
+
+    def kill(child):
+        least, deadline = count() + moments.randint(0, 2), time.monotonic() + 60
+        while count() < least and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.05))
+        os.kill(child, signal.SIGKILL)
+
+    for _ in range(10):
+        done.append((in_a_child(write_all, folder, parts, then=kill), count()))
+    done.append((in_a_child(write_all, folder, parts), count()))
+    print(json.dumps(done))
+
+
+def die_everywhere(folder, parts):
+    """Run in a fresh interpreter: let a writer die before each of its first system calls that change what is kept."""
+
+    def write_and_die(folder, call):
+        calls = iter(range(call))
+
+        def dying(real):
+            def die(*args, **options):
+                if next(calls, None) is None:
+                    os._exit(9)
+                return real(*args, **options)
+
+            return die
+
+        for name in ("fsync", "replace", "unlink"):
+            setattr(os, name, dying(getattr(os, name)))
+        write_all(folder, parts)
+
+    call = 0
+    while in_a_child(write_and_die, folder / str(call), call) == 9:
+        assert in_a_child(write_all, folder / str(call), parts) == 0
+        call += 1
+    print(call)
+
+
+def in_a_fresh_interpreter(function, *args):
+    folders = [str(Path(__file__).parent)]
+    code = f"import sys; sys.path[:0] = {folders}; from pathlib import Path, PosixPath; import test_store as t"
+    code += "; t.pa.array([1.0])"  # which imports pandas: better once, here, than in every child
+    code += f"; t.{function.__name__}(*{args!r})"
+    return json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def same(one, other):
+    return all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in ("results.parquet", "errors.parquet")
+    )
+
+
+def test_killed_at_random_moments(tmp_path):
+    """kill -9, ten times: the tables are those of a run that was left alone, to the bit."""
+    parts = 60
+    write_all(tmp_path / "whole", parts)
+    found = in_a_fresh_interpreter(interrupt, tmp_path / "killed", parts)
+    assert [status for status, _ in found] == [-9] * 10 + [0]
+    done = [count for _, count in found]
+    assert done == sorted(done)
+    assert 0 < done[-2] < parts == done[-1]
+    assert same(tmp_path / "whole", tmp_path / "killed")
+    assert files(tmp_path / "whole") == files(tmp_path / "killed")
+    assert len(pq.ParquetFile(tmp_path / "killed" / "results.parquet").read()) == 50 * parts
+
+
+def test_killed_before_every_step(tmp_path):
+    write_all(tmp_path / "whole", 1)
+    steps = in_a_fresh_interpreter(die_everywhere, tmp_path, 1)
+    assert steps >= 12
+    for step in range(steps):
+        assert same(tmp_path / "whole", tmp_path / str(step))
+        assert files(tmp_path / "whole") == files(tmp_path / str(step))
+
+
+def test_row_groups_are_of_their_own_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_ROW_GROUP_ROWS", 7)
+    with start(tmp_path) as store:
+        for part in range(6):
+            store.write(part, rows_of(part) if part != 2 else [])
+        store.finish()
+        found = pq.ParquetFile(tmp_path / "results.parquet")
+        assert [found.metadata.row_group(n).num_rows for n in range(found.num_row_groups)] == [9, 6]
+        assert found.read().equals(store.results())
+
+
+def test_memory_does_not_grow(tmp_path, monkeypatch):
+    """40 parts of 1 MB of maps each, joined in groups of 4 MB."""
+    monkeypatch.setattr(module, "_ROW_GROUP_BYTES", 4_000_000)
+    noise = np.random.default_rng(0)
+    before, held = pa.total_allocated_bytes(), []
+    read = Store._read
+
+    def measured(self, *args):
+        for table in read(self, *args):
+            held.append(pa.total_allocated_bytes() - before)
+            yield table
+
+    monkeypatch.setattr(Store, "_read", measured)
+    with start(tmp_path, maps=True) as store:
+        for part in range(40):
+            store.write(part, rows_of(part, 10, **pack_map(noise.random((200, 250)))))
+            held.append(pa.total_allocated_bytes() - before)
+        assert max(held) < 2e6
+        store.finish()
+    assert len(held) == 80
+    assert max(held) < 20e6
+    assert (tmp_path / "results.parquet").stat().st_size > 1e6
+
+
+class TestNoRoom:
+    @pytest.fixture(params=["disk", "limit"])
+    def room(self, tmp_path, request):
+        """A folder, a way to take all room in it and one to give it back."""
+        folder = tmp_path / "run"
+        if request.param == "disk":
+            folder.mkdir()
+            mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+            if sys.platform != "linux" or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+                pytest.skip("no small disk can be mounted")
+
+            def take():
+                with open(folder / "big", "wb", buffering=0) as file, contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(4096))
+
+            try:
+                yield folder, take, lambda: (folder / "big").unlink()
+            finally:
+                subprocess.run(["umount", str(folder)], check=True)
+        else:
+            import resource
+
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            try:
+                yield (
+                    folder,
+                    lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1])),
+                    lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+                )
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    def test_what_is_done_is_kept(self, room, tmp_path):
+        folder, take, give = room
+        with start(folder) as store:
+            store.write(0, rows_of(0, 20))
+            take()
+            there = files(folder)
+            with pytest.raises(
+                NoSpaceError, match=r"no room to write 00000001.parquet in .*parts .*go on with --resume"
+            ):
+                store.write(1, rows_of(1, 20))
+            with pytest.raises(NoSpaceError, match=r"no room to write (errors|results).parquet in "):
+                store.finish()
+            assert files(folder) - {"errors.parquet"} == there
+            assert store.done() == {0}
+            assert store.results().to_pylist() == rows_of(0, 20)
+        give()
+        with start(folder, "resume") as store:
+            store.write(1, rows_of(1, 20))
+            store.finish()
+        with start(tmp_path / "whole") as store:
+            for part in range(2):
+                store.write(part, rows_of(part, 20))
+            store.finish()
+        assert same(tmp_path / "whole", folder)
+
+    def test_at_the_start(self, room):
+        folder, take, give = room
+        big = CONFIGURATION | {"note": "x" * 2000}
+        folder.mkdir(exist_ok=True)
+        (folder / ".lock").touch()
+        take()
+        with pytest.raises(NoSpaceError, match=r"no room to write run\.json"):
+            start(folder, configuration=big)
+        assert files(folder) <= {"big"}
+        give()
+        start(folder, configuration=big).close()
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    (tmp_path / "file").write_text("before")
+    with pytest.raises(ZeroDivisionError):
+        atomic_write(tmp_path / "file", lambda file: file.write(b"after") / 0)
+    with pytest.raises(FileNotFoundError):
+        atomic_write(tmp_path / "none" / "file", lambda file: None)
+    assert (tmp_path / "file").read_text() == "before"
+    assert files(tmp_path) == {"file"}
+
+
+def test_files_left_by_a_killed_run_are_removed(tmp_path):
+    with start(tmp_path) as store:
+        store.write(0, rows_of(0))
+    for name in (".run.json.partial", ".results.parquet.partial", "parts/.00000001.parquet.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / ".mine.partial").touch()
+    start(tmp_path, "resume").close()
+    assert files(tmp_path) == {"run.json", "parts/00000000.parquet", ".mine.partial"}
