@@ -308,14 +308,16 @@ class TestLock:
             start(tmp_path).close()
 
 
-def write_all(folder, parts):
-    """What a killed process was doing: after a resume, this with the parts that are not done."""
+def write_all(folder, parts, most=None):
+    """Write all parts that are not done; or so many at most, and then wait to be killed."""
     with start(folder, "resume") as store:
-        for part in sorted(set(range(parts)) - store.done()):
+        for part in sorted(set(range(parts)) - store.done())[:most]:
             failures = [Failure(part, "x.png", "decode", "broken")] if part % 3 == 0 else []
             store.write(part, rows_of(part, 50), failures)
             if part % 10 == 9:
                 store.finish()
+        if most is not None:
+            time.sleep(60)
         store.finish()
 
 
@@ -340,14 +342,14 @@ def interrupt(folder, parts):
         return len(list(folder.glob("parts/*[0-9].parquet")))
 
     def kill(child):
-        least, deadline = count() + moments.randint(0, 2), time.monotonic() + 60
+        least, deadline = count() + moments.randint(0, 4), time.monotonic() + 60
         while count() < least and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
 
     for _ in range(10):
-        done.append((in_a_child(write_all, folder, parts, then=kill), count()))
+        done.append((in_a_child(write_all, folder, parts, 5, then=kill), count()))
     done.append((in_a_child(write_all, folder, parts), count()))
     print(json.dumps(done))
 
@@ -393,7 +395,7 @@ def same(one, other):
 
 def test_killed_at_random_moments(tmp_path):
     """kill -9, ten times: the tables are those of a run that was left alone, to the bit."""
-    parts = 60
+    parts = 55
     write_all(tmp_path / "whole", parts)
     found = in_a_fresh_interpreter(interrupt, tmp_path / "killed", parts)
     assert [status for status, _ in found] == [-9] * 10 + [0]

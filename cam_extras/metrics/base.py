@@ -65,7 +65,10 @@ class Metric:
         """
         means = []
         for name in self.needs if self.of_means else [self.name]:
-            values = torch.as_tensor(scores[name]).double()
+            given = scores[name]
+            values = (
+                given.double() if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float64, device="cpu")
+            )
             if values.numel() == 0:
                 raise ValueError(f"a set without samples has no {name}")
             check_finite(f"the {name}", values)
