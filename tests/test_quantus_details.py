@@ -6,12 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+import pytorch_grad_cam as upstream
 import quantus
 import torch
-from nets import CNN, TinySwin, TinyViT
+from nets import CNN, TinyViT
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from quantus.metrics.base import Metric
 
 import cam_extras.quantus as ours
+from cam_extras.methods import GradCAM, ShapleyCAM
 from cam_extras.metrics import Schedule, best_box_accuracy, coherency
 
 X = np.random.default_rng(0).normal(size=(3, 3, 12, 16)).astype(np.float32)
@@ -34,8 +37,11 @@ def test_batch_size_of_pytorch_grad_cam():
 
 
 def test_transformers_with_pytorch_grad_cam():
-    explain_func = ours.explain("LayerCAM", layer="blocks.1.norm1", reshape_transform=TinyViT.reshape)
-    assert explain_func(TinyViT().eval(), X, Y).shape == (3, 1, 12, 16)
+    model = TinyViT().eval()
+    maps = ours.explain("LayerCAM", layer="blocks.1.norm1", reshape_transform=TinyViT.reshape)(model, X, Y)
+    cam = upstream.LayerCAM(model, [model.blocks[1].norm1], reshape_transform=TinyViT.reshape)
+    expected = cam(torch.from_numpy(X), [ClassifierOutputTarget(c) for c in Y])
+    np.testing.assert_allclose(maps[:, 0], expected, rtol=0, atol=1e-5)
 
 
 def test_lowest_of_equally_good_thresholds():
@@ -76,10 +82,17 @@ def test_device_of_the_call():
     assert ours.explain("GradCAM", layer="layer")(model, X, Y, device="cpu").shape == (3, 1, 12, 16)
 
 
-def test_fused_attention_and_second_derivatives():
-    swin = TinySwin().eval()
-    explain_func = ours.explain("ShapleyCAM", layer="layer", reshape_transform=TinySwin.reshape)
-    assert explain_func(swin, X, Y).shape == (3, 1, 12, 16)
+@pytest.mark.parametrize("kind", [GradCAM, ShapleyCAM])
+def test_second_derivatives_only_where_they_are_needed(kind):
+    seen = []
+
+    class Recording(kind):
+        def __call__(self, probe):
+            seen.append(probe.second_order)
+            return super().__call__(probe)
+
+    ours.explain(Recording, layer="layer")(CNN().eval(), X, Y)
+    assert seen == [kind is ShapleyCAM]
 
 
 def test_tiny_attributions_in_double_precision():
@@ -95,9 +108,14 @@ def test_details_are_those_of_the_last_call():
     metric(model, X, Y, maps)
     metric(model, X[:2], Y[:2], maps[:2], batch_size=1)
     assert [metric.details[f"{name}_curve"].scores.shape for name in ("insertion", "deletion")] == [(2, 3)] * 2
-    with pytest.raises(ValueError, match="the map is NaN"):
-        metric(model, X, Y, maps * np.nan)
+    metric.normalise = False
+    bad = maps.copy()
+    bad[2] += 2
+    with pytest.raises(ValueError, match=r"in sample 2$"):
+        metric(model, X, Y, bad, batch_size=1)
     assert metric.details == {}
+    metric(model, X, Y, maps)
+    assert metric.details["insertion_curve"].scores.shape == (3, 3)
 
 
 def test_bad_samples_of_a_last_batch_that_is_smaller():
