@@ -228,7 +228,9 @@ class TestOptions:
         with pytest.raises(ValueError, match=match):
             MetricOptions(**given)
 
-    @pytest.mark.parametrize("given", [{"threshold": 0}, {"threshold": 1}, {"delta": -0.1}, {"fraction": 1}])
+    @pytest.mark.parametrize(
+        "given", [{"threshold": 0}, {"threshold": 1}, {"delta": -0.1}, {"fraction": 1}, {"fill": 1}]
+    )
     def test_limits(self, given):
         MetricOptions(**given)
 

@@ -353,10 +353,9 @@ def options_of(metric: str) -> list[str]:
     >>> options_of("hci")
     ['fill', 'threshold', 'baseline']
     """
-    own = METRICS[metric].options
-    parts = [option for need in METRICS[metric].needs if need in METRICS for option in options_of(need)]
-    of_quantities = [option for name in quantities_of(metric) for option in QUANTITIES[name].options]
-    return list(dict.fromkeys([*of_quantities, *own, *parts]))
+    needs = METRICS[metric].needs
+    found = [name for need in needs for name in (options_of(need) if need in METRICS else QUANTITIES[need].options)]
+    return list(dict.fromkeys([*found, *METRICS[metric].options]))
 
 
 def sources_of(metric: str) -> set[str]:
