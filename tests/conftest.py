@@ -14,6 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 REALDATA = Path(os.environ.get("CAM_EXTRAS_REALDATA", ROOT.parent / "shared" / "realdata"))
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # two processes with as many threads as there are cores wait for each other
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "realdata" in item.keywords and not REALDATA.is_dir():

@@ -257,7 +257,7 @@ def test_odd_files(tmp_path, opened, name):
 def test_broken_files(tmp_path, opened, name):
     content, message = BROKEN[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=message or "cannot read") as caught:
         read_image(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert all(file.closed for file in opened)

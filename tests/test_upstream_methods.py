@@ -278,8 +278,12 @@ class TestBadInput:
             upstream_maps(upstream.GradCAM, *plain, targets)
 
     def test_class_that_does_not_exist(self, plain):
-        with untouched(plain[0]), pytest.raises(IndexError):
-            upstream_maps(upstream.GradCAM, *plain, CLASSES + 10)
+        wrong = CLASSES.clone()
+        wrong[1] = 10
+        with untouched(plain[0]), pytest.raises(ValueError, match=r"lie in \[0, 5\); got 10 in sample 1"):
+            upstream_maps(upstream.GradCAM, *plain, wrong)
+        with untouched(plain[0]), pytest.raises(ValueError, match="no class 10, given in sample 1"):
+            upstream_maps(upstream.FinerCAM, *plain, wrong)
 
     @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
     def test_nan_maps(self, plain):
