@@ -191,7 +191,7 @@ class TestModes:
 
     def test_parts_never_outlive_their_configuration(self, tmp_path, monkeypatch):
         """Whatever an overwrite is stopped at, what is there is of the run that is described."""
-        for stop in range(1, 12):
+        for stop in range(1, 15):
             folder = tmp_path / str(stop)
             with start(folder) as store:
                 store.write(0, rows_of(0), [Failure(0, "", "", "")])

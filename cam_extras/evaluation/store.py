@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -22,11 +23,11 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from cam_extras._checks import check_choice, check_count
 
 MODES = ("new", "resume", "overwrite")
-_RUN, _PARTS, _RESULTS, _ERRORS = "run.json", "parts", "results.parquet", "errors.parquet"
+_RUN, _PARTS, _RESULTS, _ERRORS, _SUMMARY = "run.json", "parts", "results.parquet", "errors.parquet", "summary.json"
 # What stands for a run beside its parts, whoever writes it; what is made of the parts comes first.
-_FILES = ("report.html", "summary.csv", "summary.json", _RESULTS, _ERRORS, _RUN)
+_FILES = ("report.html", "config.yaml", "summary.csv", _SUMMARY, _RESULTS, _ERRORS, _RUN)
 _PART = re.compile(r"(\d{8,})\.parquet")
-_OF_PARTS = re.compile(r"\d{8,}(\.errors)?\.parquet")
+_OF_PARTS = re.compile(r"\d{8,}(\.errors|\.pictures)?\.parquet")
 _ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 2**16, 2**26
 _FIXED = (
     pa.field("index", pa.int64(), nullable=False),
@@ -39,7 +40,9 @@ _FIXED = (
     pa.field("map_mean", pa.float64(), nullable=False),
     pa.field("map_max", pa.float64(), nullable=False),
 )
+_CURVES = ("insertion_curve", "deletion_curve", "curve_fractions")
 _MAPS = (pa.field("map", pa.binary()), pa.field("map_shape", pa.list_(pa.int32())))
+_PICTURES = pa.schema([("index", pa.int64()), ("method", pa.string()), ("picture", pa.binary())])
 _FAILURES = pa.schema([("index", pa.int64()), ("path", pa.string()), ("stage", pa.string()), ("message", pa.string())])
 _here: set[Path] = set()  # folders open in this process, which a POSIX lock does not keep from itself
 
@@ -89,6 +92,7 @@ class Store:
         mode: str,
         *,
         metrics: Sequence[str],
+        curves: bool = False,
         maps: bool = False,
         environment: Mapping[str, Any] | None = None,
     ) -> Store:
@@ -100,6 +104,7 @@ class Store:
             mode: "new", for a folder without a run; "resume", to go on with a run of the same configuration or to
                 start one; "overwrite", to remove a run's own files, and no others, and start anew.
             metrics: names of the columns of scores.
+            curves: whether rows have an `insertion_curve`, a `deletion_curve` and their `curve_fractions`.
             maps: whether rows have a `map` and its `map_shape`, see `pack_map`.
             environment: facts that may change between starts, such as versions and the date, of JSON types.
 
@@ -113,7 +118,9 @@ class Store:
         check_choice("mode", mode, MODES)
         _check_json(configuration, "configuration")
         _check_json(environment or {}, "environment")
-        schema = pa.schema([*_FIXED, *(pa.field(name, pa.float64()) for name in metrics), *(_MAPS if maps else ())])
+        scores = [pa.field(name, pa.float64()) for name in metrics]
+        lists = [pa.field(name, pa.list_(pa.float64())) for name in _CURVES if curves]
+        schema = pa.schema([*_FIXED, *scores, *lists, *(_MAPS if maps else ())])
         folder = Path(folder).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         store = cls(folder, schema, _lock(folder))
@@ -172,7 +179,11 @@ class Store:
         return {int(found[1]) for path in self._parts.iterdir() if (found := _PART.fullmatch(path.name))}
 
     def write(
-        self, part: int, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any], errors: Sequence[Failure] = ()
+        self,
+        part: int,
+        rows: Sequence[Mapping[str, Any]] | Mapping[str, Any],
+        errors: Sequence[Failure] = (),
+        pictures: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Write a part, which is done with that.
 
@@ -180,6 +191,8 @@ class Store:
             part: its number.
             rows: a dict for each row, or a dict of columns; None, or no such key, is what is not known of an image.
             errors: the images of the part without scores.
+            pictures: for the report, of some images of the part: dicts with `index`, `method`, "" for the image itself,
+                and `picture`, the bytes of an image file.
 
         Raises:
             TypeError: a value is of another type than its column.
@@ -189,15 +202,16 @@ class Store:
         """
         check_count("part", part, least=0)
         results = self._table(rows)
-        path, of_errors = self._part(part), self._part(part, ".errors")
+        path = self._part(part)
         if path.exists():
             raise ValueError(f"part {part} is done")
-        # Errors first: a part is done when its results are there, and then all of it is.
-        if errors:
-            failures = [{name: _text(value) for name, value in asdict(error).items()} for error in errors]
-            _write_parquet(of_errors, _FAILURES, [pa.Table.from_pylist(failures, _FAILURES)])
-        else:
-            of_errors.unlink(missing_ok=True)  # of an attempt that was cut short
+        failures = [{name: _text(value) for name, value in asdict(error).items()} for error in errors]
+        # The results last: a part is done when they are there, and then all of it is.
+        for kind, schema, found in ((".errors", _FAILURES, failures), (".pictures", _PICTURES, list(pictures))):
+            if found:
+                _write_parquet(self._part(part, kind), schema, [pa.Table.from_pylist(found, schema)])
+            else:
+                self._part(part, kind).unlink(missing_ok=True)  # of an attempt that was cut short
         _write_parquet(path, self.schema, [results])
 
     def _table(self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> pa.Table:
@@ -230,6 +244,10 @@ class Store:
         """Return the errors of all parts that are done, in order of part."""
         return pa.concat_tables([_FAILURES.empty_table(), *self._read(".errors", _FAILURES)])
 
+    def pictures(self) -> Iterator[pa.Table]:
+        """Yield the pictures of each part that is done and has any, in order of part."""
+        yield from self._read(".pictures", _PICTURES)
+
     def finish(self) -> None:
         """Write `results.parquet` and `errors.parquet`, the same to the bit however often the run was interrupted.
 
@@ -246,8 +264,7 @@ class Store:
         for part in sorted(self.done()):
             path = self._part(part, kind)
             if path.exists():
-                with pq.ParquetFile(path) as file:  # read_table would make columns of folders named key=value
-                    yield file.read(schema.names, use_threads=False).select(schema.names)
+                yield _read_parquet(path, schema.names).select(schema.names)
 
     def close(self) -> None:
         """Let other processes work on the folder."""
@@ -261,6 +278,71 @@ class Store:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been finished, read from its folder.
+
+    Attributes:
+        folder: where it is.
+
+    Raises:
+        ValueError: when something of it is asked for that is not there or cannot be read.
+    """
+
+    folder: Path
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """All that the results depend on."""
+        return self._json(_RUN)["configuration"]
+
+    @cached_property
+    def starts(self) -> list[dict[str, Any]]:
+        """The environment of every start: versions, date and the state of the code."""
+        return self._json(_RUN)["starts"]
+
+    @cached_property
+    def results(self) -> pa.Table:
+        """One row for each image and method."""
+        return self._table(_RESULTS)
+
+    @cached_property
+    def errors(self) -> pa.Table:
+        """One row for each image without scores: index, path, stage and message."""
+        return self._table(_ERRORS)
+
+    @cached_property
+    def summary(self) -> list[dict[str, Any]]:
+        """One row for each method and metric, see `cam_extras.evaluation.summary.summarise`."""
+        return self._json(_SUMMARY)
+
+    def pictures(self) -> dict[int, dict[str, bytes]]:
+        """Return image files by index and method, "" for the image itself, of those images that were drawn."""
+        drawn: dict[int, dict[str, bytes]] = {}
+        for path in sorted((self.folder / _PARTS).glob("*.pictures.parquet")):
+            for row in _read_parquet(path).to_pylist():
+                drawn.setdefault(row["index"], {})[row["method"]] = row["picture"]
+        return drawn
+
+    def _json(self, name: str) -> Any:
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._unreadable(name, error) from error
+
+    def _table(self, name: str) -> pa.Table:
+        try:
+            return _read_parquet(self.folder / name)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> ValueError:
+        return ValueError(
+            f"{self.folder} does not hold a finished run: {name} cannot be read ({error}); give the output folder of "
+            "an evaluation, and finish one that was interrupted with --resume"
+        )
 
 
 def pack_map(saliency: Any) -> dict[str, Any]:
@@ -333,6 +415,11 @@ def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) ->
                 writer.write_table(pa.concat_tables(held), row_group_size=rows)
 
     atomic_write(path, write)
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    with pq.ParquetFile(path) as file:  # read_table would make columns of folders named key=value
+        return file.read(columns, use_threads=False)
 
 
 def _lock(folder: Path) -> int:

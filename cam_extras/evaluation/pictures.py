@@ -1,0 +1,56 @@
+"""Which images the report shows: the best, the worst and some at random, known before the last image is."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+
+from cam_extras.metrics import METRICS
+
+
+def image_values(indices: Iterable[int], scores: Iterable[float], metric: str) -> dict[int, float]:
+    """Return for each image the mean of its scores over methods, negative where lower is better.
+
+    Args:
+        indices: the image of each row.
+        scores: the score of each row.
+        metric: what they are scores of, a key of `METRICS`.
+    """
+    of_image: dict[int, list[float]] = {}
+    for index, score in zip(indices, scores, strict=True):
+        of_image.setdefault(index, []).append(score)
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    return {index: sign * sum(values) / len(values) for index, values in of_image.items()}
+
+
+def choose_images(values: Mapping[int, float], count: int, seed: int) -> dict[str, list[int]]:
+    """Return the indices of the best, the worst and random images, `count` of each, from their values.
+
+    What is chosen from a set and what is chosen from another tells what is chosen from both: an image that is not
+    chosen among some is not among more.
+
+    >>> choose_images({0: 0.5, 1: 0.9, 2: 0.1}, 1, seed=0)
+    {'best': [1], 'worst': [2], 'random': [2]}
+    """
+    orders = {
+        "best": lambda index: (-values[index], index),
+        "worst": lambda index: (values[index], index),
+        "random": lambda index: hashlib.sha256(f"{seed} {index}".encode()).digest(),
+    }
+    return {name: heapq.nsmallest(count, values, key=order) for name, order in orders.items()}
+
+
+class Chosen:
+    """The images chosen so far, as parts of a run come in, in any order."""
+
+    def __init__(self, count: int, seed: int):
+        self._count, self._seed = count, seed
+        self._values: dict[int, float] = {}
+
+    def add(self, values: Mapping[int, float]) -> Sequence[int]:
+        """Take the values of more images and return which of these are among the chosen now."""
+        together = {**self._values, **values}
+        chosen = {index for group in choose_images(together, self._count, self._seed).values() for index in group}
+        self._values = {index: together[index] for index in chosen}
+        return sorted(chosen & values.keys())
