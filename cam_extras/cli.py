@@ -1,46 +1,67 @@
-"""The command line: cam-extras demo, list and explain."""
+"""The command line: cam-extras demo, list, explain, evaluate and compare."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from rich.table import Table
 
 from cam_extras import __version__
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
-from cam_extras.evaluation import Evaluation, Evaluator
-from cam_extras.images import read_image
+from cam_extras.evaluation.scoring import TARGETS
+from cam_extras.evaluation.store import Run
 from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS
-from cam_extras.models import auto_layer, load_model
-from cam_extras.probe import find_layer
-from cam_extras.report import Picture, list_table, save_csv, save_gallery, summary_table
+from cam_extras.models import load_model
+from cam_extras.report import (
+    comparison_table,
+    list_table,
+    pictures_of,
+    save_csv,
+    save_gallery,
+    summary_table,
+    write_comparison,
+)
+from cam_extras.run import evaluate
+from cam_extras.settings import add_flags, read_all
+
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+_ERRORS_SHOWN = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit status: 0, 2 with one line that says what is wrong, or 130 when interrupted."""
+    """Run a command and return the exit status.
+
+    It is 0; 2 with one line that says what is wrong; 3 where some images have no scores; 130 where it was interrupted.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without arrows
     options = _parser().parse_args(arguments)
     try:
-        options.run(options, Console())
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return options.run(options, Console()) or 0
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         sys.stderr.write(f"cam-extras: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("cam-extras: interrupted\n")
+        resumable = "; what is done is kept: go on with --resume" if options.run is _evaluate else ""
+        sys.stderr.write(f"cam-extras: interrupted{resumable}\n")
         return 130
-    return 0
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    sys.stderr.write(f"cam-extras: {message}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,9 +95,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--method", action="append", choices=list(METHODS), help="repeatable; default: all")
     explain.add_argument("--target", metavar="CLASS", help="class by number or name; default: the predicted class")
-    explain.add_argument("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu")
+    explain.add_argument("--device", type=_device, default=_DEVICE)
     explain.add_argument("--output", type=Path, default=Path("cam-extras-output/explain"), metavar="DIR")
     explain.set_defaults(run=_explain)
+
+    evaluation = commands.add_parser(
+        "evaluate",
+        help="explain a data set with many methods and score them with many metrics",
+        description="Explain the images of a data set with every method, score the maps with every metric, and write "
+        "tables and a report. Exit status: 0; 2 where nothing could be done; 3 where some images have no scores.",
+    )
+    add_flags(evaluation)
+    modes = evaluation.add_mutually_exclusive_group()
+    for mode, what in (("resume", "go on with the run in the output folder"), ("overwrite", "start anew there")):
+        modes.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, default="new", help=what)
+    evaluation.set_defaults(run=_evaluate)
+
+    comparison = commands.add_parser("compare", help="show two runs of evaluate side by side")
+    comparison.add_argument("run_a", type=Path, metavar="RUN_A", help="output folder of a run")
+    comparison.add_argument("run_b", type=Path, metavar="RUN_B", help="output folder of another")
+    comparison.add_argument(
+        "--output", type=Path, default=Path("cam-extras-output/comparison.html"), metavar="FILE", help="HTML to write"
+    )
+    comparison.set_defaults(run=_compare)
     return parser
 
 
@@ -94,24 +135,26 @@ def _device(text: str) -> torch.device:
         raise argparse.ArgumentTypeError(f"{text!r} is not to be had here: {str(error).splitlines()[0]}") from error
 
 
-def _demo(options: argparse.Namespace, console: Console) -> None:
-    options.output.mkdir(parents=True, exist_ok=True)
+def _demo(options: argparse.Namespace, console: Console) -> int:
     canvases = make_canvases(options.images, "test", seed=2)
-    model = load_classifier()
-    metrics = [*DEFAULT_METRICS, "pointing_game"]
-    boxes = list(canvases.boxes[:, None])
-    evaluation = _evaluate(console, model, LAYER, prepare(canvases.images), list(METHODS), metrics, boxes=boxes)
-    pictures = [
-        Picture(
-            name=f"canvas {number}",
-            pixels=canvases.images[number],
-            title=f"{canvases.labels[number]}, seen as {evaluation.predicted[number]} "
-            f"({evaluation.confidence[number]:.0%})",
-            box=tuple(canvases.boxes[number].tolist()),
-        )
-        for number in range(options.images)
-    ]
-    _report(console, options.output, pictures, evaluation, f"{options.images} digits on cluttered canvases")
+    images = zip(prepare(canvases.images), canvases.labels.tolist(), canvases.boxes, strict=True)
+    run = evaluate(
+        load_classifier(),
+        LAYER,
+        [
+            {"image": image, "label": label, "boxes": box[None], "path": f"canvas {number}"}
+            for number, (image, label, box) in enumerate(images)
+        ],
+        options.output,
+        methods=list(METHODS),
+        metrics=[*DEFAULT_METRICS, "pointing_game"],
+        categories=[str(digit) for digit in range(10)],
+        name="the demo's classifier",
+        mode="overwrite",
+        pictures=options.images,
+    )
+    boxes = dict(enumerate(canvases.boxes.tolist()))
+    return _conclude(console, run, "digits on cluttered canvases", gallery=True, boxes=boxes)
 
 
 def _list(options: argparse.Namespace, console: Console) -> None:
@@ -119,81 +162,85 @@ def _list(options: argparse.Namespace, console: Console) -> None:
         console.print(table)
 
 
-def _explain(options: argparse.Namespace, console: Console) -> None:
-    options.output.mkdir(parents=True, exist_ok=True)
-    images = [read_image(path) for path in options.images]
+def _explain(options: argparse.Namespace, console: Console) -> int:
     classifier = load_model(options.model, options.weights)
-    x = torch.stack([classifier.transform(image) for image in images])
-    target = None if options.target is None else classifier.class_index(options.target)
-    model = classifier.model.to(options.device)
-    layer, chosen = options.layer, ""
-    if layer == "auto":
-        layer, _ = auto_layer(model, x[:1].to(options.device), classifier.reshape_transform)
-        chosen = ", the last feature map before pooling"
-    methods = options.method or list(METHODS)
-    evaluation = _evaluate(
-        console,
-        model,
-        layer,
-        x.to(options.device),
-        methods,
-        target=target,
-        reshape_transform=classifier.reshape_transform,
+    run = evaluate(
+        classifier,
+        options.layer,
+        [str(path) for path in options.images],
+        options.output,
+        methods=options.method or list(METHODS),
+        target="predicted" if options.target is None else classifier.class_index(options.target),
+        name=options.model,
+        mode="overwrite",
+        device=options.device,
+        pictures=len(options.images),
     )
-    mean, std = (
-        torch.tensor(getattr(classifier.transform, name, default))[:, None, None]
-        for name, default in (("mean", [0.0]), ("std", [1.0]))
-    )
-    pictures = [
-        Picture(
-            name=str(path),
-            pixels=image * std + mean,
-            title=f"{classifier.category(int(explained))} ({confidence:.0%})",
-        )
-        for path, image, explained, confidence in zip(
-            options.images, x, evaluation.target, evaluation.confidence, strict=True
-        )
-    ]
-    _report(console, options.output, pictures, evaluation, f"{options.model}, layer {layer}{chosen}")
+    return _conclude(console, run, f"{options.model}, layer {_layer(options.layer, run)}", gallery=True)
 
 
-def _evaluate(
-    console: Console,
-    model: nn.Module,
-    layer: str,
-    x: Tensor,
-    methods: list[str],
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
-    **options: Any,
-) -> Evaluation:
-    columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("explaining and scoring", total=len(methods))
-
-        def advance(method: str) -> None:
-            progress.update(task, advance=1, description=method)
-
-        evaluator = Evaluator(
-            model,
-            find_layer(model, layer),
-            {name: METHODS[name]() for name in methods},
-            metrics,
-            reshape_transform=reshape_transform,
-        )
-        return evaluator(x, on_progress=advance, **options)
+def _evaluate(options: argparse.Namespace, console: Console) -> int:
+    settings = read_all(options)
+    classifier = load_model(*(settings[name] for name in ("model", "weights", "transform")))
+    target = settings["target"]
+    of_run = {name: value for name, value in settings.items() if name not in ("model", "weights", "transform")}
+    of_run["target"] = target if target in TARGETS else classifier.class_index(str(target))
+    of_run["device"] = _DEVICE if settings["device"] is None else _device(settings["device"])
+    run = evaluate(classifier, **of_run, name=settings["model"], mode=options.mode, settings=settings)
+    return _conclude(console, run, f"{settings['model']}, layer {_layer(settings['layer'], run)}")
 
 
-def _report(console: Console, output: Path, pictures: list[Picture], evaluation: Evaluation, title: str) -> None:
-    scores = output / "results.csv"
-    save_csv(scores, [picture.name for picture in pictures], evaluation)
-    table = summary_table(evaluation, f"{title}; masked values are 0")
+def _compare(options: argparse.Namespace, console: Console) -> None:
+    run_a, run_b = Run(options.run_a), Run(options.run_b)
+    _print_wide(console, comparison_table(run_a, run_b))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    _say(console, "report: ", write_comparison(run_a, run_b, options.output))
+
+
+def _layer(asked: str, run: Run) -> str:
+    chosen = ", the last feature map before pooling" if asked == "auto" else ""
+    return f"{run.configuration['layer']}{chosen}"
+
+
+def _conclude(
+    console: Console, run: Run, title: str, *, gallery: bool = False, boxes: Mapping[int, Sequence[int]] | None = None
+) -> int:
+    """Print what came out and where it is; return the exit status."""
+    errors = run.errors.to_pylist()
+    for error in errors[:_ERRORS_SHOWN]:
+        sys.stderr.write(f"cam-extras: {error['path']}: {error['message']}\n")
+    if len(errors) > _ERRORS_SHOWN:
+        sys.stderr.write(f"cam-extras: and {len(errors) - _ERRORS_SHOWN} more, in {run.folder / 'errors.parquet'}\n")
+    if not len(run.results):
+        raise ValueError(f"not one of {len(errors)} images could be scored")
+    values: dict[str, dict[str, float | None]] = {}
+    for row in run.summary:
+        values.setdefault(row["method"], {})[row["metric"]] = row["value"]
+    images = len(run.results.column("index").unique())
+    without = f", {len(errors)} more have no scores" if errors else ""
+    _print_wide(console, summary_table(values, f"{title}; {images} images{without}; masked values are 0"))
+    if gallery:
+        with console.status("drawing the gallery"):
+            pages = save_gallery(run.folder / "gallery.png", pictures_of(run, boxes=boxes))
+        scores = run.folder / "results.csv"
+        save_csv(scores, run)
+        _say(console, "scores: ", scores)
+        for page in pages:
+            _say(console, "gallery:", page)
+    else:
+        _say(console, "scores: ", run.folder / "results.parquet")
+    _say(console, "report: ", run.folder / "report.html")
+    return 3 if errors else 0
+
+
+def _print_wide(console: Console, table: Table) -> None:
+    """Print a table, in a narrow terminal rather broken than cut off."""
     needed = Console(width=1000).measure(table).maximum
-    Console(width=max(needed, console.width)).print(table)  # in a narrow terminal rather broken than cut off
-    with console.status("drawing the gallery"):
-        galleries = save_gallery(output / "gallery.png", pictures, evaluation)
-    for what, path in [("scores: ", scores), *(("gallery:", gallery) for gallery in galleries)]:
-        console.print(what, path, highlight=False, markup=False, soft_wrap=True)
+    Console(width=max(needed, console.width)).print(table)
+
+
+def _say(console: Console, what: str, path: Path) -> None:
+    console.print(what, path, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

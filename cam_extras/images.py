@@ -32,13 +32,22 @@ def read_image(path: Path) -> Image.Image:
             raise ValueError("the file is empty")
         with Image.open(path) as image:
             _check_size(image)
-            upright = ImageOps.exif_transpose(image)
+            return to_rgb(image)
     except Exception as error:  # what decoders make of garbage may be any error
         raise ValueError(f"cannot read {path}: {str(error) or type(error).__name__}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as `read_image` does that of a file: upright RGB, transparent parts white.
+
+    Raises:
+        ValueError: its values have no known range (floating point, 32-bit integers).
+    """
+    upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in _SIXTEEN_BITS):
         return Image.fromarray(_eight_bits(upright, getattr(image, "tag_v2", {}))).convert("RGB")
     if upright.mode in ("I", "F"):
-        raise ValueError(f"{path} holds {upright.mode!r} values, whose range is not known: convert it to 8 or 16 bits")
+        raise ValueError(f"it holds {upright.mode!r} values, whose range is not known: convert it to 8 or 16 bits")
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, _WHITE), upright)

@@ -1,15 +1,19 @@
-"""Load a classifier for the command line: by torchvision name, from a weights file, or from a function."""
+"""Load a classifier: by torchvision or timm name, from a weights file, or from a function."""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -52,10 +56,18 @@ class Classifier:
     @property
     def reshape_transform(self) -> Callable[[Tensor], Tensor] | None:
         """What makes a feature map (N, C, H, W) of a layer's output; None where every layer returns one."""
-        if isinstance(self.model, torchvision_models.VisionTransformer):
-            return _tokens_to_map
-        if isinstance(self.model, torchvision_models.SwinTransformer):
-            return _channels_first
+        model = self.model
+        if isinstance(model, torchvision_models.VisionTransformer):
+            side = model.image_size // model.patch_size
+            return partial(_tokens_to_map, prefix=1, grid=(side, side))
+        # timm's, known by what they say of themselves, so that it need not be imported.
+        prefix = getattr(model, "num_prefix_tokens", None)
+        grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+        if isinstance(prefix, int) and grid is not None:
+            return partial(_tokens_to_map, prefix=prefix, grid=tuple(grid))
+        if isinstance(model, torchvision_models.SwinTransformer) or getattr(model, "output_fmt", None) == "NHWC":
+            widths = {module.normalized_shape[-1] for module in model.modules() if isinstance(module, nn.LayerNorm)}
+            return partial(_channels_first, widths=tuple(sorted(widths)))
         return None
 
     def category(self, index: int) -> str:
@@ -71,17 +83,38 @@ class Classifier:
         return names.index(target.lower())
 
 
-def _tokens_to_map(tokens: Tensor) -> Tensor:
-    """Arrange tokens (N, 1 + H * H, C) of a vision transformer, the first of which is no patch."""
+def _tokens_to_map(tokens: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
+    """Arrange tokens (N, prefix + H * W, C) of a vision transformer, or those before the prefix was put to them.
+
+    Where there are not as many as on the model's own grid, as for images of another size, theirs is taken to be square.
+    """
+    patches = math.prod(grid)
+    if tokens.ndim == 4 and tokens.shape[2] in (patches, prefix + patches):
+        raise ValueError(f"{tuple(tokens.shape)} are queries or keys of an attention, not tokens (N, T, C)")
     if tokens.ndim != 3:
         return tokens
-    side = math.isqrt(tokens.shape[1] - 1)
-    return tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    count = tokens.shape[1]
+    if count not in (patches, prefix + patches):
+        side = math.isqrt(max(count - prefix, 0))
+        grid, patches = (side, side), side * side
+        if not patches or count != prefix + patches:
+            raise ValueError(
+                f"{count} tokens are not {prefix} and a grid, neither the model's own nor a square one: give a "
+                "reshape_transform"
+            )
+    return tokens[:, count - patches :].transpose(1, 2).unflatten(2, grid)
 
 
-def _channels_first(features: Tensor) -> Tensor:
-    """Move the channels of square features to the front where they are last."""
-    return features.permute(0, 3, 1, 2) if features.shape[1] == features.shape[2] else features
+def _channels_first(features: Tensor, widths: tuple[int, ...]) -> Tensor:
+    """Move the channels of features to the front where they are last.
+
+    Args:
+        features: (N, H, W, C), or (N, C, H, W) as convolutions and pooling return them.
+        widths: the numbers of channels that the model has.
+    """
+    if features.ndim != 4 or (features.shape[1] in widths and features.shape[3] not in widths):
+        return features
+    return features.permute(0, 3, 1, 2)
 
 
 def auto_layer(
@@ -169,18 +202,40 @@ def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tens
     return [name for name in finished if name in maps and finished.count(name) == 1]
 
 
-def load_model(spec: str, weights: str | None = None) -> Classifier:
+def load_model(
+    spec: str, weights: str | None = None, transform: str | Callable[..., Tensor] | None = None
+) -> Classifier:
     """Load a classifier.
 
     Args:
-        spec: a torchvision model name; a weights file named as torchvision's own, NAME-HASH.pth (also .pt and
-            .safetensors); or FILE.py:FUNCTION or MODULE:FUNCTION, a function that returns the model.
-        weights: a local file with the model's weights, instead of those that torchvision downloads; for a function,
-            its first argument.
+        spec: a torchvision model name; timm/NAME for a model of timm, with or without a tag; a weights file named as
+            torchvision's own, NAME-HASH.pth (also .pt and .safetensors); or FILE.py:FUNCTION or MODULE:FUNCTION, a
+            function that returns the model, or a `Classifier`.
+        weights: a local file with the model's weights, instead of those that torchvision or timm downloads; for a
+            function, its first argument.
+        transform: Pillow image -> input (C, H, W), or FILE.py:FUNCTION or MODULE:FUNCTION, a function that returns it;
+            by default the one that belongs to the weights, and for a function that returns a model, 224 x 224
+            normalised as ImageNet's.
 
     Raises:
-        ValueError: there is no such model, file or function, or the weights do not fit the model.
+        TypeError: the transform cannot be called.
+        ValueError: there is no such model, file or function, the weights do not fit the model, or timm is missing.
     """
+    classifier = _load_model(spec, weights)
+    if transform is None:
+        return classifier
+    if isinstance(transform, str):
+        if ":" not in transform:
+            raise ValueError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION for the transform; got {transform!r}")
+        function = _function(transform)
+        with _failures_of(transform):
+            transform = function()
+    if not callable(transform):
+        raise TypeError(f"a transform is called with an image; got {type(transform).__name__}")
+    return replace(classifier, transform=transform)
+
+
+def _load_model(spec: str, weights: str | None) -> Classifier:
     if ":" in spec:
         return _from_function(spec, weights)
     names = torchvision_models.list_models(module=torchvision_models)
@@ -192,6 +247,8 @@ def load_model(spec: str, weights: str | None = None) -> Classifier:
                 f"the name of {spec} does not begin with a torchvision model name: say --model NAME --weights {spec}"
             )
         spec, weights = name, spec
+    if spec.startswith("timm/"):
+        return _from_timm(spec.removeprefix("timm/"), weights)
     check_name("torchvision model", spec, names)
     return _from_torchvision(spec, weights)
 
@@ -222,31 +279,86 @@ def _from_torchvision(name: str, weights: str | None) -> Classifier:
             head = list(torchvision_models.get_model(name, weights=None, **options).state_dict())[-1]
         classes = len(state[head]) if head in state else len(categories)
         model = torchvision_models.get_model(name, weights=None, num_classes=classes, **options)
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{weights} does not hold the weights of {name}: {error}") from error
+        _load_state(model, state, f"{weights} does not hold the weights of {name}")
         categories = categories if classes == len(categories) else ()
     return Classifier(model.eval(), published.transforms(), categories)
 
 
+def _from_timm(name: str, weights: str | None) -> Classifier:
+    try:
+        import timm
+        from timm import data as timm_data
+        from timm import models as timm_models
+    except ImportError as error:
+        raise ValueError(f"timm/{name} needs timm ({error}): pip install cam_extras[timm]") from error
+    names = [*timm.list_models(), *timm.list_models(include_tags=True)]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        meant = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
+        raise ValueError(f"there is no timm model {name!r}: {meant}")
+    published = timm_models.get_pretrained_cfg(name)
+    classes = published.num_classes
+    state = None if weights is None else _read_state(weights)
+    if state is not None:
+        heads = [published.classifier] if isinstance(published.classifier, str) else published.classifier or ()
+        rows = [len(state[f"{head}.weight"]) for head in heads if f"{head}.weight" in state]
+        classes = rows[0] if rows else classes
+    if classes == 0:
+        raise ValueError(f"timm/{name} returns features, no scores of classes: give those of a classifier by --weights")
+    if state is None:
+        try:
+            model = timm.create_model(name, pretrained=True)
+        except Exception as error:  # those of downloads depend on the version of huggingface_hub
+            raise ValueError(
+                f"the weights of timm/{name} could not be loaded ({error}): give a local file with --weights"
+            ) from error
+    else:
+        model = timm.create_model(name, num_classes=classes)
+        _load_state(model, state, f"{weights} does not hold the weights of timm/{name}")
+    transform = timm_data.create_transform(**timm_data.resolve_model_data_config(model))
+    subset = timm_data.infer_imagenet_subset(model)
+    categories: tuple[str, ...] = ()
+    if classes == len(_imagenet_categories()):
+        categories = _imagenet_categories()
+    elif subset is not None:
+        categories = tuple(timm_data.ImageNetInfo(subset).label_descriptions())
+    return Classifier(model.eval(), transform, categories)
+
+
+def _load_state(model: nn.Module, state: Mapping[str, Tensor], failure: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{failure}: {error}") from error
+
+
+def _imagenet_categories() -> tuple[str, ...]:
+    return tuple(torchvision_models.MobileNet_V2_Weights.DEFAULT.meta["categories"])
+
+
 def _from_function(spec: str, weights: str | None) -> Classifier:
+    function = _function(spec)
+    with _failures_of(spec):
+        model = function(weights) if weights is not None else function()
+    if isinstance(model, Classifier):
+        return replace(model, model=model.model.eval())
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{spec} must return a torch.nn.Module or a Classifier; it returned {type(model).__name__}")
+    categories: tuple[str, ...] = ()
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if linear and linear[-1].out_features == 1000:
+        categories = _imagenet_categories()
+    return Classifier(model.eval(), ImageClassification(crop_size=224), categories)
+
+
+def _function(spec: str) -> Callable[..., Any]:
+    """Find FILE.py:FUNCTION or MODULE:FUNCTION."""
     source, _, function_name = spec.rpartition(":")
     module = _import(source)
     if not hasattr(module, function_name):
         functions = [name for name, value in vars(module).items() if inspect.isroutine(value) and name[0] != "_"]
         check_name(f"function in {source}", function_name, functions)
-    function = getattr(module, function_name)
-    with _failures_of(spec):
-        model = function(weights) if weights is not None else function()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{spec} must return a torch.nn.Module; it returned {type(model).__name__}")
-    imagenet = ImageClassification(crop_size=224)
-    categories: tuple[str, ...] = ()
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if linear and linear[-1].out_features == 1000:
-        categories = tuple(torchvision_models.MobileNet_V2_Weights.DEFAULT.meta["categories"])
-    return Classifier(model.eval(), imagenet, categories)
+    return getattr(module, function_name)
 
 
 @contextmanager
@@ -293,3 +405,70 @@ def _read_state(path: str) -> dict[str, Tensor]:
     consume_prefix_in_state_dict_if_present(state, "module.")
     # torchvision's DenseNet files are older than the names in its modules.
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): state[name] for name in state}
+
+
+def picture_of(transform: Callable[..., Any] | None) -> Callable[[Tensor], Tensor]:
+    """Return what makes of an input what a person sees.
+
+    It takes an input (C, *S) and returns a tensor of that shape in [0, 1]: the input before the transform normalised
+    it, with the mean and the standard deviation of torchvision's presets, or of every `Normalize` in a composed
+    transform. Where there are none it is the input itself if that lies in [0, 1], else the input stretched to [0, 1].
+
+    Args:
+        transform: what made the input of an image.
+    """
+    steps = tuple(_normalisations(transform))
+    return partial(_undo, steps=steps) if steps else _stretch
+
+
+def _normalisations(transform: Any) -> Iterator[tuple[list[float], list[float]]]:
+    """Yield the mean and the standard deviation of what a transform normalises with, in order."""
+    mean, std = (getattr(transform, name, None) for name in ("mean", "std"))
+    if mean is not None and std is not None:
+        yield torch.as_tensor(mean).flatten().tolist(), torch.as_tensor(std).flatten().tolist()
+        return
+    for part in getattr(transform, "transforms", ()):
+        yield from _normalisations(part)
+    if isinstance(transform, nn.Module):
+        for part in transform.children():
+            yield from _normalisations(part)
+
+
+def _undo(x: Tensor, steps: tuple[tuple[list[float], list[float]], ...]) -> Tensor:
+    for step in reversed(steps):
+        mean, std = (x.new_tensor(values).reshape(-1, *[1] * (x.ndim - 1)) for values in step)
+        x = x * std + mean
+    return x.clamp(0, 1)
+
+
+def _stretch(x: Tensor) -> Tensor:
+    low, high = x.min(), x.max()
+    if low >= 0 and high <= 1:
+        return x
+    return (x - low) / (high - low) if high > low else torch.zeros_like(x)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a SHA-256 of a model's state dict: names, types, shapes and values, in order.
+
+    It tells one set of weights from another wherever the model is, not one program from another.
+
+    Raises:
+        ValueError: an entry cannot be read: it has no values, as on the device "meta", or cannot be pickled.
+    """
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        try:
+            if type(value) is Tensor and value.layout == torch.strided and not value.is_quantized:
+                kind = f"{value.dtype} {tuple(value.shape)}"
+                value = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
+                content = value.flatten().view(torch.uint8).numpy().data  # NumPy has no bfloat16
+            else:  # what modules put there beside tensors, and tensors of other kinds
+                file = io.BytesIO()
+                torch.save(value, file)
+                kind, content = f"{type(value).__name__} {len(file.getvalue())}", file.getbuffer()
+        except Exception as error:  # a module may put anything there
+            raise ValueError(f"cannot read {name} of {type(model).__name__}: {error}") from error
+        digest.update(f"{name} {kind}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import pickle
 import re
+import sys
+from functools import partial
 
 import pytest
 import torch
@@ -11,10 +16,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from state import untouched
 from torch import nn
-from torchvision.models import ResNet50_Weights, densenet121, get_model, googlenet, resnet18
+from torchvision import transforms
+from torchvision.models import ResNet50_Weights, SwinTransformer, densenet121, get_model, googlenet, resnet18
+from torchvision.transforms import v2
 
 from cam_extras.methods import GradCAM
-from cam_extras.models import Classifier, auto_layer, load_model
+from cam_extras.models import Classifier, auto_layer, fingerprint, load_model, picture_of
 from cam_extras.probe import Probe
 
 
@@ -87,6 +94,245 @@ def test_function(tmp_path):
     assert not classifier.model.training
     assert classifier.category(282) == "tiger cat"
     assert classifier.transform(Image.new("RGB", (300, 400))).shape == (3, 224, 224)
+
+
+def test_function_that_returns_a_classifier(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\nfrom cam_extras.models import Classifier\n"
+        "def transform(image): return image\n"
+        "def make(path=None): return Classifier(nn.Dropout(), transform, ('cat', 'dog'))\n"
+    )
+    classifier = load_model(f"{tmp_path / 'nets.py'}:make")
+    assert not classifier.model.training
+    assert classifier.transform("image") == "image"
+    assert classifier.categories == ("cat", "dog")
+    with pytest.raises(ValueError, match=r"must return a torch.nn.Module or a Classifier; it returned str"):
+        load_model(f"{tmp_path / 'nets.py'}:transform", "weights.pth")
+
+
+def test_timm_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"timm/resnet18 needs timm .*: pip install cam_extras\[timm\]"):
+        load_model("timm/resnet18")
+
+
+def test_files_in_a_folder_named_timm(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "nets.py").write_text("from torch.nn import Identity as make\n")
+    assert isinstance(load_model("timm/nets.py:make").model, nn.Identity)
+    torch.save(resnet18().state_dict(), "timm/resnet18-mine.pth")
+    assert type(load_model("timm/resnet18-mine.pth").model).__name__ == "ResNet"
+
+
+class TestGivenTransform:
+    @pytest.fixture
+    def weights(self, tmp_path):
+        torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+        return str(tmp_path / "resnet18.pth")
+
+    def test_callable(self, weights):
+        given = transforms.ToTensor()
+        classifier = load_model("resnet18", weights, given)
+        assert classifier.transform is given
+        assert classifier.category(282) == "tiger cat"
+
+    def test_by_name(self, weights, tmp_path):
+        (tmp_path / "nets.py").write_text(
+            "from torchvision.transforms import Resize\ndef small(): return Resize(7)\n"
+            "def text(): return 'Resize'\ndef fails(): raise KeyError('size')\n"
+        )
+        assert load_model("resnet18", weights, f"{tmp_path / 'nets.py'}:small").transform.size == 7
+        given = "torchvision.transforms:PILToTensor"
+        assert isinstance(load_model("resnet18", weights, given).transform, transforms.PILToTensor)
+        with pytest.raises(TypeError, match="a transform is called with an image; got str"):
+            load_model("resnet18", weights, f"{tmp_path / 'nets.py'}:text")
+        with pytest.raises(ValueError, match=r"nets.py:fails failed with KeyError: 'size'"):
+            load_model("resnet18", weights, f"{tmp_path / 'nets.py'}:fails")
+        with pytest.raises(ValueError, match=r"there is no function in .*nets.py 'smal': did you mean small"):
+            load_model("resnet18", weights, f"{tmp_path / 'nets.py'}:smal")
+
+    @pytest.mark.parametrize(
+        ("given", "error", "match"),
+        [
+            ("resize", ValueError, "expected FILE.py:FUNCTION or MODULE:FUNCTION for the transform; got 'resize'"),
+            ("", ValueError, "expected FILE.py:FUNCTION"),
+            (224, TypeError, "a transform is called with an image; got int"),
+        ],
+    )
+    def test_wrong(self, weights, given, error, match):
+        with pytest.raises(error, match=match):
+            load_model("resnet18", weights, given)
+
+
+class TestPictureOf:
+    mean, std = (0.5, 0.25, 0.125), (0.5, 0.25, 2.0)
+
+    @pytest.mark.parametrize(
+        "transform",
+        [
+            transforms.Normalize(mean, std),
+            transforms.Compose([transforms.CenterCrop((5, 7)), transforms.Compose([transforms.Normalize(mean, std)])]),
+            v2.Compose([v2.Identity(), v2.Normalize(list(mean), list(std))]),
+            nn.Sequential(v2.Identity(), nn.Sequential(v2.Normalize(list(mean), list(std)))),
+            transforms.Compose([nn.Sequential(v2.Normalize(list(mean), list(std))), v2.Normalize([0.5], [4.0])]),
+        ],
+    )
+    def test_undoes_every_normalisation(self, transform):
+        image = torch.rand(3, 5, 7)
+        x = transform(image)
+        picture = pickle.loads(pickle.dumps(picture_of(transform)))
+        torch.testing.assert_close(picture(x), image)
+        torch.testing.assert_close(picture(x.double()), image.double(), rtol=0, atol=1e-6)
+        assert picture(x.bfloat16()).dtype == torch.bfloat16
+        assert picture(x + 100).max() == 1
+        assert picture(x - 100).min() == 0
+
+    def test_presets(self):
+        transform = ResNet50_Weights.DEFAULT.transforms()
+        x = transform(Image.new("RGB", (300, 400), (255, 51, 102)))
+        expected = torch.tensor([1.0, 0.2, 0.4]).reshape(3, 1, 1).expand(3, 224, 224)
+        torch.testing.assert_close(picture_of(transform)(x), expected)
+
+    def test_of_one_channel_and_one_dimension(self):
+        picture = picture_of(transforms.Normalize(torch.tensor([0.5]), torch.tensor([0.25])))
+        assert picture(torch.tensor([[-2.0, 0.0, 1.0, 3.0]])).tolist() == [[0.0, 0.5, 0.75, 1.0]]
+
+    @pytest.mark.parametrize("transform", [None, transforms.ToTensor(), lambda image: image, v2.GaussianNoise()])
+    def test_without_a_normalisation(self, transform):
+        picture = picture_of(transform)
+        x = torch.tensor([[[0.0, 0.25], [0.5, 1.0]]])
+        assert torch.equal(picture(x), x)
+        assert torch.equal(picture(x * 0.5 + 0.25), x * 0.5 + 0.25)
+        assert torch.equal(picture(x * 4 - 3), x)
+        assert torch.equal(picture(x * 2), x)
+        assert torch.equal(picture(x - 0.5), x)
+        assert picture(torch.full((1, 2, 2), 7.0)).tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
+
+
+class Holder(nn.Module):
+    """A model whose state dict has what is asked for."""
+
+    def __init__(self, extra=None, **tensors):
+        super().__init__()
+        self.extra = extra
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+
+class ExtraHolder(Holder):
+    def get_extra_state(self):
+        return self.extra
+
+    def set_extra_state(self, state):
+        self.extra = state
+
+
+class TestFingerprint:
+    def test_is_that_of_names_types_shapes_and_bytes(self):
+        weight = torch.tensor([[1.0, 2.0, 3.0]])
+        model = nn.Linear(3, 1)
+        model.load_state_dict({"weight": weight, "bias": torch.tensor([4.0])})
+        content = b"weight torch.float32 (1, 3)\n" + weight.numpy().tobytes()
+        content += b"bias torch.float32 (1,)\n" + torch.tensor([4.0]).numpy().tobytes()
+        assert fingerprint(model) == hashlib.sha256(content).hexdigest()
+
+    def test_is_the_same_for_the_same_weights(self):
+        model = CNN()
+        with untouched(model):
+            first = fingerprint(model)
+        assert fingerprint(copy.deepcopy(model)) == first
+        assert fingerprint(model.eval().requires_grad_(False)) == first
+        values = torch.randn(3, 4)
+        assert fingerprint(Holder(a=values.T)) == fingerprint(Holder(a=values.T.contiguous()))
+        assert fingerprint(Holder(a=values[:, 1])) == fingerprint(Holder(a=values[:, 1].clone()))
+        assert fingerprint(Holder(a=values, b=values)) == fingerprint(Holder(a=values, b=values.clone()))
+        complex_values = torch.randn(3, dtype=torch.complex64)
+        assert fingerprint(Holder(a=complex_values.conj())) == fingerprint(
+            Holder(a=complex_values.conj().resolve_conj())
+        )
+
+    def test_differs_where_anything_does(self):
+        zeros = torch.zeros(2, 3)
+        last = torch.zeros(2, 3)
+        last[1, 2] = torch.finfo(torch.float32).tiny
+        models = [
+            Holder(),
+            Holder(a=zeros),
+            Holder(b=zeros),
+            Holder(a=last),
+            Holder(a=-zeros),
+            Holder(a=zeros.reshape(3, 2)),
+            Holder(a=zeros.int()),
+            Holder(a=zeros.bfloat16()),
+            Holder(a=zeros.half()),
+            Holder(a=zeros.bool()),
+            Holder(a=zeros[:0]),
+            Holder(a=zeros[0, 0]),
+            Holder(a=zeros, b=last),
+            Holder(b=last, a=zeros),
+            Holder(a=last, b=zeros),
+            Holder(a=zeros.to_sparse()),
+            Holder(a=last.to_sparse()),
+            ExtraHolder({"scale": 1}),
+            ExtraHolder({"scale": 2}),
+        ]
+        assert len({fingerprint(model) for model in models}) == len(models)
+
+    def test_says_what_cannot_be_read(self):
+        with pytest.raises(ValueError, match="cannot read weight of Linear: Cannot copy out of meta tensor"):
+            fingerprint(nn.Linear(2, 2, device="meta"))
+        with pytest.raises(ValueError, match="cannot read _extra_state of ExtraHolder: "):
+            fingerprint(ExtraHolder(lambda: None))
+
+    @pytest.mark.gpu
+    def test_is_the_same_on_the_gpu(self):
+        model = CNN()
+        assert fingerprint(copy.deepcopy(model).cuda()) == fingerprint(model)
+
+
+class TestReshapeTransform:
+    def test_tokens(self):
+        reshape_transform = Classifier(get_model("vit_b_16", image_size=48), None).reshape_transform
+        patches = torch.arange(18.0).reshape(1, 9, 2)
+        expected = torch.tensor([[[[0.0, 2, 4], [6, 8, 10], [12, 14, 16]], [[1.0, 3, 5], [7, 9, 11], [13, 15, 17]]]])
+        for tokens in (patches, torch.cat([patches[:, :1] + 50, patches], dim=1)):  # the class token comes first
+            assert torch.equal(reshape_transform(tokens), expected)
+        assert reshape_transform(torch.zeros(1, 17, 2)).shape == (1, 2, 4, 4)  # of another size
+        for other in (torch.zeros(1, 2), torch.zeros(1, 2, 3, 3)):
+            assert reshape_transform(other) is other
+        for count in (0, 1, 12):
+            with pytest.raises(ValueError, match=f"{count} tokens are not 1 and a grid.* give a reshape_transform"):
+                reshape_transform(torch.zeros(1, count, 2))
+
+    def test_grids_that_are_not_square(self):
+        model = SwinTransformer([2, 2], embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=[2, 2], num_classes=3)
+        model.eval()
+        reshape_transform = Classifier(model, None).reshape_transform
+        x = torch.randn(1, 3, 32, 20)  # the maps are as high as some have channels
+        assert auto_layer(model, x, reshape_transform)[0] == "norm"
+        shapes = {
+            name: tuple(
+                Probe(model, model.get_submodule(name), x, reshape_transform=reshape_transform).activations.shape
+            )
+            for name in ("features.0.0", "features.0", "features.1.0.mlp.0", "features.2", "norm", "permute")
+        }
+        assert shapes == {
+            "features.0.0": (1, 8, 16, 10),
+            "features.0": (1, 8, 16, 10),
+            "features.1.0.mlp.0": (1, 32, 16, 10),
+            "features.2": (1, 16, 8, 5),
+            "norm": (1, 16, 8, 5),
+            "permute": (1, 16, 8, 5),
+        }
+
+    def test_is_shipped_with_the_model(self):
+        for name in ("vit_b_32", "swin_t"):
+            reshape_transform = Classifier(get_model(name), None).reshape_transform
+            assert isinstance(reshape_transform, partial)
+            x = torch.randn(1, 50, 6) if name == "vit_b_32" else torch.randn(1, 7, 5, 96)
+            assert torch.equal(pickle.loads(pickle.dumps(reshape_transform))(x), reshape_transform(x))
 
 
 class TestAutoLayer:

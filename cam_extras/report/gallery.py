@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 from torch import Tensor
 
-from cam_extras.evaluation import Evaluation
+from cam_extras.evaluation.store import Run
 from cam_extras.metrics import METRICS
 
 COLORMAP = "inferno"  # perceptually uniform, readable by colour-blind people
@@ -24,32 +27,82 @@ ROWS = 25  # of a page
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a person sees it.
+    """An image as a person sees it, with its explanations.
 
     Attributes:
-        name: what to call it.
-        pixels: shape (C, H, W) with one or three channels, in [0, 1].
         title: what is explained.
+        image: shape (H, W, 3).
+        overlays: by method, shape (H, W, 3).
+        captions: by method.
         box: xmin, ymin, xmax, ymax in pixels.
     """
 
-    name: str
-    pixels: Tensor
     title: str
-    box: tuple[int, int, int, int] | None = None
+    image: np.ndarray
+    overlays: Mapping[str, np.ndarray]
+    captions: Mapping[str, str]
+    box: Sequence[int] | None = None
 
 
-def save_gallery(
-    path: Path, pictures: Sequence[Picture], evaluation: Evaluation, shown: Sequence[str] = ("average_drop", "adcc")
-) -> list[Path]:
-    """Draw images as rows and methods as columns: the image with its box, overlays, and scores under each.
+def pictures_of(
+    run: Run, shown: Sequence[str] = ("average_drop", "adcc"), boxes: Mapping[int, Sequence[int]] | None = None
+) -> list[Picture]:
+    """Return the pictures that a run has drawn.
+
+    Args:
+        run: the run.
+        shown: the metrics under each overlay, in per cent where they have a greatest value; those that were not
+            evaluated are left out.
+        boxes: where the object is, by index of the image.
+    """
+    drawn = run.pictures()
+    shown = [name for name in shown if name in run.results.column_names]
+    rows = run.results.select(["index", "method", "label", "target", "predicted", "probability", *shown]).to_pylist()
+    of_image: dict[int, list[dict[str, Any]]] = {index: [] for index in sorted(drawn)}
+    for row in rows:
+        if row["index"] in drawn:
+            of_image[row["index"]].append(row)
+    return [
+        Picture(
+            title=_title(found[0], run.starts[-1].get("categories", [])),
+            image=_decoded(drawn[index][""]),
+            overlays={row["method"]: _decoded(drawn[index][row["method"]]) for row in found},
+            captions={
+                row["method"]: "  ".join(
+                    f"{METRICS[name].short} {METRICS[name].scale * row[name]:.0f}"
+                    for name in shown
+                    if row[name] is not None
+                )
+                for row in found
+            },
+            box=(boxes or {}).get(index),
+        )
+        for index, found in of_image.items()
+    ]
+
+
+def _title(row: Mapping[str, Any], categories: Sequence[str]) -> str:
+    label, target, predicted = (
+        None if number is None else categories[number] if number < len(categories) else f"class {number}"
+        for number in (row["label"], row["target"], row["predicted"])
+    )
+    explained = f"{target} ({row['probability']:.0%})"
+    if target != predicted:
+        return f"{explained}, seen as {predicted}"
+    return explained if label in (None, target) else f"{label}, seen as {explained}"
+
+
+def _decoded(picture: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(picture)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def save_gallery(path: Path, pictures: Sequence[Picture]) -> list[Path]:
+    """Draw images as rows and methods as columns: the image with its box, overlays, and captions under each.
 
     Args:
         path: the PNG to write. Every 25 images fill one; the next ones have -2, -3, ... at the end of their names.
-        pictures: one for each sample of the evaluation.
-        evaluation: maps and scores.
-        shown: the metrics under each overlay, in per cent where they have a greatest value; those that were not
-            evaluated are left out.
+        pictures: with the same methods.
 
     Returns:
         What was written.
@@ -57,18 +110,18 @@ def save_gallery(
     pages: list[Path] = []
     for first in range(0, len(pictures), ROWS):
         page = path if not pages else path.with_stem(f"{path.stem}-{len(pages) + 1}")
-        _draw(range(first, min(first + ROWS, len(pictures))), pictures, evaluation, shown).savefig(page, dpi=110)
+        _draw(pictures[first : first + ROWS]).savefig(page, dpi=110)
         pages.append(page)
     return pages
 
 
-def _draw(rows: range, pictures: Sequence[Picture], evaluation: Evaluation, shown: Sequence[str]) -> Figure:
-    methods = list(evaluation.maps)
-    width, height = (len(methods) + 1) * CELL, len(rows) * (CELL + CAPTION) + HEADING
+def _draw(pictures: Sequence[Picture]) -> Figure:
+    methods = list(pictures[0].overlays)
+    width, height = (len(methods) + 1) * CELL, len(pictures) * (CELL + CAPTION) + HEADING
     figure = Figure(figsize=(width, height))
     # Placed by hand: a constrained layout takes seconds for a hundred pictures.
     grid = figure.add_gridspec(
-        len(rows),
+        len(pictures),
         len(methods) + 1,
         left=0.05 / width,
         right=1 - 0.05 / width,
@@ -78,22 +131,15 @@ def _draw(rows: range, pictures: Sequence[Picture], evaluation: Evaluation, show
         hspace=CAPTION / CELL + 0.02,
     )
     axes = grid.subplots(squeeze=False)
-    for cells, row in zip(axes, rows, strict=True):
-        picture = pictures[row]
-        _show(cells[0], _rgb(picture.pixels), "\n".join(wrap(picture.title, 26, max_lines=2, placeholder=" …")))
+    for cells, picture in zip(axes, pictures, strict=True):
+        _show(cells[0], picture.image, "\n".join(wrap(picture.title, 26, max_lines=2, placeholder=" …")))
         if picture.box is not None:
             left, top, right, bottom = picture.box
             cells[0].add_patch(
                 Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color="tab:cyan", lw=1.5)
             )
         for axis, method in zip(cells[1:], methods, strict=True):
-            scores = evaluation.scores[method]
-            text = [
-                f"{METRICS[name].short} {METRICS[name].scale * scores[name][row]:.0f}"
-                for name in shown
-                if name in scores
-            ]
-            _show(axis, overlay(picture.pixels, evaluation.maps[method][row]), "  ".join(text))
+            _show(axis, picture.overlays[method], picture.captions[method])
     for axis, heading in zip(axes[0], ("image", *methods), strict=True):
         axis.set_title(heading, fontsize=9)
     return figure

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow as pa  # type: ignore[import-untyped]
+from pyarrow.csv import write_csv  # type: ignore[import-untyped]
 from rich.table import Table
 from rich.text import Text
 
-from cam_extras.evaluation import Evaluation
+from cam_extras.evaluation.store import Run
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
 
 
-def summary_table(evaluation: Evaluation, title: str) -> Table:
-    """Make a table of methods x metrics: values of the whole set, arrows for direction, best in bold.
+def summary_table(values: Mapping[str, Mapping[str, float | None]], title: str) -> Table:
+    """Make a table of methods x metrics: arrows for direction, best in bold.
 
-    Values are in per cent where a metric has a greatest one. `Win` is the share of samples on which a method has the
-    least average drop of all.
+    Args:
+        values: of the whole set, by method and metric, "win_percentage" among them where it is known; None for none.
+        title: of the table.
     """
-    summary = evaluation.of_set()
-    table = Table(title=Text(title), caption="per cent; the best of each column in bold")
+    table = Table(title=Text(title), caption="per cent, where a metric has a greatest value; best in bold")
     table.add_column("method", no_wrap=True)
-    columns = []
-    for name in next(iter(summary.values())):
-        metric = METRICS[name]
-        values = [metric.scale * row[name] for row in summary.values()]
-        columns.append((f"{metric.short} {metric.arrow}", values, metric.higher_is_better))
-    if len(summary) > 1 and "average_drop" in next(iter(summary.values())):
-        columns.append(("Win ↑", [100 * share for share in evaluation.win_percentage().values()], True))
     cells = []
-    for heading, values, higher_is_better in columns:
+    for name in next(iter(values.values())):
+        metric = METRICS.get(name)
+        scale, heading = (100, "Win ↑") if metric is None else (metric.scale, f"{metric.short} {metric.arrow}")
         table.add_column(heading, justify="right", no_wrap=True)
-        printed = [round(value, 1) for value in values]  # equal cells are equally bold
-        best = max(printed) if higher_is_better else min(printed)
-        cells.append([f"[bold]{value:.1f}[/bold]" if value == best else f"{value:.1f}" for value in printed])
-    for method, *row in zip(summary, *cells, strict=True):
+        column = [row[name] for row in values.values()]
+        printed = [
+            None if value is None else round(scale * value, 1) for value in column
+        ]  # equal cells are equally bold
+        known = [value for value in printed if value is not None]
+        best = (max if metric is None or metric.higher_is_better else min)(known, default=None)
+        cells.append(["" if v is None else f"[bold]{v:.1f}[/bold]" if v == best else f"{v:.1f}" for v in printed])
+    for method, *row in zip(values, *cells, strict=True):
         table.add_row(Text(method), *row)
     return table
 
@@ -57,21 +57,8 @@ def list_table() -> list[Table]:
     return [methods, metrics]
 
 
-def save_csv(path: Path, names: Sequence[str], evaluation: Evaluation) -> None:
-    """Write one row for each image and method: classes, confidence and the scores, not in per cent."""
-    metrics = list(next(iter(evaluation.scores.values())))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "method", "target", "predicted", "confidence", *metrics])
-        for row, name in enumerate(names):
-            for method, scores in evaluation.scores.items():
-                writer.writerow(
-                    [
-                        name,
-                        method,
-                        int(evaluation.target[row]),
-                        int(evaluation.predicted[row]),
-                        float(evaluation.confidence[row]),
-                        *(float(scores[metric][row]) for metric in metrics),
-                    ]
-                )
+def save_csv(path: Path, run: Run) -> None:
+    """Write the results of a run as CSV, but for its curves and maps."""
+    plain = [field.name for field in run.results.schema if not pa.types.is_nested(field.type) and field.name != "map"]
+    with path.open("wb") as file:
+        write_csv(run.results.select(plain), file)

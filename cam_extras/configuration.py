@@ -1,0 +1,126 @@
+"""What a run is made of, read from text: methods with their hyper-parameters, options of metrics, and both as JSON."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_extras._checks import check_name
+from cam_extras.methods import METHODS, Method
+from cam_extras.metrics import MetricOptions, Schedule
+
+
+def read_methods(
+    given: Sequence[str | Method] | Mapping[str, Method | Mapping[str, Any]], seed: int
+) -> dict[str, Method]:
+    """Return methods by the names that results have for them.
+
+    Args:
+        given: names such as "GradCAM", with hyper-parameters as "OptiCAM:max_iterations=30,score=softmax"; methods; or a
+            mapping of names of your own to methods, or to hyper-parameters, with "method" where the name is not the
+            class's.
+        seed: of those methods given by name that draw random numbers and are given no other.
+
+    Raises:
+        TypeError: a method does not have a hyper-parameter.
+        ValueError: there is no method of that name, or two have the same.
+    """
+    if isinstance(given, str):
+        given = [given]
+    named: list[tuple[str, Any]]
+    if isinstance(given, Mapping):
+        named = list(given.items())
+    else:
+        named = [(type(item).__name__, item) if isinstance(item, Method) else (str(item), None) for item in given]
+    methods: dict[str, Method] = {}
+    for name, value in named:
+        if name in methods:
+            raise ValueError(f"there are two methods named {name!r}: give them names of their own, in a mapping")
+        methods[name] = value if isinstance(value, Method) else _make_method(name, value, seed)
+    if not methods:
+        raise ValueError("there is no method to evaluate: give one or more")
+    return methods
+
+
+def _make_method(name: str, hyper: Mapping[str, Any] | None, seed: int) -> Method:
+    if hyper is None:
+        class_name, _, text = name.partition(":")
+        hyper = read_settings(text.split(",") if text else [])
+    else:
+        class_name = hyper.get("method", name)
+    check_name("method", class_name, METHODS)
+    hyper = {key: value for key, value in hyper.items() if key != "method"}
+    if any(field.name == "seed" for field in fields(METHODS[class_name])):
+        hyper = {"seed": seed, **hyper}
+    return METHODS[class_name].make(hyper)
+
+
+def read_options(given: Mapping[str, Any], seed: int) -> MetricOptions:
+    """Return the options of metrics from a mapping, with `schedule` as a name or the fields of a `Schedule`.
+
+    Raises:
+        TypeError: there is no such option, or one has another type.
+        ValueError: an option is out of its range.
+    """
+    known = [field.name for field in fields(MetricOptions)]
+    for name in given:
+        check_name("option of metrics", name, known)
+    options = {"seed": seed, **given}
+    if isinstance(options.get("schedule"), Mapping):
+        options["schedule"] = Schedule(**options["schedule"])
+    return MetricOptions(**options)
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Read settings "name=value": numbers, None, True and False as Python writes them, anything else as text.
+
+    Raises:
+        ValueError: there is no "=" in a setting.
+
+    >>> read_settings(["max_iterations=30", "score=softmax"])
+    {'max_iterations': 30, 'score': 'softmax'}
+    """
+    read: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not name:
+            raise ValueError(f"expected NAME=VALUE, such as max_iterations=30; got {setting!r}")
+        try:
+            read[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            read[name] = text
+    return read
+
+
+def describe(value: Any) -> Any:
+    """Return what tells a value from others, of JSON types: fields of dataclasses, hashes of tensors, names of code."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Method):
+        return {"method": type(value).__name__, **_fields(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _fields(value)
+    if isinstance(value, Mapping):
+        return {str(name): describe(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(part) for part in value]
+    if isinstance(value, Tensor):
+        values = value.detach().cpu().flatten().view(torch.uint8).numpy()  # NumPy has no bfloat16
+        return f"{value.dtype} {tuple(value.shape)} sha256 {hashlib.sha256(values.tobytes()).hexdigest()[:16]}"
+    if isinstance(value, partial):
+        return {"call": describe(value.func), "arguments": describe([*value.args]), "options": describe(value.keywords)}
+    if not isinstance(value, nn.Module) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: describe(getattr(value, field.name)) for field in fields(value) if field.init}

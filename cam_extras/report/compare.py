@@ -1,0 +1,156 @@
+"""Two runs compared: what differs between them, and how far their scores of the same images are apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+from rich.table import Table
+from rich.text import Text
+
+from cam_extras.evaluation.store import Run
+from cam_extras.evaluation.summary import Row, paired_differences
+from cam_extras.metrics import METRICS
+from cam_extras.report.figures import ABSENT, differences, excludes_0, metric_of, printed
+from cam_extras.report.html import Plot, render, results_of, summary_of, title_of, write_page
+
+
+def compare(run_a: Run, run_b: Run) -> list[Row]:
+    """Return for each method and metric how the second run's value of the set differs from the first's.
+
+    Args:
+        run_a: the first run.
+        run_b: the second; images are the same where their paths are.
+
+    Returns:
+        The rows of `cam_extras.evaluation.summary.paired_differences`, over the images that both runs have, with
+        `only`: None; or "a" or "b" for a method or metric of one run alone, whose value is that of all its images.
+
+    Raises:
+        ValueError: the runs have no image in common, or a folder does not hold a finished run.
+    """
+    values = [{(row["method"], row["metric"]): row["value"] for row in run.summary} for run in (run_a, run_b)]
+    files = [results_of(run) for run in (run_a, run_b)]
+    columns = [[name for name in METRICS if name in file.schema_arrow.names] for file in files]
+    common = [name for name in columns[0] if name in columns[1]]
+    table_a, table_b = (file.read(["path", "method", *common]) for file in files)
+    if not pc.any(pc.is_in(table_a["path"], table_b["path"].combine_chunks())).as_py():
+        raise ValueError(
+            f"the runs have no image in common: {run_a.folder} has {_example(table_a)}, {run_b.folder} has "
+            f"{_example(table_b)}; give two runs over the same images, with the same paths"
+        )
+    paired = {(row["method"], row["metric"]): row for row in paired_differences(table_a, table_b, common)}
+    rows = []
+    for method in dict.fromkeys(method for of_run in values for method, _ in of_run):
+        for metric in dict.fromkeys(metric for of_run in values for _, metric in of_run):
+            here = [(method, metric) in of_run for of_run in values]
+            if all(here) and (method, metric) in paired:
+                rows.append({**paired[method, metric], "only": None})
+            elif any(here) and not all(here):
+                a, b = (of_run.get((method, metric)) for of_run in values)
+                alone = {"method": method, "metric": metric, "a": a, "b": b, "difference": None}
+                rows.append({**alone, "low": None, "high": None, "pairs": 0, "only": "a" if here[0] else "b"})
+    return rows
+
+
+def comparison_table(run_a: Run, run_b: Run) -> Table:
+    """Make a table of `compare` for a terminal: differences whose interval excludes 0 in bold."""
+    rows = compare(run_a, run_b)
+    table = Table(
+        title=Text(f"A: {run_a.folder}\nB: {run_b.folder}"),
+        caption="per cent, where a metric has a greatest value; paired over the images of both runs; bold where the "
+        "95 % interval of the difference excludes 0, not corrected for multiple comparisons",
+    )
+    for heading in ("method", "metric"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("A", "B", "B - A", "95 % interval", "pairs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, row in enumerate(rows):
+        metric = metric_of(row["metric"])
+        last = number + 1 == len(rows) or rows[number + 1]["method"] != row["method"]
+        table.add_row(
+            Text(row["method"]),
+            f"{metric.short} {metric.arrow}",
+            printed(metric, row["a"]),
+            printed(metric, row["b"]),
+            Text(printed(metric, row["difference"], sign=True), "bold" if excludes_0(row) else ""),
+            _interval(row) if row["only"] is None else f"{row['only'].upper()} alone",
+            str(row["pairs"]),
+            end_section=last,
+        )
+    return table
+
+
+def write_comparison(run_a: Run, run_b: Run, path: Path) -> Path:
+    """Write two runs side by side as one HTML file: what differs, paired differences, and both summaries.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: see `compare`.
+        NoSpaceError: the disk is full.
+    """
+    rows = compare(run_a, run_b)
+    paired = [row for row in rows if row["only"] is None]
+    metrics = list(dict.fromkeys(row["metric"] for row in paired))
+    plots = []
+    for name in metrics:
+        metric = metric_of(name)
+        of_metric = [row for row in paired if row["metric"] == name]
+        plots.append(Plot(differences(metric, of_metric), f"{metric.title} {metric.arrow}: {metric.meaning}"))
+    page = render(
+        "comparison.html.j2",
+        runs=[(letter, run, title_of(run), summary_of(run.summary)) for letter, run in (("A", run_a), ("B", run_b))],
+        differences=[*_differences(run_a.configuration, run_b.configuration)],
+        environments=[*_differences(_environment(run_a), _environment(run_b))],
+        rows=[{**row, "interval": _interval(row), "verdict": _verdict(row)} for row in rows],
+        shown=list(dict.fromkeys(row["metric"] for row in rows)),
+        methods=list(dict.fromkeys(row["method"] for row in rows)),
+        pairs=max((row["pairs"] for row in rows), default=0),
+        intervals=sum(row["low"] is not None for row in paired),
+        apart=sum(map(excludes_0, paired)),
+        printed=printed,
+        plots=plots,
+    )
+    write_page(path, page)
+    return path
+
+
+def _example(table: Any) -> str:
+    return repr(table["path"][0].as_py()) if len(table) else "none"
+
+
+def _interval(row: Row) -> str:
+    if row["low"] is None:
+        return ABSENT
+    metric = metric_of(row["metric"])
+    return f"{printed(metric, row['low'], sign=True)} to {printed(metric, row['high'], sign=True)}"
+
+
+def _verdict(row: Row) -> str:
+    if row["only"] is not None:
+        return f"{row['only'].upper()} alone"
+    if row["low"] is None:
+        return "no pairs"
+    if not excludes_0(row):
+        return "not told apart"
+    return "B better" if (row["difference"] > 0) == metric_of(row["metric"]).higher_is_better else "B worse"
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """Return what is known of the last start of a run, but for what is never the same."""
+    return {key: value for key, value in (run.starts or [{}])[-1].items() if key not in ("started", "categories")}
+
+
+def _differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield a key and both values, as text, for everything that differs."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for name in {**a, **b}:
+            yield from _differences(a.get(name), b.get(name), f"{key}.{name}" if key else name)
+    elif a != b:
+        a, b = (ABSENT if value is None else json.dumps(value, ensure_ascii=False) for value in (a, b))
+        yield key, a, b

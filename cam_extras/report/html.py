@@ -1,0 +1,312 @@
+"""The report of a run: one HTML file with everything inside, for any browser, without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from cam_extras.evaluation.pictures import choose_images, image_values
+from cam_extras.evaluation.store import Run, atomic_write
+from cam_extras.metrics import METRICS, Metric
+from cam_extras.report.figures import bars, best_of, curves, mean_curves, metric_of, printed, scatter
+from cam_extras.report.gallery import COLORMAP
+
+ERRORS_SHOWN = 100
+_SCORES_SHOWN = 4  # under an overlay; the others are in a table
+_PAIRS = (("average_drop", "average_gain"), ("deletion", "insertion"))
+_CURVES = ("insertion", "deletion")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure and what is said under it."""
+
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class _Cell:
+    value: float | None
+    text: str
+    interval: str
+    best: bool
+    images: int | None  # where some have no such score
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The table of a summary.
+
+    Attributes:
+        metrics: its columns.
+        rows: a method, and a cell for each metric.
+    """
+
+    metrics: list[Metric]
+    rows: list[tuple[str, list[_Cell]]]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    method: str
+    picture: _Picture | None
+    scores: list[tuple[Metric, str]]
+
+
+@dataclass(frozen=True)
+class _Card:
+    """An image of the gallery. `kind` is its class, by number in the list to choose from."""
+
+    path: str
+    groups: list[str]
+    outcome: str
+    kind: int
+    facts: list[tuple[str, str]]
+    image: _Picture
+    overlays: list[_Overlay]
+
+
+@dataclass(frozen=True)
+class _Gallery:
+    cards: list[_Card]
+    kinds: list[str]
+    metrics: list[Metric]
+    by: Metric
+    note: str
+
+
+def write_report(run: Run) -> Path:
+    """Write `report.html` in the folder of a run: the same run gives the same file.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: the folder does not hold a finished run.
+        NoSpaceError: the disk is full.
+    """
+    summary, errors = run.summary, run.errors
+    file = results_of(run)
+    images = _images(file)
+    metrics = list(dict.fromkeys(row["metric"] for row in summary))
+    methods = list(dict.fromkeys(row["method"] for row in summary))
+    known = images["label"].is_valid()
+    right = pc.sum(pc.equal(images["label"], images["predicted"])).as_py()
+    page = render(
+        "report.html.j2",
+        title=title_of(run),
+        configuration=run.configuration,
+        scored=len(images),
+        failed=len(errors),
+        labelled=pc.sum(known).as_py() or 0,
+        right=right or 0,
+        summary=summary_of(summary),
+        bars=[_bars(metric_of(name), summary) for name in metrics],
+        scatters=_scatters(summary, metrics),
+        curves=_mean_curves(file, methods),
+        gallery=_gallery(run, file, metrics),
+        colours=[to_hex(colour) for colour in matplotlib.colormaps[COLORMAP](np.linspace(0, 1, 9))],
+        errors=errors.slice(0, ERRORS_SHOWN).to_pylist(),
+        stages=pc.value_counts(errors["stage"]).to_pylist(),
+        settings=_settings(run),
+        starts=run.starts,
+    )
+    path = run.folder / "report.html"
+    write_page(path, page)
+    return path
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a template of the package; all text is escaped."""
+    environment = Environment(
+        loader=PackageLoader("cam_extras.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    environment.globals["metric_of"] = environment.filters["metric_of"] = metric_of
+    return environment.get_template(template).render(values)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page whole or not at all; names that are not UTF-8 are spelt out."""
+    data = page.encode("utf-8", "backslashreplace")
+    atomic_write(path, lambda file: file.write(data))
+
+
+def results_of(run: Run) -> pq.ParquetFile:
+    """Open the results of a run, to read some of their columns: maps may be too many to hold.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    path = run.folder / "results.parquet"
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): finish the run with --resume") from error
+
+
+def title_of(run: Run) -> str:
+    """Return what a run is called: the model's name and the layer's."""
+    name = run.configuration.get("model", {}).get("name", "model")
+    return f"{name}, layer {run.configuration['layer']}" if "layer" in run.configuration else name
+
+
+def summary_of(rows: Sequence[Mapping[str, Any]]) -> Summary:
+    """Make a table of the rows of a summary."""
+    metrics = [metric_of(name) for name in dict.fromkeys(row["metric"] for row in rows)]
+    cells: dict[str, list[_Cell]] = {row["method"]: [] for row in rows}
+    for metric in metrics:
+        of_metric = {row["method"]: row for row in rows if row["metric"] == metric.name}
+        column = [of_metric.get(method, {}) for method in cells]
+        best = best_of(metric, [row.get("value") for row in column])
+        for of_method, row, is_best in zip(cells.values(), column, best, strict=True):
+            value, low, high = (row.get(key) for key in ("value", "low", "high"))
+            interval = "" if low is None else f"{printed(metric, low)} to {printed(metric, high)}"
+            images = row["images"] if row.get("missing") else None
+            of_method.append(_Cell(value, printed(metric, value), interval, is_best, images))
+    return Summary(metrics, list(cells.items()))
+
+
+def _images(file: pq.ParquetFile) -> pa.Table:
+    """Return a row for each image: index, label and predicted class."""
+    table = file.read(["index", "label", "predicted"])
+    first = np.unique(table["index"].to_numpy(), return_index=True)[1]
+    return table.take(first)
+
+
+def _of_metric(rows: Iterable[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["metric"] == name]
+
+
+def _bars(metric: Metric, summary: Sequence[Mapping[str, Any]]) -> Plot:
+    return Plot(bars(metric, _of_metric(summary, metric.name)), f"{metric.title} {metric.arrow}: {metric.meaning}")
+
+
+def _scatters(summary: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[Plot]:
+    return [
+        Plot(
+            scatter(METRICS[x], METRICS[y], _of_metric(summary, x), _of_metric(summary, y)),
+            f"{METRICS[x].title} against {METRICS[y].title}, with 95 % intervals",
+        )
+        for x, y in _PAIRS
+        if x in metrics and y in metrics
+    ]
+
+
+def _mean_curves(file: pq.ParquetFile, methods: Sequence[str]) -> list[Plot]:
+    plots = []
+    for what in _CURVES:
+        column = f"{what}_curve"
+        found = mean_curves(file, column) if column in file.schema_arrow.names else {}
+        if found:
+            metric = METRICS[what]
+            caption = f"{metric.title} {metric.arrow}: {metric.meaning}; mean over images, band of its standard error"
+            plots.append(Plot(curves(what, found, methods), caption))
+    return plots
+
+
+def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery | None:
+    """Choose images as the run did that drew them, and gather what is shown of each."""
+    asked = run.configuration.get("pictures") or {}
+    by = asked.get("metric")
+    if not asked.get("count") or by not in file.schema_arrow.names:
+        return None
+    scores = file.read(["index", by])
+    scores = scores.filter(scores[by].is_valid())
+    values = image_values(scores["index"].to_numpy(), scores[by].to_numpy(), by)
+    groups = choose_images(values, asked["count"], run.configuration.get("seed", 0))
+    chosen = list(dict.fromkeys(index for group in groups.values() for index in group))
+    drawn = run.pictures()
+    of_image: dict[int, list[dict[str, Any]]] = {index: [] for index in chosen if "" in drawn.get(index, {})}
+    wanted = ["index", "path", "method", "label", "target", "predicted", "probability"]
+    shown = [name for name in metrics if name in file.schema_arrow.names]
+    for row in _rows_of(file, list(of_image), [*wanted, *shown]):
+        of_image[row["index"]].append(row)
+    categories = run.starts[-1].get("categories") or [] if run.starts else []
+    main = [name for name in dict.fromkeys([by, *shown]) if name in shown][:_SCORES_SHOWN]
+    numbers = sorted({_kind(rows[0]) for rows in of_image.values()})
+    cards = []
+    for index, rows in of_image.items():
+        first, pictures = rows[0], drawn[index]
+        label, target, predicted = (_class(first[key], categories) for key in ("label", "target", "predicted"))
+        outcome = "unknown" if label is None else "right" if first["label"] == first["predicted"] else "wrong"
+        facts = [("Class", label or "unknown"), ("Predicted", f"{predicted}"), ("Explained", f"{target}")]
+        facts.append(("Its probability", f"{first['probability']:.1%}".replace("%", " %")))
+        sign = 1 if METRICS[by].higher_is_better else -1
+        facts.append((f"{METRICS[by].short}, mean of methods", printed(METRICS[by], sign * values[index])))
+        overlays = [
+            _Overlay(
+                row["method"],
+                _picture(pictures[row["method"]]) if row["method"] in pictures else None,
+                [(METRICS[name], printed(METRICS[name], row[name])) for name in [*main, *shown]],
+            )
+            for row in rows
+        ]
+        in_groups = [name for name, group in groups.items() if index in group]
+        kind = numbers.index(_kind(first))
+        cards.append(_Card(first["path"], in_groups, outcome, kind, facts, _picture(pictures[""]), overlays))
+    missing = len(chosen) - len(cards)
+    note = f"Of {missing} of {len(chosen)} images chosen there is no picture." if missing else ""
+    kinds = [str(_class(number, categories)) for number in numbers]
+    return _Gallery(cards, kinds, [METRICS[name] for name in main], METRICS[by], note)
+
+
+def _rows_of(file: pq.ParquetFile, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of some images."""
+    wanted = pa.array(indices, pa.int64())
+    rows: list[dict[str, Any]] = []
+    for batch in file.iter_batches(columns=columns):
+        rows += batch.filter(pc.is_in(batch.column("index"), wanted)).to_pylist()
+    return rows
+
+
+def _kind(row: Mapping[str, Any]) -> int:
+    """Return the number of the class that an image is filed under: its label, or else what is predicted."""
+    return row["predicted"] if row["label"] is None else row["label"]
+
+
+def _class(number: int | None, categories: Sequence[str]) -> str | None:
+    if number is None:
+        return None
+    return categories[number] if 0 <= number < len(categories) else f"class {number}"
+
+
+def _picture(data: bytes) -> _Picture:
+    with Image.open(io.BytesIO(data)) as image:
+        kind = Image.MIME[image.format or "JPEG"]
+        return _Picture(f"data:{kind};base64,{base64.b64encode(data).decode()}", *image.size)
+
+
+def _settings(run: Run) -> str | None:
+    """Return the file that the run can be repeated with, if there is one."""
+    try:
+        return (run.folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
