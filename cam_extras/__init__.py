@@ -1,7 +1,8 @@
 """New class activation map methods and honest metrics for pytorch-grad-cam, Captum and Quantus.
 
 The classes for pytorch-grad-cam are here by name (`cam_extras.ShapleyCAM`); `cam_extras.captum` and
-`cam_extras.quantus` have those for the other two libraries. Importing this package imports none of the three.
+`cam_extras.quantus` have those for the other two libraries; `cam_extras.evaluate` explains and scores a data set.
+Importing this package imports none of the three.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         ShapleyCAMH,
         SmoothGradCAMPlusPlus,
     )
+    from cam_extras.run import evaluate
 
 __version__ = "0.1.0"
 
@@ -41,10 +43,13 @@ __all__ = [
     "ShapleyCAMH",
     "SmoothGradCAMPlusPlus",
     "__version__",
+    "evaluate",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "evaluate":
+        return import_module("cam_extras.run").evaluate
     if name in __all__:
         return getattr(import_module("cam_extras.pytorch_grad_cam"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

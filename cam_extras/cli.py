@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _warn(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
     sys.stderr.write(f"cam-extras: {message}\n")
 
 
@@ -163,6 +163,7 @@ def _list(options: argparse.Namespace, console: Console) -> None:
 
 
 def _explain(options: argparse.Namespace, console: Console) -> int:
+    _check_folder(options.output)
     classifier = load_model(options.model, options.weights)
     run = evaluate(
         classifier,
@@ -181,6 +182,7 @@ def _explain(options: argparse.Namespace, console: Console) -> int:
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
     settings = read_all(options)
+    _check_folder(Path(settings["output"]))
     classifier = load_model(*(settings[name] for name in ("model", "weights", "transform")))
     target = settings["target"]
     of_run = {name: value for name, value in settings.items() if name not in ("model", "weights", "transform")}
@@ -195,6 +197,12 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
     _print_wide(console, comparison_table(run_a, run_b))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     _say(console, "report: ", write_comparison(run_a, run_b, options.output))
+
+
+def _check_folder(output: Path) -> None:
+    """Say before any work what would be said after the model is loaded."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"the output {output} is a file: give a folder")
 
 
 def _layer(asked: str, run: Run) -> str:

@@ -24,9 +24,9 @@ def read_methods(
     """Return methods by the names that results have for them.
 
     Args:
-        given: names such as "GradCAM", with hyper-parameters as "OptiCAM:max_iterations=30,score=softmax"; methods; or a
-            mapping of names of your own to methods, or to hyper-parameters, with "method" where the name is not the
-            class's.
+        given: names such as "GradCAM", with hyper-parameters as "OptiCAM:max_iterations=30,score=softmax"; methods;
+            or a mapping of names of your own to methods, or to hyper-parameters, with "method" where the name is not
+            the class's.
         seed: of those methods given by name that draw random numbers and are given no other.
 
     Raises:
@@ -113,7 +113,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [describe(part) for part in value]
     if isinstance(value, Tensor):
-        values = value.detach().cpu().flatten().view(torch.uint8).numpy()  # NumPy has no bfloat16
+        values = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()  # NumPy has no bfloat16
         return f"{value.dtype} {tuple(value.shape)} sha256 {hashlib.sha256(values.tobytes()).hexdigest()[:16]}"
     if isinstance(value, partial):
         return {"call": describe(value.func), "arguments": describe([*value.args]), "options": describe(value.keywords)}

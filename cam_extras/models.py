@@ -10,11 +10,13 @@ import inspect
 import io
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.error import URLError
 
@@ -381,9 +383,22 @@ def _import(source: str) -> Any:
     if spec is None or spec.loader is None:
         raise ValueError(f"{source} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    with _failures_of(source):
+    with _failures_of(source), _listed(module):
         spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def _listed(module: ModuleType) -> Iterator[None]:
+    """Have a module in `sys.modules` while it is executed, as dataclasses need it, and what was there after that."""
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    finally:
+        del sys.modules[module.__name__]
+        if before is not None:
+            sys.modules[module.__name__] = before
 
 
 def _read_state(path: str) -> dict[str, Tensor]:

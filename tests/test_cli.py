@@ -43,7 +43,9 @@ class TestDemo:
         assert str(tmp_path / "out" / "gallery.png").replace("\n", "") in printed.replace("\n", "")
         rows = read_results(tmp_path / "out")
         assert len(rows) == 12 * len(METHODS)
-        assert set(rows[0]) == {"image", "method", "target", "predicted", "confidence", *DEMO_METRICS}
+        about = {"index", "path", "method", "label", "target", "predicted", "probability", "map_mean", "map_max"}
+        assert set(rows[0]) == about | {*DEMO_METRICS}
+        assert "<html" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
         for row in rows:
             assert all(0 <= float(row[name]) <= 1 for name in DEMO_METRICS)
         with Image.open(tmp_path / "out" / "gallery.png") as picture:
@@ -175,7 +177,7 @@ class TestExplain:
         assert (tmp_path / "gallery.png").stat().st_size > 10_000
         rows = read_results(tmp_path)
         assert [row["method"] for row in rows] == ["GradCAM", "ShapleyCAM"]
-        assert rows[0]["image"] == str(weights / "image.png")
+        assert rows[0]["path"] == str(weights / "image.png")
         assert rows[0]["target"] == rows[0]["predicted"]
         assert "ShapleyCAM" in capsys.readouterr().out
 
@@ -193,7 +195,7 @@ class TestExplain:
     def test_several_images_and_grey_ones(self, weights, tmp_path):
         arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4", "--method", "HiResCAM"]
         assert self.explain(weights, tmp_path, *arguments, images=("image.png", "grey.png")) == 0
-        assert [row["image"] for row in read_results(tmp_path)] == [
+        assert [row["path"] for row in read_results(tmp_path)] == [
             str(weights / "image.png"),
             str(weights / "grey.png"),
         ]
@@ -235,9 +237,11 @@ class TestExplain:
         assert match in error
 
     def test_missing_and_broken_images(self, weights, tmp_path, capsys):
-        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4"]
-        assert self.explain(weights, tmp_path, *arguments, images=("image.png", "nowhere.jpg")) == 2
+        """The others are explained all the same."""
+        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4", "--method", "FakeCAM"]
+        assert self.explain(weights, tmp_path, *arguments, images=("nowhere.jpg", "image.png")) == 3
         assert "there is no image" in capsys.readouterr().err
+        assert len(read_results(tmp_path)) == 1
         assert self.explain(weights, tmp_path, *arguments, images=("checkpoint.pt",)) == 2
         assert "cannot identify image file" in capsys.readouterr().err
 
@@ -249,7 +253,7 @@ class TestExplain:
     def test_output_folder_that_is_a_file_is_noticed_before_any_work(self, weights, monkeypatch, capsys):
         monkeypatch.setattr("cam_extras.cli.load_model", None)
         assert self.explain(weights, weights / "image.png", "--model", "resnet18", "--layer", "layer4") == 2
-        assert "File exists" in capsys.readouterr().err
+        assert "image.png is a file: give a folder" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("name", "layer", "cells"), [("swin_t", "features.7", 7), ("swin_t", "features.0.0", 56), ("vit_b_32", "", 7)]

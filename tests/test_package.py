@@ -29,7 +29,9 @@ def test_importing_the_package_imports_no_host_and_no_torch():
     assert loaded == "[]"
 
 
-@pytest.mark.parametrize("module", ["methods", "metrics", "probe", "maps", "scores", "evaluation", "report", "cli"])
+@pytest.mark.parametrize(
+    "module", ["methods", "metrics", "probe", "maps", "scores", "evaluation", "report", "run", "cli"]
+)
 def test_only_the_front_ends_import_a_host(module):
     loaded = in_a_fresh_interpreter(f"import sys, cam_extras.{module}; print([m for m in {HOSTS} if m in sys.modules])")
     assert loaded == "[]"
@@ -51,10 +53,16 @@ LAYERS = {
     "maps": {"_checks"},
     "methods": {"_checks", "batches", "scores", "probe", "maps", "methods"},
     "metrics": {"_checks", "batches", "scores", "maps", "metrics"},
-    "evaluation": {"_checks", "scores", "probe", "maps", "methods", "metrics", "evaluation"},
-    "report": {"evaluation", "methods", "metrics", "report"},
+    "configuration": {"_checks", "methods", "metrics"},
+    "evaluation": {
+        *("_checks", "batches", "scores", "probe", "maps", "methods", "metrics", "configuration", "images"),
+        "evaluation",
+    },
+    "report": {"_checks", "evaluation", "methods", "metrics", "report"},
     "models": {"_checks", "probe"},
     "images": set(),
+    "run": {"_checks", "configuration", "evaluation", "methods", "metrics", "models", "probe", "report"},
+    "settings": {"_checks", "configuration", "metrics", "run"},
     "demo": {"_checks", "demo"},
 }
 
@@ -101,6 +109,20 @@ def test_documentation_runs(page, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
     environment = os.environ | {"MPLBACKEND": "agg"}
     subprocess.run([sys.executable, "-c", "\n".join(blocks)], check=True, cwd=tmp_path, env=environment)
+
+
+def test_the_guide_to_evaluation_runs(tmp_path):
+    """Its blocks, of Python and of the shell, one after the other."""
+    text = (ROOT / "docs" / "evaluate.md").read_text()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    blocks = re.findall(r"```(python|sh)\n(.*?)```", text, flags=re.DOTALL)
+    assert {"sh", "python"} == {language for language, _ in blocks}
+    for language, block in blocks:
+        command = [sys.executable, "-c"] if language == "python" else ["bash", "-euc"]
+        subprocess.run([*command, block], check=True, cwd=tmp_path, env=os.environ | {"PATH": path})
+    assert (tmp_path / "comparison.html").exists()
+    told = {path.name for path in (tmp_path / "runs" / "first").iterdir()} - {".lock"}
+    assert told == set(re.findall(r"`([\w.]+)/?`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)))) & told
 
 
 def test_documentation_names_every_metric_and_its_options():

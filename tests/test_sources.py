@@ -138,6 +138,13 @@ class TestFolders:
         with pytest.raises(ValueError, match=r"notes\.txt is no table"):
             open_source(tmp_path / "notes.txt")
 
+    @pytest.mark.skipif(os.name == "nt", reason="the home folder has another variable there")
+    def test_home(self, folder, monkeypatch):
+        monkeypatch.setenv("HOME", str(folder))
+        source = open_source("~/a")
+        assert source.read(1).path == "z.bmp"
+        assert source.describe()["location"] == "~/a"
+
     def test_relative_folders_are_found_from_elsewhere(self, folder, monkeypatch):
         monkeypatch.chdir(folder)
         source = open_source("a")
@@ -177,6 +184,20 @@ class TestGlobs:
             open_source(f"{folder}/a/*", labels_needed=True)
         with pytest.raises(ValueError, match=r"no images in .*\*\.txt"):
             open_source(f"{folder}/a/*.txt")
+
+
+def test_lists_of_paths(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    source = open_source(["b/2.png", folder / "a" / "z.bmp", "nowhere.png"])
+    monkeypatch.chdir("/")
+    assert paths(source) == ["b/2.png", f"{folder}/a/z.bmp", "nowhere.png"]
+    assert [source.read(index).image.getpixel((0, 0)) for index in range(2)] == [(0, 0, 0), (3, 0, 0)]
+    with pytest.raises(ValueError, match=r"there is no image .*nowhere\.png"):
+        source.read(2)
+    assert len(open_source(["a", "b"], limit=1)) == 1
+    assert open_source(["a", "b"]).describe() != open_source(["b", "a"]).describe()
+    with pytest.raises(ValueError, match="a list of paths has no labels"):
+        open_source(["a"], labels_needed=True)
 
 
 def as_parquet(path, **columns):
@@ -497,7 +518,7 @@ class TestItems:
     @pytest.mark.parametrize(
         ("item", "error", "message"),
         [
-            ("a.png", TypeError, "item 0: expected a Pillow image .*; got str"),
+            (("a.png", 1), TypeError, "item 0: expected a Pillow image .*; got str"),
             (np.zeros((4, 4, 3)), TypeError, r"got ndarray of shape \(4, 4, 3\)"),
             (torch.zeros(4), TypeError, r"got Tensor of shape \(4,\)"),
             ((torch.zeros(3, 4, 4), 1, 2), TypeError, "got tuple of 3"),
@@ -593,6 +614,11 @@ class Endless(IterableDataset):
             index += 1
 
 
+class Sized(Endless):
+    def __len__(self):
+        return 10
+
+
 class TestStreams:
     @pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
     def test_loaders(self, batch_size):
@@ -654,6 +680,11 @@ class TestStreams:
             with pytest.raises(ValueError, match=r"the DataLoader shuffles.*give the data set itself"):
                 open_source(DataLoader(data, **options))
         assert labels(open_source(DataLoader(data, batch_sampler=sampler))) == Y.tolist()
+        loader = DataLoader(data, num_workers=2)
+        open_source(loader)
+        loader.in_order = False
+        with pytest.raises(ValueError, match="the DataLoader shuffles"):
+            open_source(loader)
 
     def test_iterables(self):
         items = [(x, int(y)) for x, y in zip(X, Y, strict=True)]
@@ -665,7 +696,7 @@ class TestStreams:
         assert labels(open_source((x for x in X), limit=2)) == [None, None]
         pictures = ({"image": Image.new("L", (2, 2)), "path": f"{n}.png"} for n in range(2))
         assert [(s.path, s.image.mode) for s in open_source(pictures)] == [("0.png", "RGB"), ("1.png", "RGB")]
-        assert labels(open_source(Endless(), limit=3)) == [0, 1, 2]
+        assert labels(open_source(Endless(), limit=3)) == labels(open_source(Sized(), limit=3)) == [0, 1, 2]
 
     def test_no_more_is_taken_than_the_limit(self):
         items = iter([(x, 0) for x in X])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +116,7 @@ def local_parts(
         inputs.close()
 
 
-def _ahead(calls: Iterable[Callable[[], _Item]]) -> Iterator[_Item]:
+def _ahead(calls: Iterable[Callable[[], _Item]]) -> Generator[_Item, None, None]:
     """Yield what calls return, in order, made in threads before it is asked for."""
     with ThreadPoolExecutor(_READERS, "reader") as pool:
         waiting: deque[Future[_Item]] = deque()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from cam_extras.metrics import METRICS
 
@@ -33,7 +34,7 @@ def choose_images(values: Mapping[int, float], count: int, seed: int) -> dict[st
     >>> choose_images({0: 0.5, 1: 0.9, 2: 0.1}, 1, seed=0)
     {'best': [1], 'worst': [2], 'random': [2]}
     """
-    orders = {
+    orders: dict[str, Callable[[int], Any]] = {
         "best": lambda index: (-values[index], index),
         "worst": lambda index: (values[index], index),
         "random": lambda index: hashlib.sha256(f"{seed} {index}".encode()).digest(),

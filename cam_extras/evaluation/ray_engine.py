@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -85,7 +86,7 @@ def ray_parts(
         first = None if done else 0
         held: list[tuple[int, Scored]] = []
         with _running(ray, address, workers), _quiet():
-            for part, scored in _results(ray, shipment, todo, first, device, min(workers, len(todo)), gpus):
+            for part, scored in _results(ray, shipment, todo, first, device, workers, gpus):
                 held.append((part, scored))
                 if part == first:
                     first = None
@@ -116,20 +117,21 @@ def _running(ray: ModuleType, address: str | None, workers: int) -> Iterator[Non
     options: dict[str, Any] = {}
     if address == "local":
         options = {"num_cpus": max(torch.get_num_threads(), workers // 2 + 1), "include_dashboard": False}
-    on_termination = signal.getsignal(signal.SIGTERM)
     defaults = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     variables = {name: os.environ.get(name, default) for name, default in defaults.items()}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # processes here find the modules found here
-    with _environment(**variables):
+    on_termination = signal.getsignal(signal.SIGTERM)
+    with _environment(**variables):  # to the end, for Ray Data looks there whether to collect statistics of usage
         try:
-            ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ValueError(f"no Ray answers at {address!r}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, on_termination)
+            try:
+                ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise ValueError(f"no Ray answers at {address!r}: {error}") from error
+            yield
+        finally:
+            ray.shutdown()
+            if threading.current_thread() is threading.main_thread():  # Ray has put its own there
+                signal.signal(signal.SIGTERM, on_termination)
 
 
 @contextmanager
@@ -170,6 +172,7 @@ def _results(
     gpus: float,
 ) -> Iterator[tuple[int, Scored]]:
     share, threads = _shares(ray, workers, gpus)
+    workers = min(workers, len(todo))
     reading, scoring = (ray.put(shipment[name]) for name in ("reading", "scoring"))
     attempts = _count_attempts(ray)
     context = ray.data.DataContext.get_current().copy()

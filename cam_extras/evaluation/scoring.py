@@ -95,7 +95,7 @@ class Reader:
 
     def _transformed_object(self, sample: Sample) -> tuple[Tensor | None, Tensor | None]:
         """Move boxes and mask as the transform moves pixels: what it makes of white on black tells where they go."""
-        size = sample.image.size
+        width, height = sample.image.size  # type: ignore[misc]
         if sample.mask is not None:
             mask = self._moved(sample.mask.cpu().numpy())
             if not mask.any():
@@ -103,7 +103,7 @@ class Reader:
             return None, mask
         boxes = []
         for left, top, right, bottom in sample.boxes.tolist():  # type: ignore[union-attr]
-            inside = np.zeros((size[1], size[0]), bool)
+            inside: np.ndarray = np.zeros((height, width), bool)
             inside[round(top) : round(bottom), round(left) : round(right)] = True
             rows, columns = (self._moved(inside).any(dim=axis).nonzero().flatten() for axis in (1, 0))
             if len(rows):
@@ -335,9 +335,11 @@ class Scorer:
                 row.update(pack_map(of_maps[row["method"]][row_number // len(columns)]))
         if self._drawing is not None and self._chosen is not None:
             metric = self._drawing.metric
-            values = image_values([row["index"] for row in rows], [row[metric] for row in rows], metric)
-            chosen = [of_batch["index"].index(index) for index in self._chosen.add(values)]
-            scored.pictures += [row for number in chosen for row in self._drawing.draw(evaluation, batch, number)]
+            of_images = image_values([row["index"] for row in rows], [row[metric] for row in rows], metric)
+            chosen = self._chosen.add(of_images)
+            for number, item in enumerate(batch):
+                if item.index in chosen:
+                    scored.pictures += self._drawing.draw(evaluation, batch, number)
         scored.rows += rows
 
 

@@ -369,6 +369,7 @@ def open_source(
       ymax, whole pixels of the upright image, the maximum exclusive). Several rows of a file are several boxes of an
       image, whose place is that of the first.
     - A glob such as "photos/**/*.jpg", without labels; skipped is what is skipped in folders.
+    - A list of paths of images, without labels.
     - A data set with a length and an item for each index, as those of torchvision, or a list. Items are an image, a
       pair (image, label), or a dict with "image" and optionally "label", "path", "boxes" (B, 4) and "mask" (H, W). An
       image is a Pillow image, which becomes upright RGB as files do, or an input tensor (C, *S). Items are read one at
@@ -394,6 +395,8 @@ def open_source(
     labels = Labels(categories, labels_needed)
     if isinstance(data, str | os.PathLike):
         return _open_files(os.fspath(data), labels, limit)
+    if isinstance(data, list | tuple) and data and all(isinstance(item, str | os.PathLike) for item in data):
+        return _listed_files([PurePath(path).as_posix() for path in data[:limit]], labels)
     if not isinstance(data, Mapping | bytes | Tensor | np.ndarray):
         indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
         if indexed and not isinstance(data, DataLoader | IterableDataset):
@@ -441,6 +444,12 @@ def _open_files(location: str, labels: Labels, limit: int | None) -> Files:
         labels=tuple(of_paths[:limit]),
         boxes={index: tuple(rows) for index, rows in boxes.items() if limit is None or index < limit},
     )
+
+
+def _listed_files(paths: list[str], labels: Labels) -> Files:
+    if labels.needed:
+        raise ValueError("a list of paths has no labels, and the class to explain is the label: give a CSV file")
+    return Files(f"{len(paths)} paths", os.getcwd(), tuple(paths), (None,) * len(paths), {})
 
 
 def _in_folder(folder: str, labels: Labels) -> tuple[list[str], list[int | None]]:
