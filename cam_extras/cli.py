@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             return options.run(options, Console()) or 0
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, argparse.ArgumentTypeError) as error:
         sys.stderr.write(f"cam-extras: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -299,7 +299,8 @@ def _git_state() -> dict[str, Any] | None:
 
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.3g} images/s")
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g} images/s")
 
 
 @contextmanager

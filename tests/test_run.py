@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 from state import untouched
 from test_images import BROKEN, ODD
+from test_store import in_a_child
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import transforms
@@ -412,7 +413,7 @@ def command(digits, tmp_path):
         "--methods",
         "GradCAM",
         "RandomCAM",
-        "OptiCAM:max_iterations=20",
+        "OptiCAM:max_iterations=5",
         "--metrics",
         "adcc",
         "average_drop",
@@ -420,39 +421,40 @@ def command(digits, tmp_path):
     ]
 
 
-def test_killed_at_random_moments(command, tmp_path):
-    """kill -9, ten times, each time resumed: the tables are those of a run that was left alone, to the bit."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def start(folder, *arguments):
-        return subprocess.Popen(
-            [sys.executable, "-m", "cam_extras.cli", *command, f"--output={folder}", *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start(whole)
-    assert (process.communicate()[1], process.returncode) == ("", 0)
+def interrupt_run(command, whole, killed):
+    """Run in a fresh interpreter: one run is left alone, another killed at 10 random moments and resumed each time."""
+    moments = random.Random(0)
+    status = [in_a_child(main, [*command, f"--output={whole}"])]
 
     def done():
-        return len(list((killed / "parts").glob("*[0-9].parquet")))
+        return len(list(killed.glob("parts/*[0-9].parquet")))
 
-    moments = random.Random(0)
-    for _ in range(10):
-        least, deadline = done() + moments.randint(0, 2), time.monotonic() + 60
-        process = start(killed, "--resume")
-        while done() < min(least, IMAGES - 1) and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.005)
+    def kill(child):
+        least, deadline = min(done() + moments.randint(0, 2), IMAGES - 1), time.monotonic() + 60
+        while done() < least and time.monotonic() < deadline:
+            time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -9
-    assert 0 < done() < IMAGES
-    process = start(killed, "--resume")
-    assert (process.communicate()[1], process.returncode) == ("", 0)
+        os.kill(child, signal.SIGKILL)
+
+    for _ in range(10):
+        status.append(in_a_child(main, [*command, f"--output={killed}", "--resume"], then=kill))
+    before = done()
+    status.append(in_a_child(main, [*command, f"--output={killed}", "--resume"]))
+    os.write(1, json.dumps({"status": status, "done": before}).encode())
+
+
+def test_killed_at_random_moments(command, tmp_path):
+    """kill -9, ten times, each time resumed: the tables are those of a run that was left alone, to the bit."""
+    here, whole, killed = os.path.dirname(__file__), tmp_path / "whole", tmp_path / "killed"
+    code = (
+        f"import sys; sys.path.insert(0, {here!r}); from pathlib import Path, PosixPath; import test_run; "
+        f"test_run.interrupt_run({command!r}, {whole!r}, {killed!r})"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    found = json.loads(printed.stdout.splitlines()[-1])
+    assert found["status"] == [0] + [-9] * 10 + [0]
+    assert 0 < found["done"] < IMAGES
     assert same(whole, killed)
     # The first starts may have been killed before there was anything to be known of them.
     assert 2 <= len(Run(killed).starts) <= 11
@@ -541,7 +543,7 @@ class TestCommand:
         assert main([*command, f"--output={first}", "--limit=5"]) == 0
         printed = capsys.readouterr()
         assert "AD ↓" in printed.out
-        assert "OptiCAM:max_iterations=20" in printed.out
+        assert "OptiCAM:max_iterations=5" in printed.out
         assert str(first / "report.html") in printed.out
         assert "5 images" in " ".join(printed.out.split())
         assert printed.err == ""
@@ -617,7 +619,7 @@ class TestCommand:
     def test_progress_is_shown_in_terminals_alone(self, digits, tmp_path, capsys):
         evaluate(classifier(), LAYER, digits, tmp_path / "quiet", limit=4, **QUICK)
         assert capsys.readouterr() == ("", "")
-        evaluate(classifier(), LAYER, digits, tmp_path / "shown", limit=4, progress=True, **QUICK)
+        evaluate(classifier(), LAYER, digits, tmp_path / "shown", limit=4, batch_size=1, progress=True, **QUICK)
         shown = capsys.readouterr().err
         assert "4/4" in shown
         assert "images/s" in shown
