@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -30,6 +31,7 @@ from cam_extras.evaluation.sources import Indexed, Source
 from cam_extras.evaluation.store import Failure
 
 _READERS = 4  # tasks at a time for each worker, at most; with as many as workers Ray Data would have the workers read
+_CPUS = 0.5  # that a worker or a task asks for: little, so that tasks find a place beside the workers
 _ATTEMPTS = 4  # at a part whose process died each time: with no end, what crashes it would keep a run for ever
 
 
@@ -79,8 +81,10 @@ def ray_parts(
         raise ValueError(
             f"gpus_per_worker is for a model on a GPU, and more than 0; got {gpus:g}, the model on {device}"
         )
-    shipment = _pack(job, source)
     todo = [part for part in range(math.ceil(len(source) / job.images_per_part)) if part not in done]
+    if not todo:
+        return iter(())
+    shipment = _pack(job, source)
 
     def parts() -> Iterator[tuple[int, Scored]]:
         first = None if done else 0
@@ -95,7 +99,7 @@ def ray_parts(
                     on_progress(min(job.images_per_part, len(source) - held[0][0] * job.images_per_part))
                     yield held.pop(0)
 
-    return parts() if todo else iter(())
+    return parts()
 
 
 def _import_ray() -> ModuleType:
@@ -117,6 +121,8 @@ def _running(ray: ModuleType, address: str | None, workers: int) -> Iterator[Non
     options: dict[str, Any] = {}
     if address == "local":
         options = {"num_cpus": max(torch.get_num_threads(), workers // 2 + 1), "include_dashboard": False}
+    elif address != "auto":
+        _check_address(address)
     defaults = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     variables = {name: os.environ.get(name, default) for name, default in defaults.items()}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # processes here find the modules found here
@@ -132,6 +138,17 @@ def _running(ray: ModuleType, address: str | None, workers: int) -> Iterator[Non
             ray.shutdown()
             if threading.current_thread() is threading.main_thread():  # Ray has put its own there
                 signal.signal(signal.SIGTERM, on_termination)
+
+
+def _check_address(address: str) -> None:
+    """Raise ValueError where nothing listens, which Ray takes a quarter of an hour to find out."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdigit():
+        raise ValueError(f"address must be HOST:PORT, as `ray start --head` tells it, or 'auto'; got {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"no Ray answers at {address!r}: {error}") from error
 
 
 @contextmanager
@@ -171,9 +188,9 @@ def _results(
     workers: int,
     gpus: float,
 ) -> Iterator[tuple[int, Scored]]:
-    share, threads = _shares(ray, workers, gpus)
+    threads = _threads(ray, workers, gpus)
     workers = min(workers, len(todo))
-    reading, scoring = (ray.put(shipment[name]) for name in ("reading", "scoring"))
+    reading, scoring = (ray.put(shipment.pop(name)) for name in ("reading", "scoring"))
     attempts = _count_attempts(ray)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
@@ -189,7 +206,7 @@ def _results(
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=min(_READERS * workers, len(todo))),
-            num_cpus=share,
+            num_cpus=_CPUS,
         )
         results = inputs.map_batches(
             _Worker,
@@ -204,7 +221,7 @@ def _results(
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=share,
+            num_cpus=_CPUS,
             num_gpus=gpus,
         )
     seen: dict[Any, Any] = {}
@@ -220,18 +237,17 @@ def _results(
         raise RuntimeError(f"Ray gave up: {error}") from error
 
 
-def _shares(ray: ModuleType, workers: int, gpus: float) -> tuple[float, int]:
-    """Return the CPUs that an actor or a task asks for, and the threads of an actor."""
+def _threads(ray: ModuleType, workers: int, gpus: float) -> int:
+    """Return how many threads a worker is to use, or raise ValueError where Ray has no place for that many workers."""
     there = ray.cluster_resources()
     cpus = there.get("CPU", 0)
-    share = 1 if cpus > workers else 0.5  # so that a task always finds a place beside the actors
-    for kind, needed, found in (("CPUs", share * (workers + 1), cpus), ("GPUs", gpus * workers, there.get("GPU", 0))):
+    for kind, needed, found in (("CPUs", _CPUS * (workers + 1), cpus), ("GPUs", gpus * workers, there.get("GPU", 0))):
         if needed > found:
             raise ValueError(
                 f"{workers} workers need {needed:g} {kind}, and Ray has {found:g}: give fewer workers"
                 + (" or a smaller gpus_per_worker" if kind == "GPUs" else "")
             )
-    return share, max(1, int(cpus) // workers)
+    return max(1, int(cpus) // workers)
 
 
 def _count_attempts(ray: ModuleType) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from rich.table import Table
 from rich.text import Text
@@ -14,8 +16,8 @@ from rich.text import Text
 from cam_extras.evaluation.store import Run
 from cam_extras.evaluation.summary import Row, paired_differences
 from cam_extras.metrics import METRICS
-from cam_extras.report.figures import ABSENT, differences, excludes_0, metric_of, printed
-from cam_extras.report.html import Plot, render, results_of, summary_of, title_of, write_page
+from cam_extras.report.figures import ABSENT, differences, excludes_0, printed
+from cam_extras.report.html import Plot, caption_of, render, results_of, summary_of, title_of, write_page
 
 
 def compare(run_a: Run, run_b: Run) -> list[Row]:
@@ -28,28 +30,30 @@ def compare(run_a: Run, run_b: Run) -> list[Row]:
     Returns:
         The rows of `cam_extras.evaluation.summary.paired_differences`, over the images that both runs have, with
         `only`: None; or "a" or "b" for a method or metric of one run alone, whose value is that of all its images.
+        There is no `win_percentage`: it is against the other methods of a run.
 
     Raises:
         ValueError: the runs have no image in common, or a folder does not hold a finished run.
     """
-    values = [{(row["method"], row["metric"]): row["value"] for row in run.summary} for run in (run_a, run_b)]
-    files = [results_of(run) for run in (run_a, run_b)]
-    columns = [[name for name in METRICS if name in file.schema_arrow.names] for file in files]
-    common = [name for name in columns[0] if name in columns[1]]
-    table_a, table_b = (file.read(["path", "method", *common]) for file in files)
-    if not pc.any(pc.is_in(table_a["path"], table_b["path"].combine_chunks())).as_py():
+    values = [
+        {(row["method"], row["metric"]): row["value"] for row in run.summary if row["metric"] in METRICS}
+        for run in (run_a, run_b)
+    ]
+    (columns_a, table_a), (columns_b, table_b) = (_scores(run) for run in (run_a, run_b))
+    if not pc.any(pc.is_in(table_a["path"], table_b["path"].unique())).as_py():
         raise ValueError(
             f"the runs have no image in common: {run_a.folder} has {_example(table_a)}, {run_b.folder} has "
             f"{_example(table_b)}; give two runs over the same images, with the same paths"
         )
-    paired = {(row["method"], row["metric"]): row for row in paired_differences(table_a, table_b, common)}
+    both = [name for name in columns_a if name in columns_b]
+    paired = {(row["method"], row["metric"]): row for row in paired_differences(table_a, table_b, both)}
     rows = []
     for method in dict.fromkeys(method for of_run in values for method, _ in of_run):
         for metric in dict.fromkeys(metric for of_run in values for _, metric in of_run):
             here = [(method, metric) in of_run for of_run in values]
-            if all(here) and (method, metric) in paired:
+            if all(here):
                 rows.append({**paired[method, metric], "only": None})
-            elif any(here) and not all(here):
+            elif any(here):
                 a, b = (of_run.get((method, metric)) for of_run in values)
                 alone = {"method": method, "metric": metric, "a": a, "b": b, "difference": None}
                 rows.append({**alone, "low": None, "high": None, "pairs": 0, "only": "a" if here[0] else "b"})
@@ -59,28 +63,29 @@ def compare(run_a: Run, run_b: Run) -> list[Row]:
 def comparison_table(run_a: Run, run_b: Run) -> Table:
     """Make a table of `compare` for a terminal: differences whose interval excludes 0 in bold."""
     rows = compare(run_a, run_b)
-    table = Table(
-        title=Text(f"A: {run_a.folder}\nB: {run_b.folder}"),
-        caption="per cent, where a metric has a greatest value; paired over the images of both runs; bold where the "
-        "95 % interval of the difference excludes 0, not corrected for multiple comparisons",
-    )
+    notes = [
+        "per cent, where a metric has a greatest value; paired over the images of both runs; bold where the 95 % "
+        "interval of the difference excludes 0, not corrected for multiple comparisons",
+        *_alone(rows),
+    ]
+    table = Table(title=Text(f"A: {run_a.folder}\nB: {run_b.folder}"), caption=Text("\n".join(notes)))
     for heading in ("method", "metric"):
         table.add_column(heading, no_wrap=True)
     for heading in ("A", "B", "B - A", "95 % interval", "pairs"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for number, row in enumerate(rows):
-        metric = metric_of(row["metric"])
-        last = number + 1 == len(rows) or rows[number + 1]["method"] != row["method"]
-        table.add_row(
-            Text(row["method"]),
-            f"{metric.short} {metric.arrow}",
-            printed(metric, row["a"]),
-            printed(metric, row["b"]),
-            Text(printed(metric, row["difference"], sign=True), "bold" if excludes_0(row) else ""),
-            _interval(row) if row["only"] is None else f"{row['only'].upper()} alone",
-            str(row["pairs"]),
-            end_section=last,
-        )
+    for _, of_method in groupby((row for row in rows if row["only"] is None), lambda row: row["method"]):
+        table.add_section()
+        for row in of_method:
+            metric = METRICS[row["metric"]]
+            table.add_row(
+                Text(row["method"]),
+                f"{metric.short} {metric.arrow}",
+                printed(metric, row["a"]),
+                printed(metric, row["b"]),
+                Text(printed(metric, row["difference"], sign=True), "bold" if excludes_0(row) else ""),
+                _interval(row),
+                str(row["pairs"]),
+            )
     return table
 
 
@@ -95,50 +100,65 @@ def write_comparison(run_a: Run, run_b: Run, path: Path) -> Path:
         NoSpaceError: the disk is full.
     """
     rows = compare(run_a, run_b)
-    paired = [row for row in rows if row["only"] is None]
-    metrics = list(dict.fromkeys(row["metric"] for row in paired))
-    plots = []
-    for name in metrics:
-        metric = metric_of(name)
-        of_metric = [row for row in paired if row["metric"] == name]
-        plots.append(Plot(differences(metric, of_metric), f"{metric.title} {metric.arrow}: {metric.meaning}"))
+    paired = [{**row, "interval": _interval(row), "verdict": _verdict(row)} for row in rows if row["only"] is None]
+    metrics = [METRICS[name] for name in dict.fromkeys(row["metric"] for row in paired)]
     page = render(
         "comparison.html.j2",
         runs=[(letter, run, title_of(run), summary_of(run.summary)) for letter, run in (("A", run_a), ("B", run_b))],
         differences=[*_differences(run_a.configuration, run_b.configuration)],
         environments=[*_differences(_environment(run_a), _environment(run_b))],
-        rows=[{**row, "interval": _interval(row), "verdict": _verdict(row)} for row in rows],
-        shown=list(dict.fromkeys(row["metric"] for row in rows)),
-        methods=list(dict.fromkeys(row["method"] for row in rows)),
-        pairs=max((row["pairs"] for row in rows), default=0),
-        intervals=sum(row["low"] is not None for row in paired),
+        rows=paired,
+        alone=_alone(rows),
+        metrics=metrics,
+        methods=list(dict.fromkeys(row["method"] for row in paired)),
         apart=sum(map(excludes_0, paired)),
-        printed=printed,
-        plots=plots,
+        plots=[
+            Plot(differences(metric, [row for row in paired if row["metric"] == metric.name]), caption_of(metric))
+            for metric in metrics
+        ],
     )
     write_page(path, page)
     return path
 
 
-def _example(table: Any) -> str:
+def _scores(run: Run) -> tuple[list[str], pa.Table]:
+    """Return the metrics that a run has columns of, and these."""
+    with results_of(run) as file:
+        metrics = [name for name in METRICS if name in file.schema_arrow.names]
+        return metrics, file.read(["path", "method", *metrics])
+
+
+def _example(table: pa.Table) -> str:
     return repr(table["path"][0].as_py()) if len(table) else "none"
 
 
 def _interval(row: Row) -> str:
     if row["low"] is None:
         return ABSENT
-    metric = metric_of(row["metric"])
-    return f"{printed(metric, row['low'], sign=True)} to {printed(metric, row['high'], sign=True)}"
+    low, high = (printed(METRICS[row["metric"]], row[key], sign=True) for key in ("low", "high"))
+    return f"{low} to {high}"
 
 
 def _verdict(row: Row) -> str:
-    if row["only"] is not None:
-        return f"{row['only'].upper()} alone"
     if row["low"] is None:
         return "no pairs"
     if not excludes_0(row):
-        return "not told apart"
-    return "B better" if (row["difference"] > 0) == metric_of(row["metric"]).higher_is_better else "B worse"
+        return "equal" if row["low"] == row["high"] else "not told apart"
+    return "B better" if (row["difference"] > 0) == METRICS[row["metric"]].higher_is_better else "B worse"
+
+
+def _alone(rows: Sequence[Row]) -> list[str]:
+    """Say which methods and metrics one run alone has."""
+    sentences = []
+    for run in ("a", "b"):
+        for kind in ("method", "metric"):
+            found: dict[str, set[str | None]] = {}
+            for row in rows:
+                found.setdefault(row[kind], set()).add(row["only"])
+            names = [name for name, only in found.items() if only == {run}]
+            if names:
+                sentences.append(f"{run.upper()} alone has the {kind}{'s' * (len(names) > 1)} {', '.join(names)}.")
+    return sentences
 
 
 def _environment(run: Run) -> dict[str, Any]:

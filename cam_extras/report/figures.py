@@ -11,10 +11,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
-from markupsafe import Markup
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,10 +38,11 @@ ABSENT = "—"  # stands for a number that there is not
 _INK = "#123456"  # stands for the page's colour of text until the SVG is there
 # Okabe and Ito's colours but for yellow, which is not seen on white; the page's colour of text is their black.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", _INK)
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")  # as many as have no factor in common with colours
+# Eleven, and seven colours: 77 methods look different.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _LINES = ("-", "--", ":", "-.")
-_WIDTH = 5.0  # inches: narrow, so that text is readable where the page is
-_LETTERS = 22  # of a name in a figure
+_WIDTH = 4.4  # inches: narrow, so that text is readable where the page is
+_LETTERS = 20  # of a name in a figure
 _AT_ONCE = 2**14
 _STYLE = {
     "svg.fonttype": "none",
@@ -55,7 +54,9 @@ _STYLE = {
     "grid.alpha": 0.15,
     "legend.frameon": False,
     "legend.fontsize": 9,
-    "font.size": 9.5,
+    "legend.columnspacing": 1,
+    "legend.handletextpad": 0.5,
+    "font.size": 10,
     **dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), _INK
     ),
@@ -114,27 +115,29 @@ def mean_curves(file: pq.ParquetFile, name: str) -> dict[str, MeanCurve]:
 
     Curves are interpolated linearly: the shares of pixels may differ from image to image.
     """
-    count, sums, squares = {}, {}, {}  # type: ignore[var-annotated]
+    totals: dict[str, np.ndarray] = {}  # of each method: the number of curves, their sum and that of their squares
     for batch in file.iter_batches(_AT_ONCE, columns=["method", name, "curve_fractions"], use_threads=False):
-        table = pa.table(batch).filter(pc.is_valid(batch.column(name)))
-        lengths = pc.list_value_length(table[name])
+        batch = batch.filter(pc.is_valid(batch.column(name)))
+        lengths = pc.list_value_length(batch.column(name))
         for length in pc.unique(lengths).to_pylist():
-            alike = table.filter(pc.equal(lengths, length))
+            alike = batch.filter(pc.equal(lengths, length))
             scores, fractions = (
-                pc.list_flatten(alike[column]).to_numpy().reshape(-1, length) for column in (name, "curve_fractions")
+                pc.list_flatten(alike.column(column)).to_numpy().reshape(-1, length)
+                for column in (name, "curve_fractions")
             )
-            on_grid = _on_grid(fractions, scores)
-            of_row = alike["method"].to_numpy()
-            for method in alike["method"].unique().to_pylist():
-                found = on_grid[of_row == method]
-                count[method] = count.get(method, 0) + len(found)
-                sums[method] = sums.get(method, 0) + found.sum(axis=0)
-                squares[method] = squares.get(method, 0) + (found**2).sum(axis=0)
+            values = _on_grid(fractions, scores)
+            encoded = alike.column("method").dictionary_encode()
+            methods = encoded.dictionary.to_pylist()
+            members = (encoded.indices.to_numpy() == np.arange(len(methods))[:, None]).astype(float)
+            columns = np.concatenate([np.ones((len(values), 1)), values, values**2], axis=1)
+            for method, sums in zip(methods, members @ columns, strict=True):
+                totals[method] = totals.get(method, 0) + sums
     curves = {}
-    for method, images in count.items():
-        mean = sums[method] / images
-        variance = np.maximum(squares[method] / images - mean**2, 0)
-        curves[method] = MeanCurve(mean, np.sqrt(variance / max(images - 1, 1)), images)
+    for method, sums in totals.items():
+        count = int(sums[0])
+        mean, squares = np.split(sums[1:] / count, 2)
+        error = np.sqrt(np.maximum(squares - mean**2, 0) / max(count - 1, 1))
+        curves[method] = MeanCurve(mean, error, count)
     return curves
 
 
@@ -151,35 +154,40 @@ def _on_grid(fractions: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def bars(metric: Metric, rows: Sequence[Row]) -> Markup:
+def bars(metric: Metric, rows: Sequence[Row]) -> str:
     """Draw a bar with its interval for each row of a summary, which are of one metric."""
     best = best_of(metric, [row["value"] for row in rows])
 
     def draw(axes: Axes) -> None:
-        for place, (row, is_best) in enumerate(zip(rows, best, strict=True)):
-            if row["value"] is not None:
-                axes.barh(place, metric.scale * row["value"], 0.62, color=_COLOURS[1 if is_best else 0], alpha=0.85)
-                _interval(axes, place, metric, row, row["value"], ecolor=_INK, elinewidth=1.2, capsize=2.5)
-        _places(axes, rows, [printed(metric, row["value"]) for row in rows], best)
+        places, values, reach = _intervals(metric, rows, "value")
+        axes.barh(places, values, 0.62, color=[_COLOURS[1 if best[place] else 0] for place in places], alpha=0.85)
+        axes.errorbar(values, places, xerr=reach, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=2.5)
+        _name_places(axes, rows, [printed(metric, row["value"]) for row in rows], best)
         axes.axvline(0, color=_INK, linewidth=0.8)
 
-    return _svg(f"bars-{metric.name}", _height(rows), draw, _gist(metric, rows, "value"))
+    return _svg(f"bars-{metric.name}", _height(rows), draw, _gist(metric, rows, "value"), left=_left(rows))
 
 
-def differences(metric: Metric, rows: Sequence[Row]) -> Markup:
+def differences(metric: Metric, rows: Sequence[Row]) -> str:
     """Draw the paired difference with its interval for each row of a comparison, which are of one metric."""
     apart = [excludes_0(row) for row in rows]
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=_INK, linewidth=0.8)
-        for place, (row, is_apart) in enumerate(zip(rows, apart, strict=True)):
-            if row["difference"] is not None:
-                colour = _COLOURS[1 if is_apart else 0]
-                look = {"marker": "o", "color": colour, "markerfacecolor": colour if is_apart else "none"}
-                _interval(axes, place, metric, row, row["difference"], capsize=2.5, **look)
-        _places(axes, rows, [printed(metric, row["difference"], sign=True) for row in rows], apart)
+        places, values, reach = _intervals(metric, rows, "difference")
+        for wanted, colour, fill in ((False, _COLOURS[0], "none"), (True, _COLOURS[1], _COLOURS[1])):
+            some = np.array([apart[place] == wanted for place in places], dtype=bool)
+            look: dict[str, Any] = {
+                "linestyle": "none",
+                "marker": "o",
+                "color": colour,
+                "markerfacecolor": fill,
+                "capsize": 2.5,
+            }
+            axes.errorbar(values[some], places[some], xerr=reach[:, some], **look)
+        _name_places(axes, rows, [printed(metric, row["difference"], sign=True) for row in rows], apart)
 
-    return _svg(f"differences-{metric.name}", _height(rows), draw, _gist(metric, rows, "difference"))
+    return _svg(f"differences-{metric.name}", _height(rows), draw, _gist(metric, rows, "difference"), left=_left(rows))
 
 
 def excludes_0(row: Row) -> bool:
@@ -187,31 +195,25 @@ def excludes_0(row: Row) -> bool:
     return row["low"] is not None and not row["low"] <= 0 <= row["high"]
 
 
-def scatter(x: Metric, y: Metric, rows_x: Sequence[Row], rows_y: Sequence[Row]) -> Markup:
+def scatter(x: Metric, y: Metric, rows_x: Sequence[Row], rows_y: Sequence[Row]) -> str:
     """Draw the values of one metric against those of another, with their intervals; rows are of a summary each."""
 
     def draw(axes: Axes) -> None:
         for number, (row_x, row_y) in enumerate(zip(rows_x, rows_y, strict=True)):
             if row_x["value"] is not None and row_y["value"] is not None:
-                axes.errorbar(
-                    x.scale * row_x["value"],
-                    y.scale * row_y["value"],
-                    xerr=_reach(x, row_x, row_x["value"]),
-                    yerr=_reach(y, row_y, row_y["value"]),
-                    label=_name(row_x["method"]),
-                    elinewidth=0.8,
-                    markersize=7,
-                    markeredgecolor=_INK,
-                    markeredgewidth=0.6,
-                    **_look(number) | {"linestyle": "none"},
-                )
+                _, at_x, reach_x = _intervals(x, [row_x], "value")
+                _, at_y, reach_y = _intervals(y, [row_y], "value")
+                look = _look(number) | {"linestyle": "none", "elinewidth": 0.8, "markersize": 7}
+                look |= {"markeredgecolor": _INK, "markeredgewidth": 0.6, "label": _name(row_x["method"])}
+                axes.errorbar(at_x, at_y, xerr=reach_x, yerr=reach_y, **look)
         axes.set_xlabel(f"{x.title} {x.arrow}{_unit(x)}")
         axes.set_ylabel(f"{y.title} {y.arrow}{_unit(y)}")
         right, up = x.higher_is_better, y.higher_is_better
-        axes.annotate(
+        axes.text(
+            0.98 if right else 0.02,
+            0.98 if up else 0.02,
             f"{'↙↖↘↗'[2 * right + up]} better",
-            (0.98 if right else 0.02, 0.98 if up else 0.02),
-            xycoords="axes fraction",
+            transform=axes.transAxes,
             ha="right" if right else "left",
             va="top" if up else "bottom",
             fontstyle="italic",
@@ -221,10 +223,10 @@ def scatter(x: Metric, y: Metric, rows_x: Sequence[Row], rows_y: Sequence[Row]) 
         f"{row_x['method']}: {printed(x, row_x['value'])}, {printed(y, row_y['value'])}."
         for row_x, row_y in zip(rows_x, rows_y, strict=True)
     )
-    return _svg(f"scatter-{x.name}-{y.name}", 3.4, draw, label, legend=len(rows_x))
+    return _svg(f"scatter-{x.name}-{y.name}", 2.9, draw, label, legend=len(rows_x))
 
 
-def curves(what: str, found: Mapping[str, MeanCurve], methods: Sequence[str]) -> Markup:
+def curves(what: str, found: Mapping[str, MeanCurve], methods: Sequence[str]) -> str:
     """Draw the mean insertion or deletion curve of each method, with a band of its standard error.
 
     Args:
@@ -251,7 +253,7 @@ def curves(what: str, found: Mapping[str, MeanCurve], methods: Sequence[str]) ->
         for method in methods
         if method in found
     )
-    return _svg(f"curves-{what}", 3.2, draw, label, legend=len(found))
+    return _svg(f"curves-{what}", 2.8, draw, label, legend=len(found))
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -262,19 +264,15 @@ def _look(number: int) -> dict[str, Any]:
     }
 
 
-def _reach(metric: Metric, row: Row, value: float) -> list[list[float]] | None:
-    """Return how far an interval reaches below and above a value, as matplotlib takes it."""
-    if row["low"] is None:
-        return None
-    return [[metric.scale * max(0.0, reach)] for reach in (value - row["low"], row["high"] - value)]
+def _intervals(metric: Metric, rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the places of the rows that have a number, the numbers, and how far below and above intervals reach."""
+    places = [place for place, row in enumerate(rows) if row[key] is not None]
+    known = [(rows[place][key], rows[place]["low"], rows[place]["high"]) for place in places]
+    values, low, high = metric.scale * np.array(known, dtype=float).reshape(-1, 3).T
+    return np.array(places, dtype=int), values, np.stack([values - low, high - values]).clip(min=0)
 
 
-def _interval(axes: Axes, place: int, metric: Metric, row: Row, value: float, **look: Any) -> None:
-    look.setdefault("fmt", "none" if "marker" not in look else "")
-    axes.errorbar(metric.scale * value, place, xerr=_reach(metric, row, value), **look)
-
-
-def _places(axes: Axes, rows: Sequence[Row], values: Sequence[str], bold: Sequence[bool]) -> None:
+def _name_places(axes: Axes, rows: Sequence[Row], values: Sequence[str], bold: Sequence[bool]) -> None:
     """Name the rows to the left of the axes, from the top down, and write their values to the right."""
     axes.set_yticks(range(len(rows)), [_name(row["method"]) for row in rows])
     axes.tick_params(axis="y", length=0)
@@ -283,11 +281,17 @@ def _places(axes: Axes, rows: Sequence[Row], values: Sequence[str], bold: Sequen
     axes.locator_params(axis="x", nbins=5)
     for place, (text, is_bold) in enumerate(zip(values, bold, strict=True)):
         weight = "bold" if is_bold else "normal"
-        axes.annotate(text, (1.03, place), xycoords=("axes fraction", "data"), va="center", fontweight=weight)
+        at: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
+        axes.text(1.215, place, text, fontweight=weight, **at)
+
+
+def _left(rows: Sequence[Row]) -> float:
+    """Return what the longest of the methods' names takes, in inches."""
+    return 0.2 + 0.082 * max(len(_name(row["method"])) for row in rows)
 
 
 def _height(rows: Sequence[Row]) -> float:
-    return 0.45 + 0.24 * len(rows)
+    return 0.25 * len(rows)
 
 
 def _unit(metric: Metric) -> str:
@@ -296,9 +300,14 @@ def _unit(metric: Metric) -> str:
 
 def _name(method: str) -> str:
     """Shorten a name in its middle: names differ by what they begin or end with."""
-    plain = re.sub(r"[\x00-\x1f\x7f\ufffe\uffff]", "�", method)  # XML has no place for these
+    plain = _plain(method)
     half = (_LETTERS - 1) // 2
     return plain if len(plain) <= _LETTERS else f"{plain[:half]}…{plain[-half:]}"
+
+
+def _plain(text: str) -> str:
+    """Replace what XML has no place for."""
+    return re.sub(r"[\x00-\x1f\x7f\ufffe\uffff]", "�", text)
 
 
 def _gist(metric: Metric, rows: Sequence[Row], key: str) -> str:
@@ -315,17 +324,31 @@ def _gist(metric: Metric, rows: Sequence[Row], key: str) -> str:
     return f"{what}{metric.title}{', per cent' if metric.scale == 100 else ''}, {better} is better. {' '.join(cells)}"
 
 
-def _svg(name: str, height: float, draw: Callable[[Axes], None], label: str, legend: int = 0) -> Markup:
-    """Return a figure as SVG to stand in a page: its ids its own, its black and its font the page's."""
+def _svg(
+    name: str, height: float, draw: Callable[[Axes], None], label: str, left: float = 0.6, legend: int | None = None
+) -> str:
+    """Return a figure as SVG to stand in a page: its ids its own, its black and its font the page's.
+
+    Args:
+        name: no other figure of the page has it.
+        height: of the axes, in inches.
+        draw: draws in the axes.
+        label: says what the figure shows.
+        left: of the axes, in inches.
+        legend: how many entries the legend has; None for values to the right instead.
+    """
     file = io.BytesIO()
     with style.context(["default", {**_STYLE, "svg.hashsalt": name}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has it
-        lines = -(-legend // 2)
-        figure = Figure(figsize=(_WIDTH, height + 0.2 * lines), layout="constrained")
-        axes = figure.add_subplot()
+        bottom = 0.3 if legend is None else 0.55 + 0.19 * -(-legend // 2)
+        whole = bottom + height + 0.1
+        figure = Figure(figsize=(_WIDTH, whole))
+        # Placed by hand: a layout that looks for the place takes most of the time.
+        right = 0.15 if legend is not None else 0.18 * (_WIDTH - left)
+        axes = figure.add_axes((left / _WIDTH, bottom / whole, 1 - (left + right) / _WIDTH, height / whole))
         draw(axes)
-        if lines:
-            figure.legend(loc="outside lower center", ncols=2)
+        if legend:
+            figure.legend(loc="lower center", ncols=2)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())
     used = set(re.findall(r"(?:url\(#|href=\"#)([\w-]+)", file.getvalue().decode()))
@@ -344,10 +367,10 @@ def _svg(name: str, height: float, draw: Callable[[Axes], None], label: str, leg
             elif key.endswith("href"):
                 key, value = "href", f"#{name}-{value[1:]}"
             elif key in ("d", "x", "y", "transform"):
-                value = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", value)
+                value = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.1f}", value)
             value = value.replace("url(#", f"url(#{name}-").replace(_INK, "currentColor")
             element.set(key, re.sub(r"font-family:[^;]*;?\s*", "", value) if key == "style" else value)
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
-    root.attrib |= {"role": "img", "aria-label": label, "stroke-linejoin": "round"}
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
+    root.attrib |= {"role": "img", "aria-label": _plain(label), "stroke-linejoin": "round"}
+    return ElementTree.tostring(root, encoding="unicode")

@@ -16,7 +16,6 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.colors import to_hex
 from PIL import Image
 
@@ -34,9 +33,9 @@ _CURVES = ("insertion", "deletion")
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure and what is said under it."""
+    """A figure, as markup, and what is said under it."""
 
-    svg: Markup
+    svg: str
     caption: str
 
 
@@ -73,7 +72,7 @@ class _Picture:
 class _Overlay:
     method: str
     picture: _Picture | None
-    scores: list[tuple[Metric, str]]
+    scores: list[tuple[Metric, str]]  # the first ones stand under it, all of them in a table
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ class _Card:
 class _Gallery:
     cards: list[_Card]
     kinds: list[str]
-    metrics: list[Metric]
     by: Metric
+    main: int  # how many scores stand under an overlay
     note: str
 
 
@@ -109,25 +108,25 @@ def write_report(run: Run) -> Path:
         NoSpaceError: the disk is full.
     """
     summary, errors = run.summary, run.errors
-    file = results_of(run)
-    images = _images(file)
     metrics = list(dict.fromkeys(row["metric"] for row in summary))
     methods = list(dict.fromkeys(row["method"] for row in summary))
-    known = images["label"].is_valid()
-    right = pc.sum(pc.equal(images["label"], images["predicted"])).as_py()
+    with results_of(run) as file:
+        images = _images(file)
+        plots = _mean_curves(file, methods)
+        gallery = _gallery(run, file, metrics)
     page = render(
         "report.html.j2",
         title=title_of(run),
         configuration=run.configuration,
         scored=len(images),
         failed=len(errors),
-        labelled=pc.sum(known).as_py() or 0,
-        right=right or 0,
+        labelled=len(images) - images["label"].null_count,
+        right=pc.sum(pc.equal(images["label"], images["predicted"])).as_py() or 0,
         summary=summary_of(summary),
-        bars=[_bars(metric_of(name), summary) for name in metrics],
+        bars=[Plot(bars(metric_of(name), _of_metric(summary, name)), caption_of(metric_of(name))) for name in metrics],
         scatters=_scatters(summary, metrics),
-        curves=_mean_curves(file, methods),
-        gallery=_gallery(run, file, metrics),
+        curves=plots,
+        gallery=gallery,
         colours=[to_hex(colour) for colour in matplotlib.colormaps[COLORMAP](np.linspace(0, 1, 9))],
         errors=errors.slice(0, ERRORS_SHOWN).to_pylist(),
         stages=pc.value_counts(errors["stage"]).to_pylist(),
@@ -149,7 +148,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    environment.globals["metric_of"] = environment.filters["metric_of"] = metric_of
+    environment.globals |= {"metric_of": metric_of, "printed": printed}
     return environment.get_template(template).render(values)
 
 
@@ -205,8 +204,9 @@ def _of_metric(rows: Iterable[Mapping[str, Any]], name: str) -> list[Mapping[str
     return [row for row in rows if row["metric"] == name]
 
 
-def _bars(metric: Metric, summary: Sequence[Mapping[str, Any]]) -> Plot:
-    return Plot(bars(metric, _of_metric(summary, metric.name)), f"{metric.title} {metric.arrow}: {metric.meaning}")
+def caption_of(metric: Metric) -> str:
+    """Say what the numbers of a figure are."""
+    return f"{metric.title} {metric.arrow}{' in per cent' if metric.scale == 100 else ''}: {metric.meaning}"
 
 
 def _scatters(summary: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[Plot]:
@@ -226,8 +226,7 @@ def _mean_curves(file: pq.ParquetFile, methods: Sequence[str]) -> list[Plot]:
         column = f"{what}_curve"
         found = mean_curves(file, column) if column in file.schema_arrow.names else {}
         if found:
-            metric = METRICS[what]
-            caption = f"{metric.title} {metric.arrow}: {metric.meaning}; mean over images, band of its standard error"
+            caption = f"{METRICS[what].title} curves: mean over images, band of its standard error"
             plots.append(Plot(curves(what, found, methods), caption))
     return plots
 
@@ -235,47 +234,53 @@ def _mean_curves(file: pq.ParquetFile, methods: Sequence[str]) -> list[Plot]:
 def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery | None:
     """Choose images as the run did that drew them, and gather what is shown of each."""
     asked = run.configuration.get("pictures") or {}
-    by = asked.get("metric")
+    by = asked.get("metric", "")
     if not asked.get("count") or by not in file.schema_arrow.names:
         return None
     scores = file.read(["index", by])
     scores = scores.filter(scores[by].is_valid())
-    values = image_values(scores["index"].to_numpy(), scores[by].to_numpy(), by)
+    values = image_values(scores["index"].to_pylist(), scores[by].to_pylist(), by)
     groups = choose_images(values, asked["count"], run.configuration.get("seed", 0))
     chosen = list(dict.fromkeys(index for group in groups.values() for index in group))
     drawn = run.pictures()
     of_image: dict[int, list[dict[str, Any]]] = {index: [] for index in chosen if "" in drawn.get(index, {})}
-    wanted = ["index", "path", "method", "label", "target", "predicted", "probability"]
-    shown = [name for name in metrics if name in file.schema_arrow.names]
-    for row in _rows_of(file, list(of_image), [*wanted, *shown]):
+    shown = [name for name in dict.fromkeys([by, *metrics]) if name in file.schema_arrow.names]
+    wanted = ["index", "path", "method", "label", "target", "predicted", "probability", *shown]
+    for row in _rows_of(file, list(of_image), wanted):
         of_image[row["index"]].append(row)
     categories = run.starts[-1].get("categories") or [] if run.starts else []
-    main = [name for name in dict.fromkeys([by, *shown]) if name in shown][:_SCORES_SHOWN]
     numbers = sorted({_kind(rows[0]) for rows in of_image.values()})
     cards = []
     for index, rows in of_image.items():
         first, pictures = rows[0], drawn[index]
         label, target, predicted = (_class(first[key], categories) for key in ("label", "target", "predicted"))
-        outcome = "unknown" if label is None else "right" if first["label"] == first["predicted"] else "wrong"
-        facts = [("Class", label or "unknown"), ("Predicted", f"{predicted}"), ("Explained", f"{target}")]
-        facts.append(("Its probability", f"{first['probability']:.1%}".replace("%", " %")))
         sign = 1 if METRICS[by].higher_is_better else -1
-        facts.append((f"{METRICS[by].short}, mean of methods", printed(METRICS[by], sign * values[index])))
-        overlays = [
-            _Overlay(
-                row["method"],
-                _picture(pictures[row["method"]]) if row["method"] in pictures else None,
-                [(METRICS[name], printed(METRICS[name], row[name])) for name in [*main, *shown]],
-            )
-            for row in rows
-        ]
-        in_groups = [name for name, group in groups.items() if index in group]
-        kind = numbers.index(_kind(first))
-        cards.append(_Card(first["path"], in_groups, outcome, kind, facts, _picture(pictures[""]), overlays))
+        card = _Card(
+            path=first["path"],
+            groups=[name for name, group in groups.items() if index in group],
+            outcome="unknown" if label is None else "right" if first["label"] == first["predicted"] else "wrong",
+            kind=numbers.index(_kind(first)),
+            facts=[
+                ("Class", label or "unknown"),
+                ("Predicted", str(predicted)),
+                ("Explained", f"{target}, probability {100 * first['probability']:.1f} %"),
+                (f"{METRICS[by].short}, mean of methods", printed(METRICS[by], sign * values[index])),
+            ],
+            image=_picture(pictures[""]),
+            overlays=[
+                _Overlay(
+                    row["method"],
+                    _picture(pictures[row["method"]]) if row["method"] in pictures else None,
+                    [(METRICS[name], printed(METRICS[name], row[name])) for name in shown],
+                )
+                for row in rows
+            ],
+        )
+        cards.append(card)
     missing = len(chosen) - len(cards)
     note = f"Of {missing} of {len(chosen)} images chosen there is no picture." if missing else ""
     kinds = [str(_class(number, categories)) for number in numbers]
-    return _Gallery(cards, kinds, [METRICS[name] for name in main], METRICS[by], note)
+    return _Gallery(cards, kinds, METRICS[by], min(_SCORES_SHOWN, len(shown)), note)
 
 
 def _rows_of(file: pq.ParquetFile, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
