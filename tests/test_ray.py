@@ -29,6 +29,10 @@ from cam_extras.models import Classifier, load_model
 from cam_extras.run import evaluate
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install cam_extras[ray]")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning"),  # of Ray Data, about itself
+    pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning"),
+]
 
 IMAGES, PART = 26, 4
 BROKEN, TROUBLED = 5, 11
