@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from cam_extras._checks import check_choice
@@ -42,6 +41,8 @@ def make_canvases(count: int, split: str, seed: int) -> Canvases:
         split: "train", or "test" for digits that the demo's classifier was not trained on.
         seed: of the drawing; the same seed gives the same canvases.
     """
+    from sklearn.datasets import load_digits  # here, for it takes long to import, and other commands do without
+
     check_choice("split", split, ("train", "test"))
     data = load_digits()
     part = slice(None, -HELD_OUT) if split == "train" else slice(-HELD_OUT, None)
