@@ -1,6 +1,6 @@
 """Speed of the Ray engine: two workers against one, of one thread each, and against the local engine.
 
-    python benchmarks/ray_workers.py [--images 512] [--rounds 3] [--workers 2]
+    python benchmarks/ray_workers.py [--images 1024] [--rounds 3] [--workers 2]
 
 Digits from files, with the methods and metrics that `evaluate` takes by default. The engines take turns, round after
 round; medians decide. What is compared are images per second from the first part that is done to the last; what comes
@@ -80,7 +80,7 @@ def measure(job: Job, source: Source, workers: int) -> tuple[float, float, float
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()

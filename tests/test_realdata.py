@@ -165,4 +165,4 @@ def test_explain_command(realdata, tmp_path):
         rows = list(csv.DictReader(file))
     assert {row["method"] for row in rows} == set(METHODS)
     assert {row["predicted"] for row in rows} == {"130"}  # flamingo
-    assert float(rows[0]["confidence"]) > 0.9
+    assert float(rows[0]["probability"]) > 0.9
