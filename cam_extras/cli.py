@@ -93,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="dotted name, such as layer4; default: auto, the last feature map before pooling",
     )
-    explain.add_argument("--method", action="append", choices=list(METHODS), help="repeatable; default: all")
+    explain.add_argument(
+        "--method",
+        action="append",
+        metavar="NAME",
+        help="of `cam-extras list`, also pytorch-grad-cam's, such as ScoreCAM; repeatable; default: all of ours",
+    )
     explain.add_argument("--target", metavar="CLASS", help="class by number or name; default: the predicted class")
     explain.add_argument("--device", type=_device, default=_DEVICE)
     explain.add_argument("--output", type=Path, default=Path("cam-extras-output/explain"), metavar="DIR")
@@ -158,8 +163,11 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
 
 
 def _list(options: argparse.Namespace, console: Console) -> None:
+    from cam_extras.pytorch_grad_cam import UPSTREAM  # only here: importing the host takes a second
+
     for table in list_table():
         console.print(table)
+    console.print("Methods of pytorch-grad-cam by name:", ", ".join(sorted(set(UPSTREAM) - set(METHODS))))
 
 
 def _explain(options: argparse.Namespace, console: Console) -> int:

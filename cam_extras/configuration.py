@@ -26,7 +26,7 @@ def read_methods(
     Args:
         given: names such as "GradCAM", with hyper-parameters as "OptiCAM:max_iterations=30,score=softmax"; methods;
             or a mapping of names of your own to methods, or to hyper-parameters, with "method" where the name is not
-            the class's.
+            the class's. Names that are not ours are those of pytorch-grad-cam's classes, such as "ScoreCAM".
         seed: of those methods given by name that draw random numbers and are given no other.
 
     Raises:
@@ -56,8 +56,13 @@ def _make_method(name: str, hyper: Mapping[str, Any] | None, seed: int) -> Metho
         hyper = read_settings(text.split(",") if text else [])
     else:
         class_name = hyper.get("method", name)
-    check_name("method", class_name, METHODS)
     hyper = {key: value for key, value in hyper.items() if key != "method"}
+    if class_name not in METHODS:
+        from cam_extras.pytorch_grad_cam import UPSTREAM, Upstream  # only where asked for: it imports its host
+
+        check_name("method", class_name, {**METHODS, **UPSTREAM})
+        score = hyper.pop("score", "logit")
+        return Upstream(cam=class_name, score=score, hyper=hyper)
     if any(field.name == "seed" for field in fields(METHODS[class_name])):
         hyper = {"seed": seed, **hyper}
     return METHODS[class_name].make(hyper)

@@ -88,6 +88,21 @@ class Probe:
         return [first._with(_layer=index) for index in range(len(layers))]
 
     @property
+    def model(self) -> Model:
+        """The model."""
+        return self._recording.model
+
+    @property
+    def layer(self) -> nn.Module:
+        """The layer that is looked at."""
+        return self._recording.layers[self._layer]
+
+    @property
+    def reshape_transform(self) -> Callable[[Tensor], Tensor] | None:
+        """What makes a feature map of the layer's output."""
+        return self._recording.reshape_transform
+
+    @property
     def x(self) -> Tensor:
         """The batch."""
         return self._recording.x

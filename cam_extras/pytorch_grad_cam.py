@@ -2,7 +2,8 @@
 
 >>> from cam_extras.pytorch_grad_cam import ShapleyCAM  # was: from pytorch_grad_cam import ShapleyCAM
 
-`UPSTREAM` lists pytorch-grad-cam's own classes, and `upstream_maps` calls one without a trace on the model.
+`UPSTREAM` lists pytorch-grad-cam's own classes, `upstream_maps` calls one without a trace on the model, and `Upstream`
+makes it a method like ours.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -22,10 +24,19 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import Tensor, nn
 
 from cam_extras import methods
-from cam_extras._checks import SampleError, check_finite, check_input, check_targets, check_unit_range, list_targets
+from cam_extras._checks import (
+    SampleError,
+    check_choice,
+    check_finite,
+    check_input,
+    check_name,
+    check_targets,
+    check_unit_range,
+    list_targets,
+)
 from cam_extras.maps import layer_map
 from cam_extras.probe import Probe, check_layers, reference_tensor, undisturbed
-from cam_extras.scores import PerSampleScorer
+from cam_extras.scores import SCORES, PerSampleScorer
 
 
 class MethodCAM(BaseCAM):
@@ -293,6 +304,7 @@ def upstream_maps(
     targets: Tensor,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
     hyper: Mapping[str, Any] = MappingProxyType({}),
+    score: str = "logit",
 ) -> Tensor:
     """Explain a batch with one of pytorch-grad-cam's own classes: its maps (N, *S), float32 in [0, 1].
 
@@ -308,12 +320,16 @@ def upstream_maps(
         reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers; AblationCAM needs
             `ablation_layer=AblationLayerVit()` with it.
         hyper: arguments of the class, and of its call: see `check_upstream`.
+        score: the utility of the class that is explained, a key of `cam_extras.scores.SCORES`. FinerCAM has its own.
 
     Raises:
         TypeError: see `check_upstream`; or the input holds no floating-point numbers.
         ValueError: there is not one target for each sample, the layer is not part of the model, the class cannot use
-            the `reshape_transform`, or a map is NaN.
+            the `reshape_transform` or the score, or a map is NaN.
     """
+    check_choice("score", score, SCORES)
+    if score != "logit" and issubclass(cam_type, upstream.FinerCAM):
+        raise ValueError(f"FinerCAM compares logits and takes no other score; got score={score!r}")
     of_call = check_upstream(cam_type, hyper)
     options = {name: value for name, value in hyper.items() if name not in of_call}
     at_call = {name: value for name, value in hyper.items() if name in of_call}
@@ -342,24 +358,69 @@ def upstream_maps(
                     raise SampleError(f"the model has no class {target}, given", [sample]) from error
             maps = np.concatenate(found)
         else:
-            maps = cam(x, [_ClassTarget(target, sample) for sample, target in enumerate(targets.tolist())], **at_call)
+            wanted = [_ClassTarget(target, sample, score) for sample, target in enumerate(targets.tolist())]
+            maps = cam(x, wanted, **at_call)
     result = torch.from_numpy(np.float32(maps))
     check_unit_range(f"the map of {cam_type.__name__}", result)
     return result
 
 
 class _ClassTarget(ClassifierOutputTarget):
-    """Read a class that the model has."""
+    """Score a class that the model has."""
 
-    def __init__(self, category: int, sample: int):
+    def __init__(self, category: int, sample: int, score: str):
         super().__init__(category)
         self.sample = sample
+        self.score = SCORES[score](category)
 
     def __call__(self, model_output: Tensor) -> Tensor:
         classes = model_output.shape[-1]
         if not 0 <= self.category < classes:
             raise SampleError(f"class indices must lie in [0, {classes}); got {self.category}", [self.sample])
-        return super().__call__(model_output)
+        return self.score(model_output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream(methods.Method):
+    """One of pytorch-grad-cam's own classes as a method, so that runs and evaluators score its maps, too.
+
+    `cam_extras.evaluate` and the command line take it by its name, such as "ScoreCAM". It explains with forward passes
+    of its own, and its contributions are its maps (N, 1, *S) at the input's size.
+
+    Args:
+        cam: key of `UPSTREAM`.
+        score: the utility of the class that is explained, a key of `cam_extras.scores.SCORES`.
+        hyper: arguments of the class, and of its call, by name.
+
+    Raises:
+        TypeError: the class has no such argument.
+        ValueError: there is no class of that name, or no such score.
+    """
+
+    cam: str
+    score: str = "logit"
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name("class of pytorch-grad-cam", self.cam, UPSTREAM)
+        check_choice("score", self.score, SCORES)
+        check_upstream(UPSTREAM[self.cam], self.hyper)
+
+    def __call__(self, probe: Probe) -> Tensor:
+        """Return the maps (N, 1, *S)."""
+        if not isinstance(probe.model, nn.Module) or probe.target is None:
+            raise TypeError("pytorch-grad-cam's classes explain a class index of an nn.Module")
+        maps = upstream_maps(
+            UPSTREAM[self.cam],
+            probe.model,
+            probe.layer,
+            probe.x,
+            probe.target,
+            probe.reshape_transform,
+            self.hyper,
+            self.score,
+        )
+        return maps[:, None].to(probe.x.device)
 
 
 def check_upstream(cam_type: type, hyper: Mapping[str, Any]) -> list[str]:

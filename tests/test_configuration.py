@@ -16,6 +16,7 @@ from torchvision.transforms import Compose, Normalize
 from cam_extras.configuration import describe, read_methods, read_options, read_settings
 from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, OptiCAM, RandomCAM
 from cam_extras.metrics import MetricOptions, Schedule
+from cam_extras.pytorch_grad_cam import Upstream
 from cam_extras.settings import DEFAULTS, add_flags, read_all
 
 
@@ -55,10 +56,22 @@ class TestMethods:
         }
         assert read_methods("GradCAM", 0) == {"GradCAM": GradCAM()}
 
+    def test_classes_of_pytorch_grad_cam(self):
+        given = ["ScoreCAM", "GradCAMPlusPlus:score=rest", "ScoreCAM:aug_smooth=True", "GradCAM"]
+        assert list(read_methods(given, 3).values()) == [
+            Upstream(cam="ScoreCAM"),
+            Upstream(cam="GradCAMPlusPlus", score="rest"),
+            Upstream(cam="ScoreCAM", hyper={"aug_smooth": True}),
+            GradCAM(),
+        ]
+
     @pytest.mark.parametrize(
         ("given", "error", "match"),
         [
             ([], ValueError, "no method to evaluate"),
+            (["ScoreCam"], ValueError, "there is no method 'ScoreCam': did you mean ScoreCAM"),
+            (["ScoreCAM:steps=3"], TypeError, "ScoreCAM has no hyper-parameter 'steps': it has"),
+            (["ScoreCAM:score=logits"], ValueError, "score must be one of"),
             (["GradCam"], ValueError, "there is no method 'GradCam': did you mean GradCAM"),
             (["GradCAM", "GradCAM"], ValueError, "two methods named 'GradCAM'"),
             ([OptiCAM(), OptiCAM(max_iterations=3)], ValueError, "two methods named 'OptiCAM': give them names"),

@@ -19,7 +19,12 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWe
 from state import untouched
 from torch import nn
 
-from cam_extras.pytorch_grad_cam import UPSTREAM, OptiCAM, check_upstream, upstream_maps
+from cam_extras.evaluation import Evaluator
+from cam_extras.maps import input_map
+from cam_extras.methods import METHODS
+from cam_extras.metrics import coherency
+from cam_extras.probe import Probe
+from cam_extras.pytorch_grad_cam import UPSTREAM, OptiCAM, Upstream, check_upstream, upstream_maps
 
 ALL = pytest.mark.parametrize("name", UPSTREAM)
 CLASSES = torch.tensor([1, 0, 4])
@@ -164,6 +169,56 @@ class TestUpstreamMaps:
         np.testing.assert_allclose(
             refined, upstream_maps(upstream.LayerCAM, model, layer, x, CLASSES), rtol=0, atol=1e-5
         )
+
+    @pytest.mark.parametrize("score", ["softmax", "log_softmax", "rest"])
+    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM"])
+    def test_scores(self, name, score, plain):
+        model, layer, x = plain
+        maps = upstream_maps(UPSTREAM[name], model, layer, x, CLASSES, score=score)
+        ours = METHODS[name](score=score)(Probe(model, layer, x, target=CLASSES))
+        np.testing.assert_allclose(maps, input_map(ours, (12, 16)), rtol=0, atol=1e-5)
+        assert (maps - upstream_maps(UPSTREAM[name], model, layer, x, CLASSES)).abs().max() > 1e-3
+
+    def test_scores_there_are_not(self, plain):
+        model, layer, x = plain
+        with pytest.raises(ValueError, match="score must be one of"):
+            upstream_maps(upstream.GradCAM, model, layer, x, CLASSES, score="logits")
+        with pytest.raises(ValueError, match="FinerCAM compares logits"):
+            upstream_maps(upstream.FinerCAM, model, layer, x, CLASSES, score="rest")
+
+
+class TestMethod:
+    @ALL
+    def test_evaluated(self, name, plain):
+        """Its maps are those of a direct call, and so are those of masked inputs, of which coherency is made."""
+        model, layer, x = plain
+        with untouched(model, x):
+            result = Evaluator(model, layer, {name: Upstream(cam=name)}, ["average_drop", "coherency"])(x, CLASSES)
+        expected = torch.from_numpy(directly(name, model, layer, x))
+        np.testing.assert_allclose(result.maps[name], expected, rtol=0, atol=1e-5)
+        again = torch.from_numpy(directly(name, model, layer, x * result.maps[name][:, None]))
+        np.testing.assert_allclose(
+            result.scores[name]["coherency"], coherency(result.maps[name], again), rtol=0, atol=1e-4
+        )
+
+    def test_reshape_transform(self):
+        setting = make_setting("swin")
+        probe = Probe(setting.model, setting.model.layer, setting.x, target=CLASSES, reshape_transform=TinySwin.reshape)
+        maps = directly("LayerCAM", setting.model, setting.model.layer, setting.x, TinySwin.reshape)
+        np.testing.assert_allclose(Upstream(cam="LayerCAM")(probe)[:, 0], maps, rtol=0, atol=1e-5)
+
+    def test_mistakes(self, plain):
+        model, layer, x = plain
+        with pytest.raises(ValueError, match="there is no class of pytorch-grad-cam 'ScoreCam': did you mean ScoreCAM"):
+            Upstream(cam="ScoreCam")
+        with pytest.raises(ValueError, match="score must be one of"):
+            Upstream(cam="ScoreCAM", score="logits")
+        with pytest.raises(TypeError, match="ScoreCAM has no hyper-parameter 'steps'"):
+            Upstream(cam="ScoreCAM", hyper={"steps": 3})
+        with pytest.raises(TypeError, match="explain a class index"):
+            Upstream(cam="GradCAM")(Probe(model, layer, x, score=lambda outputs: outputs[:, 0]))
+        with pytest.raises(TypeError, match="GradCAM"):
+            Evaluator(model, layer, {"GradCAM": Upstream(cam="GradCAM")}, ["counterfactual_sensitivity"])
 
 
 class TestLeavesNoTrace:

@@ -1,0 +1,147 @@
+"""The papers' tables as data, and the example that shows them beside ours."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import yaml
+from scipy.stats import kendalltau
+from torchvision.models import list_models
+from torchvision.transforms.functional import to_pil_image
+
+from cam_extras.demo.canvases import make_canvases
+from cam_extras.evaluation.summary import summarise
+from cam_extras.methods import METHODS
+from cam_extras.metrics import METRICS
+from cam_extras.pytorch_grad_cam import UPSTREAM
+
+SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "paper_tables.py"
+PAPERS = {path.stem: yaml.safe_load(path.read_text()) for path in (SCRIPT.parent / "papers").glob("*.yaml")}
+TABLES = [(name, table) for name, paper in PAPERS.items() for table in paper["tables"]]
+of_each_table = pytest.mark.parametrize(("name", "table"), TABLES, ids=[f"{n} {t['number']}" for n, t in TABLES])
+
+
+class TestData:
+    def test_five_papers(self):
+        assert set(PAPERS) == {"mi_grad_cam", "expected_grad_cam", "opti_cam", "adcc", "shapley_cam"}
+        for paper in PAPERS.values():
+            assert set(paper["torchvision"].values()) <= set(list_models())
+            numbers = [table["number"] for table in paper["tables"]]
+            assert len(set(numbers)) == len(numbers)
+
+    @of_each_table
+    def test_tables_are_whole(self, name, table):
+        assert {"number", "shows", "kind", "data", "models", "unit", "metrics", "rows"} <= set(table)
+        assert table["kind"] in ("methods", "settings", "other")
+        for about in table["metrics"].values():
+            assert about["better"] in ("higher", "lower")
+        for method, row in table["rows"].items():
+            assert set(row) <= {"ours", "note", *table["models"]}, method
+            for cells in (row[model] for model in table["models"] if model in row):
+                assert set(cells) <= set(table["metrics"]), method
+                assert all(isinstance(value, int | float) for value in cells.values()), method
+
+    @of_each_table
+    def test_names_of_ours_are_ours(self, name, table):
+        for about in table["metrics"].values():
+            ours = about.get("ours")
+            assert ours is None or ours in {*METRICS, "win_percentage", "box_accuracy"}
+            if ours in METRICS:
+                assert METRICS[ours].higher_is_better == (about["better"] == "higher")
+        for row in table["rows"].values():
+            assert row.get("ours") is None or row["ours"] in {*METHODS, *UPSTREAM}
+
+    def test_insertion_minus_deletion(self):
+        (table,) = (t for t in PAPERS["expected_grad_cam"]["tables"] if t["number"] == "3")
+        for row in table["rows"].values():
+            for model in table["models"]:
+                cells = row[model]
+                assert cells["Ins-Del."] == pytest.approx(cells["Ins."] - cells["Del"], abs=0.0151)
+
+    def test_adcc_of_its_parts(self):
+        for name, number in (("adcc", "2"), ("shapley_cam", "1")):
+            (table,) = (t for t in PAPERS[name]["tables"] if t["number"] == number)
+            column = {about["ours"]: key for key, about in table["metrics"].items()}
+            needs = [column[need] for need in METRICS["adcc"].needs]
+            for method, row in table["rows"].items():
+                for model in set(table["models"]) & set(row):
+                    parts = torch.tensor([row[model][need] for need in needs], dtype=torch.float64) / 100
+                    adcc = 100 * METRICS["adcc"].function(*parts)
+                    if method != "Fake-CAM":
+                        assert row[model]["ADCC"] == pytest.approx(float(adcc), abs=0.05), (method, model)
+
+
+class TestNumbers:
+    script = runpy.run_path(str(SCRIPT))
+
+    def results(self):
+        rng = np.random.default_rng(0)
+        methods, images = ["a", "b", "c"], 12
+        columns = {"index": list(range(images)) * 3, "method": [m for m in methods for _ in range(images)]}
+        for name in ("average_drop", "coherency", "complexity", "adcc", "average_gain"):
+            columns[name] = rng.random(3 * images)
+        return pa.table(columns)
+
+    def test_values_are_those_of_the_summary(self):
+        names = ["average_drop", "adcc", "win_percentage"]
+        columns = {name.upper(): {"ours": name, "times": 100} for name in names}
+        values = self.script["values_of"](self.results(), dict.fromkeys("abc"), columns, samples=2000)
+        for row in summarise(self.results(), ["average_drop", "adcc"], samples=2000):
+            ours = values[row["method"]][row["metric"].upper()]
+            assert ours[0] == pytest.approx(100 * row["value"], abs=1e-9)
+            assert len(ours) == 2001
+            low, high = np.quantile(ours[1:], [0.025, 0.975])
+            step = 100 / 12 if row["metric"] == "win_percentage" else 2  # shares of twelve images
+            assert low == pytest.approx(100 * row["low"], abs=step)
+            assert high == pytest.approx(100 * row["high"], abs=step)
+
+    def test_agreement(self):
+        rng = np.random.default_rng(1)
+        theirs = {name: float(place) for place, name in enumerate("abcde")}
+        ours = {name: place + rng.normal(0, 2, 50) for place, name in enumerate("edcbaf")}
+        tau, low, high = self.script["agreement"](theirs, ours)
+        assert tau == kendalltau([4, 3, 2, 1, 0], [ours[name][0] for name in "edcba"]).statistic
+        assert -1 <= low < high <= 1
+        assert self.script["agreement"]({"a": 1.0, "b": 2.0}, ours) is None
+        assert self.script["agreement"](dict.fromkeys("abc", 1.0), ours) is None
+
+
+def test_script(tmp_path):
+    """On digits: the paper's figures stand beside ours, and a second start repeats them without work."""
+    Path(tmp_path, "mine.py").write_text(
+        "from cam_extras.demo.classifier import load_classifier\n"
+        "from cam_extras.models import Classifier\n"
+        "from torchvision import transforms as T\n"
+        "def model():\n"
+        "    prepare = T.Compose([T.Grayscale(), T.ToTensor(), T.Normalize([0.0], [0.26])])\n"
+        "    return Classifier(load_classifier(), prepare)\n"
+    )
+    canvases = make_canvases(6, "test", seed=5)
+    (tmp_path / "digits").mkdir()
+    for number, image in enumerate(canvases.images):
+        to_pil_image(image).save(tmp_path / "digits" / f"{number}.png")
+    command = [sys.executable, str(SCRIPT), "--paper", "shapley", "--data", "digits", "--model", "mine.py:model"]
+    command += ["--table", "1", "--output", "out"]
+    environment = os.environ | {"COLUMNS": "250"}
+    run = {"cwd": tmp_path, "capture_output": True, "text": True, "env": environment}
+    first = subprocess.run(command, check=True, **run)
+    written = (tmp_path / "out" / "shapley.md").read_text()
+    row = next(line for line in written.splitlines() if line.startswith("| GradCAM++ |"))
+    assert re.match(r"\| GradCAM\+\+ \| 19\.9 / \d+\.\d \([+-]\d+\.\d\) \| 98\.[56] / ", row)  # ResNet-18, the first
+    assert "Table 1, ResNet-18 / ours, mine.py:model, 6 images" in first.stdout
+    parts = tmp_path / "out" / "shapley_1_mine.py_model" / "parts"
+    before = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert subprocess.run(command, check=True, **run).stdout == first.stdout
+    assert {path.name: path.stat().st_mtime_ns for path in parts.iterdir()} == before
+    wrong = subprocess.run([*command, "--table", "99"], **run)
+    assert wrong.returncode == 2
+    assert "tables of this paper: 1, 2" in wrong.stderr
