@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 import cam_extras
 
@@ -88,6 +91,13 @@ def test_public_names_are_lazy_and_listed():
     assert set(dir(cam_extras)) == set(cam_extras.__all__)
     with pytest.raises(AttributeError, match="no attribute 'GradCam'"):
         cam_extras.GradCam  # noqa: B018
+
+
+def test_one_version_everywhere():
+    version = cam_extras.__version__
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert re.findall(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == version
+    assert metadata.version("cam_extras") == version
 
 
 def test_demo_weights_are_small():
