@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -457,8 +457,11 @@ def _traceless(model: nn.Module, device: torch.device) -> Iterator[None]:
     entries = [dict(table) for table in tables]
     gradients = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     numpy_state = np.random.get_state()  # noqa: NPY002  (what RandomCAM draws from)
+    bars = [(module, module.tqdm) for module in (upstream.ablation_cam, upstream.score_cam)]
     with undisturbed(model, device), torch.inference_mode(False), torch.enable_grad():
         try:
+            for module, _ in bars:  # a bar for every image, in the midst of those of a run
+                module.tqdm = SimpleNamespace(tqdm=iter)
             for parameter, _, _ in gradients:
                 parameter.grad = None
             yield
@@ -468,4 +471,6 @@ def _traceless(model: nn.Module, device: torch.device) -> Iterator[None]:
                 table.update(entry)
             for parameter, requires_grad, gradient in gradients:
                 parameter.requires_grad_(requires_grad).grad = gradient
+            for module, tqdm in bars:
+                module.tqdm = tqdm
             np.random.set_state(numpy_state)  # noqa: NPY002

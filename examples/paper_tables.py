@@ -70,6 +70,8 @@ def methods_of(table, without):
         kind = row.get("ours")
         if kind is None or kind in without or name in without:
             continue
+        if kind == "AblationCAM" and "transformers" in table["measured"]:  # it needs a layer of its own for them
+            continue
         scored = kind not in METHODS or hasattr(METHODS[kind], "score")
         score = {"score": table["measured"]["score"]} if "score" in table["measured"] and scored else {}
         methods[name] = {"method": kind, **score}
@@ -191,23 +193,33 @@ def main():
 
     file = Path(__file__).parent / "papers" / f"{PAPERS[options.paper]}.yaml"
     paper = yaml.safe_load(file.read_text(encoding="utf-8"))
-    measured = [table for table in paper["tables"] if "measured" in table]
-    chosen = [t for t in measured if (t["number"] in options.table if options.table else "boxes" not in t["measured"])]
-    if not chosen:
-        parser.error(f"tables of this paper: {', '.join(table['number'] for table in measured)}")
+    known = {table["number"]: table for table in paper["tables"] if "measured" in table}
+    if unknown := set(options.table or ()) - set(known):
+        parser.error(f"no table {', '.join(unknown)}: of this paper there are {', '.join(known)}")
+    tables = [known[number] for number in options.table or known]
+    if options.table is None:
+        tables = [table for table in tables if "boxes" not in table["measured"]]
+
+    def torchvision_models(table):
+        return {paper["torchvision"][name] for name in table["models"] if name in paper["torchvision"]}
+
+    everywhere = set().union(*map(torchvision_models, tables))
     if options.model:
         models = [options.model]
-    elif (options.data / "models.py").exists():
-        models = ["mobilenet_v2"]
     else:
-        wanted = {paper["torchvision"].get(name) for table in chosen for name in table["models"]}
-        models = sorted(wanted - {None})
+        models = ["mobilenet_v2"] if (options.data / "models.py").exists() else sorted(everywhere)
+
+    def wanted(table, model):
+        """A model stands beside the tables that have it; one of none, beside all tables of convolutional networks."""
+        if options.table or model in torchvision_models(table):
+            return True
+        return model not in everywhere and "transformers" not in table["measured"]
 
     console = Console()
     options.output.mkdir(parents=True, exist_ok=True)
     with (options.output / f"{options.paper}.md").open("w", encoding="utf-8") as markdown:
         for model in models:
-            for table in chosen:
+            for table in (table for table in tables if wanted(table, model)):
                 about = table["measured"]
                 settings = dict(about.get("options", {}))
                 if settings.get("fill") == "black":

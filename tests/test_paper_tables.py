@@ -144,4 +144,4 @@ def test_script(tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in parts.iterdir()} == before
     wrong = subprocess.run([*command, "--table", "99"], **run)
     assert wrong.returncode == 2
-    assert "tables of this paper: 1, 2" in wrong.stderr
+    assert "no table 99: of this paper there are 1, 2" in wrong.stderr

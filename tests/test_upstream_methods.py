@@ -222,6 +222,14 @@ class TestMethod:
 
 
 class TestLeavesNoTrace:
+    @pytest.mark.parametrize("name", ["ScoreCAM", "AblationCAM"])
+    def test_no_bar_for_every_image(self, name, plain, capsys):
+        model, layer, x = plain
+        upstream_maps(UPSTREAM[name], model, layer, x, CLASSES)
+        assert capsys.readouterr().err == ""
+        directly(name, model, layer, x)
+        assert "it/s" in capsys.readouterr().err
+
     @ALL
     @pytest.mark.parametrize("number", [1, 2, 3])
     def test_when_the_model_raises(self, name, number):
