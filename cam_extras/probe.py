@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -419,7 +420,7 @@ class _Recording:
                         gradient, recorded, direction, retain_graph=True, allow_unused=True
                     )
                 except RuntimeError as error:
-                    if "derivative for" not in str(error):
+                    if not re.search("derivative for|double backward", str(error)):
                         raise
                     raise ValueError(
                         f"an operation above layer {_name(self.model, self.layers[index])} has no second derivative "

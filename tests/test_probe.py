@@ -12,6 +12,7 @@ from state import untouched
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import roi_align
 
 from cam_extras.probe import Probe, find_layer
 from cam_extras.scores import Logit, ReST
@@ -923,6 +924,16 @@ class TestBadInput:
         model = CNN().eval()
         model.activation = nn.Hardsigmoid()
         with pytest.raises(ValueError, match=r"above layer 'layer' has no second derivative .* such as GradCAM"):
+            Probe(model, model.layer, self.x).hessian_vector_product(torch.ones(2, 7, 4, 4))
+
+    def test_no_second_derivative_of_detectors(self):
+        class Pooled(CNN):
+            def forward(self, x):
+                boxes = [torch.tensor([[0.0, 0.0, 3.0, 3.0]])] * len(x)
+                return roi_align(self.layer(self.stem(x)) ** 2, boxes, 2).flatten(1)
+
+        model = Pooled().eval()
+        with pytest.raises(ValueError, match=r"above layer 'layer' has no second derivative .*roi_align.* GradCAM"):
             Probe(model, model.layer, self.x).hessian_vector_product(torch.ones(2, 7, 4, 4))
 
     def test_forward_in_inference_mode(self):
