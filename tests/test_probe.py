@@ -930,7 +930,7 @@ class TestBadInput:
         class Pooled(CNN):
             def forward(self, x):
                 boxes = [torch.tensor([[0.0, 0.0, 3.0, 3.0]])] * len(x)
-                return roi_align(self.layer(self.stem(x)) ** 2, boxes, 2).flatten(1)
+                return roi_align(self.layer(self.stem(x)), boxes, 2).flatten(1) ** 2
 
         model = Pooled().eval()
         with pytest.raises(ValueError, match=r"above layer 'layer' has no second derivative .*roi_align.* GradCAM"):
