@@ -562,7 +562,7 @@ class TestBrowser:
         assert names_in(browser) == [METHODS[2], METHODS[0], METHODS[1]]
 
     def test_filter(self, browser):
-        from selenium.webdriver.support.ui import Select
+        from selenium.webdriver.support.ui import Select, WebDriverWait
 
         def shown():
             return [card for card in browser.find_elements("css selector", "article") if card.is_displayed()]
@@ -570,6 +570,7 @@ class TestBrowser:
         def choose(name, value):
             Select(browser.find_element("name", name)).select_by_visible_text(value)
 
+        WebDriverWait(browser, 30).until(lambda _: shown())  # a busy machine lays the page out late
         whole = len(shown())
         output = browser.find_element("css selector", "form.filter output")
         assert output.get_attribute("aria-live") == "polite"

@@ -30,12 +30,15 @@ def test_importing_the_package_imports_no_host_and_no_torch():
     assert loaded == "[]"
 
 
-@pytest.mark.parametrize(
-    "module", ["methods", "metrics", "probe", "maps", "scores", "evaluation", "report", "run", "cli"]
-)
-def test_only_the_front_ends_import_a_host(module):
-    loaded = in_a_fresh_interpreter(f"import sys, cam_extras.{module}; print([m for m in {HOSTS} if m in sys.modules])")
-    assert loaded == "[]"
+def test_only_the_front_ends_import_a_host():
+    modules = ["methods", "metrics", "probe", "maps", "scores", "evaluation", "report", "run", "cli"]
+    loaded = in_a_fresh_interpreter(
+        "import sys\nfrom importlib import import_module\n"
+        f"for module in {modules}:\n"
+        "    import_module(f'cam_extras.{module}')\n"
+        f"    print(*[(module, host) for host in {HOSTS} if host in sys.modules], end='')"
+    )
+    assert loaded == ""
 
 
 @pytest.mark.parametrize("host", HOSTS)

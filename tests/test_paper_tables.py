@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -115,7 +113,7 @@ class TestNumbers:
         assert self.script["agreement"](dict.fromkeys("abc", 1.0), ours) is None
 
 
-def test_script(tmp_path):
+def test_script(tmp_path, monkeypatch, capsys):
     """On digits: the paper's figures stand beside ours, and a second start repeats them without work."""
     Path(tmp_path, "mine.py").write_text(
         "from cam_extras.demo.classifier import load_classifier\n"
@@ -129,19 +127,24 @@ def test_script(tmp_path):
     (tmp_path / "digits").mkdir()
     for number, image in enumerate(canvases.images):
         to_pil_image(image).save(tmp_path / "digits" / f"{number}.png")
-    command = [sys.executable, str(SCRIPT), "--paper", "shapley", "--data", "digits", "--model", "mine.py:model"]
-    command += ["--table", "1", "--output", "out"]
-    environment = os.environ | {"COLUMNS": "250"}
-    run = {"cwd": tmp_path, "capture_output": True, "text": True, "env": environment}
-    first = subprocess.run(command, check=True, **run)
-    written = (tmp_path / "out" / "shapley.md").read_text()
+    arguments = ["--paper", "shapley", "--data", "digits", "--model", "mine.py:model", "--output", "out", "--table"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "250")
+
+    def run(*tables):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments, *tables])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        return capsys.readouterr().out
+
+    first = run("1")
+    written = Path("out", "shapley.md").read_text()
     row = next(line for line in written.splitlines() if line.startswith("| GradCAM++ |"))
     assert re.match(r"\| GradCAM\+\+ \| 19\.9 / \d+\.\d \([+-]\d+\.\d\) \| 98\.[56] / ", row)  # ResNet-18, the first
-    assert "Table 1, ResNet-18 / ours, mine.py:model, 6 images" in first.stdout
-    parts = tmp_path / "out" / "shapley_1_mine.py_model" / "parts"
+    assert "Table 1, ResNet-18 / ours, mine.py:model, 6 images" in first
+    parts = Path("out", "shapley_1_mine.py_model", "parts")
     before = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
-    assert subprocess.run(command, check=True, **run).stdout == first.stdout
+    assert run("1") == first
     assert {path.name: path.stat().st_mtime_ns for path in parts.iterdir()} == before
-    wrong = subprocess.run([*command, "--table", "99"], **run)
-    assert wrong.returncode == 2
-    assert "no table 99: of this paper there are 1, 2" in wrong.stderr
+    with pytest.raises(SystemExit):
+        run("99")
+    assert "no table 99: of this paper there are 1, 2" in capsys.readouterr().err
