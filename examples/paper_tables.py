@@ -40,7 +40,6 @@ PAPERS = {
     "shapley": "shapley_cam",
 }
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, and of the CIFAR models
-SAMPLES = 200  # of the bootstrap
 
 
 def classifier_and_data(folder, model, weights, layer, boxes):
@@ -78,7 +77,7 @@ def methods_of(table, without):
     return methods
 
 
-def values_of(results, methods, columns, samples=SAMPLES):
+def values_of(results, methods, columns, samples):
     """Return our values of the set by method and column of the paper, those of the bootstrap's resamples after it."""
     table = results.to_pandas().pivot(index="index", columns="method")
     images = len(table)
@@ -128,7 +127,7 @@ def show(title, headings, rows, console, markdown):
     markdown.write(f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n")
 
 
-def compare(paper, table, model, run, console, markdown):
+def compare(paper, table, model, run, samples, console, markdown):
     """Show a table of a paper beside ours."""
     default = 100 if table["unit"].startswith("per cent") else 1
     columns = {
@@ -137,7 +136,7 @@ def compare(paper, table, model, run, console, markdown):
         if about.get("ours") in {*METRICS, "win_percentage"}
     }
     methods = run.configuration["methods"]
-    ours = values_of(run.results, methods, columns)
+    ours = values_of(run.results, methods, columns, samples)
     beside = next((name for name in table["models"] if paper["torchvision"].get(name) == model), table["models"][0])
     rows = []
     for method, row in table["rows"].items():
@@ -188,6 +187,7 @@ def main():
     parser.add_argument("--table", nargs="+", help="numbers of tables; default: all that need no boxes")
     parser.add_argument("--without", nargs="+", default=[], metavar="METHOD", help="leave out, such as ScoreCAM")
     parser.add_argument("--limit", type=int, help="take the first images only")
+    parser.add_argument("--samples", type=int, default=200, help="of the bootstrap")
     parser.add_argument("--output", type=Path, default=Path("paper_tables-output"))
     options = parser.parse_args()
 
@@ -242,7 +242,7 @@ def main():
                     mode="resume",
                     limit=options.limit,
                 )
-                compare(paper, table, model, run, console, markdown)
+                compare(paper, table, model, run, options.samples, console, markdown)
     console.print(f"tables: {options.output / options.paper}.md")
 
 

@@ -127,7 +127,8 @@ def test_script(tmp_path, monkeypatch, capsys):
     (tmp_path / "digits").mkdir()
     for number, image in enumerate(canvases.images):
         to_pil_image(image).save(tmp_path / "digits" / f"{number}.png")
-    arguments = ["--paper", "shapley", "--data", "digits", "--model", "mine.py:model", "--output", "out", "--table"]
+    arguments = ["--paper", "shapley", "--data", "digits", "--model", "mine.py:model", "--output", "out"]
+    arguments += ["--samples", "20", "--table"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "250")
 
