@@ -106,10 +106,8 @@ def agreement(theirs, ours):
     if len(common) < 3:
         return None
     paper = [theirs[method] for method in common]
-    ours = np.stack([ours[method] for method in common], axis=1).round(
-        6
-    )  # methods that are the same differ by rounding
-    taus = [kendalltau(paper, row).statistic for row in ours]
+    rows = np.stack([ours[method] for method in common], axis=1).round(6)  # what is equal differs by rounding
+    taus = [kendalltau(paper, row).statistic for row in rows]
     if np.isnan(taus).all():  # all of the paper's values, or of ours, are the same
         return None
     return taus[0], *np.nanquantile(taus[1:], [0.025, 0.975])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.stats import kendalltau
 from torchvision.models import list_models
 from torchvision.transforms.functional import to_pil_image
 
+import cam_extras
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.evaluation.summary import summarise
 from cam_extras.methods import METHODS
@@ -113,8 +115,9 @@ class TestNumbers:
         assert self.script["agreement"](dict.fromkeys("abc", 1.0), ours) is None
 
 
-def test_script(tmp_path, monkeypatch, capsys):
-    """On digits: the paper's figures stand beside ours, and a second start repeats them without work."""
+@pytest.fixture
+def digits_to_explain(tmp_path, monkeypatch):
+    """A folder to be in, with a model and six digits."""
     Path(tmp_path, "mine.py").write_text(
         "from cam_extras.demo.classifier import load_classifier\n"
         "from cam_extras.models import Classifier\n"
@@ -127,10 +130,54 @@ def test_script(tmp_path, monkeypatch, capsys):
     (tmp_path / "digits").mkdir()
     for number, image in enumerate(canvases.images):
         to_pil_image(image).save(tmp_path / "digits" / f"{number}.png")
-    arguments = ["--paper", "shapley", "--data", "digits", "--model", "mine.py:model", "--output", "out"]
-    arguments += ["--samples", "20", "--table"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "250")
+
+
+class Stopped(Exception):
+    """Raised in place of a run."""
+
+
+@pytest.mark.parametrize(
+    ("paper", "table", "target", "options"),
+    [
+        ("mi", "1 (0.7)", "predicted", {"threshold": 0.7}),
+        ("mi", "2", "predicted", {"schedule": "mi"}),
+        ("expected", "3", "predicted", {}),
+        ("opti", "1", "label", {"fill": [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]}),
+        ("adcc", "2", "predicted", {}),
+        ("shapley", "1", "predicted", {}),
+    ],
+)
+def test_measured_as_the_papers_do(paper, table, target, options, digits_to_explain, monkeypatch):
+    known = {}
+
+    def stop(*arguments, **settings):
+        known.update(settings)
+        raise Stopped
+
+    monkeypatch.setattr(cam_extras, "evaluate", stop, raising=False)
+    arguments = ["--paper", paper, "--table", table, "--data", "digits", "--model", "mine.py:model"]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments, "--without", "ScoreCAM"])
+    with pytest.raises(Stopped):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert known["target"] == target
+    found = {name: value.flatten().tolist() if name == "fill" else value for name, value in known["options"].items()}
+    assert found == {name: pytest.approx(value) if name == "fill" else value for name, value in options.items()}
+    assert "ScoreCAM" not in {method["method"] for method in known["methods"].values()}
+    explained = {name: method.get("score") for name, method in known["methods"].items()}
+    if paper == "shapley":
+        assert explained.pop("RandomCAM") is None
+        assert {"GradCAM", "GradCAM++", "ShapleyCAM"} <= set(explained)
+        assert set(explained.values()) == {"rest"}
+    else:
+        assert set(explained.values()) == {None}
+
+
+def test_script(digits_to_explain, monkeypatch, capsys):
+    """On digits: the paper's figures stand beside ours, and a second start repeats them without work."""
+    arguments = ["--paper", "shapley", "--data", "digits", "--model", "mine.py:model", "--output", "out"]
+    arguments += ["--samples", "20", "--table"]
 
     def run(*tables):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments, *tables])
@@ -141,6 +188,16 @@ def test_script(tmp_path, monkeypatch, capsys):
     written = Path("out", "shapley.md").read_text()
     row = next(line for line in written.splitlines() if line.startswith("| GradCAM++ |"))
     assert re.match(r"\| GradCAM\+\+ \| 19\.9 / \d+\.\d \([+-]\d+\.\d\) \| 98\.[56] / ", row)  # ResNet-18, the first
+    for theirs, mine, difference in re.findall(r"(\d+\.\d) / (\d+\.\d) \(([+-]\d+\.\d)\)", row):
+        assert float(difference) == pytest.approx(float(mine) - float(theirs), abs=0.101)  # all three are rounded
+    (table,) = (t for t in PAPERS["shapley_cam"]["tables"] if t["number"] == "1")
+    columns = [{m: r[name]["AD"] for m, r in table["rows"].items() if name in r} for name in table["models"]]
+    among = [
+        kendalltau(*zip(*((a[m], b[m]) for m in a if m in b), strict=True)).statistic
+        for a, b in combinations(columns, 2)
+    ]
+    (order,) = (line for line in written.splitlines() if line.startswith("| AD |") and "[" in line)
+    assert order.split(" | ")[-1] == f"{np.mean(among):.2f} |"
     assert "Table 1, ResNet-18 / ours, mine.py:model, 6 images" in first
     parts = Path("out", "shapley_1_mine.py_model", "parts")
     before = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}

@@ -207,6 +207,20 @@ class TestMethod:
         maps = directly("LayerCAM", setting.model, setting.model.layer, setting.x, TinySwin.reshape)
         np.testing.assert_allclose(Upstream(cam="LayerCAM")(probe)[:, 0], maps, rtol=0, atol=1e-5)
 
+    def test_its_score_hyper_parameters_and_layer_are_those_that_are_used(self, plain):
+        model, layer, x = plain
+        first, second = Probe.several(model, [model.stem, layer], x, target=CLASSES)
+        for made, options in (
+            (Upstream(cam="GradCAM", score="rest"), {"score": "rest"}),
+            (Upstream(cam="GradCAM", hyper={"eigen_smooth": True}), {"hyper": {"eigen_smooth": True}}),
+        ):
+            maps = [made(probe)[:, 0] for probe in (first, second)]
+            for found, where in zip(maps, (model.stem, layer), strict=True):
+                plainly = upstream_maps(UPSTREAM["GradCAM"], model, where, x, CLASSES)
+                expected = upstream_maps(UPSTREAM["GradCAM"], model, where, x, CLASSES, **options)
+                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+                assert (expected - plainly).abs().max() > 1e-3
+
     def test_mistakes(self, plain):
         model, layer, x = plain
         with pytest.raises(ValueError, match="there is no class of pytorch-grad-cam 'ScoreCam': did you mean ScoreCAM"):
