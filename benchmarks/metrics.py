@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from rich.console import Console
 from rich.table import Table
-from speed import laboratory, measure, read_options
+from speed import laboratory, measure, options_of_all, read_options
 from torch import Tensor, nn
 
 from cam_extras.evaluation import Evaluator
@@ -62,7 +62,7 @@ def contenders(model: nn.Module, layer: nn.Module, x: Tensor) -> dict[str, tuple
 
 def main() -> None:
     """Measure and print one table a model."""
-    options = read_options(__doc__, rounds=5)
+    options = read_options(options_of_all(__doc__, rounds=5))
     console = Console()
     for title, (model, layer) in laboratory(options.realdata).items():
         model.to(options.device)

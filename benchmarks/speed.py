@@ -120,37 +120,45 @@ def measure(calls: dict[str, Callable[[], object]], rounds: int, what: str) -> d
     return times
 
 
+def held(device: str, at_most: bool = False) -> float:
+    """Return the memory that is held, or the most that was held since `settle`, in MiB."""
+    if device != "cpu":
+        return (torch.cuda.max_memory_allocated() if at_most else torch.cuda.memory_allocated()) / 2**20
+    (kib,) = re.findall(
+        rf"^{'VmHWM' if at_most else 'VmRSS'}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE
+    )
+    return int(kib) / 2**10
+
+
+def settle(device: str) -> None:
+    """Give back what is free, and let the peak of memory be what is held now."""
+    gc.collect()
+    if device == "cpu":
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 2**16)  # M_MMAP_THRESHOLD: tensors go back when freed, and leave no holes to be counted
+        libc.malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    else:
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory(call: Callable[[], object], device: str) -> float:
+    """Return the peak during a call above what was held before, in MiB."""
+    settle(device)
+    before = held(device)
+    call()
+    return held(device, at_most=True) - before
+
+
 def memory(call: Callable[[], object], device: str) -> tuple[float, float]:
     """Return the peak during a call above what was held before, and what is held more after three more calls; MiB."""
-
-    def held(kind: str) -> float:
-        if device == "cpu":
-            (kib,) = re.findall(rf"^{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-            return int(kib) / 2**10
-        if kind == "VmRSS":
-            return torch.cuda.memory_allocated() / 2**20
-        return torch.cuda.max_memory_allocated() / 2**20
-
-    def settle() -> None:
-        gc.collect()
-        if device == "cpu":
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-3, 2**16)  # M_MMAP_THRESHOLD: tensors go back when freed, and leave no holes to be counted
-            libc.malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held
-        else:
-            torch.cuda.reset_peak_memory_stats()
-
-    settle()
-    before = held("VmRSS")
-    call()
-    peak = held("VmHWM") - before
-    settle()
-    after = held("VmRSS")
+    peak = peak_memory(call, device)
+    settle(device)
+    after = held(device)
     for _ in range(3):
         call()
-    settle()
-    return peak, held("VmRSS") - after
+    settle(device)
+    return peak, held(device) - after
 
 
 def laboratory(realdata: Path) -> dict[str, tuple[nn.Module, nn.Module]]:
@@ -166,14 +174,19 @@ def laboratory(realdata: Path) -> dict[str, tuple[nn.Module, nn.Module]]:
     return models
 
 
-def read_options(about: str | None, rounds: int) -> argparse.Namespace:
-    """Read the options that all benchmarks of the models have, and make torch ready."""
+def options_of_all(about: str | None, rounds: int, batch: int = 8) -> argparse.ArgumentParser:
+    """Return a parser of the options that all benchmarks of the models have."""
     parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--realdata", type=Path, default=ROOT.parent / "shared" / "realdata")
+    return parser
+
+
+def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the options, and make torch ready."""
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -182,7 +195,7 @@ def read_options(about: str | None, rounds: int) -> argparse.Namespace:
 
 def main() -> None:
     """Measure and print one table a model."""
-    options = read_options(__doc__, rounds=7)
+    options = read_options(options_of_all(__doc__, rounds=7))
     warnings.filterwarnings("ignore", "Clustering metrics expects discrete values")
 
     measured = {}

@@ -27,6 +27,7 @@ from scipy.stats import kendalltau
 from torchvision import transforms
 
 from cam_extras import evaluate
+from cam_extras.evaluation.sources import open_source
 from cam_extras.maps import black
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS, win_percentage
@@ -42,23 +43,45 @@ PAPERS = {
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, and of the CIFAR models
 
 
-def classifier_and_data(folder, model, weights, layer, boxes):
+class Spread:
+    """A number of images evenly spread over a folder or table: the first of one that is sorted may all be fish."""
+
+    def __init__(self, data, categories, count):
+        self.source = open_source(data, categories=categories)
+        count = min(count, len(self.source))
+        self.places = [number * len(self.source) // count for number in range(count)]
+        self.samples = [(self.source.path(place), None) for place in self.places]  # what a run that goes on compares
+
+    def __len__(self):
+        return len(self.places)
+
+    def __getitem__(self, number):
+        sample = self.source.read(self.places[number])
+        return {"image": sample.image, "label": sample.label, "path": sample.path, "boxes": sample.boxes}
+
+
+def classifier_and_data(folder, model, weights, layer, boxes, limit):
     """Return what `evaluate` takes as model, layer and data."""
+
+    def limited(data):
+        return data if limit is None else Spread(data, classifier.categories, limit)
+
     if not (folder / "models.py").exists():
-        return load_model(model, weights), layer, folder
+        classifier = load_model(model, weights)
+        return classifier, layer, limited(folder)
     if model == "mobilenet_v2":
         normalise = transforms.Normalize(MEAN, STD)
         prepare = transforms.Compose([transforms.CenterCrop(224), transforms.ToTensor(), normalise])
         weights = str(folder / "mobilenet_v2_imagenet.safetensors")
         classifier = load_model(f"{folder / 'models.py'}:mobilenet_v2", weights, prepare)
-        return classifier, layer, folder / ("imagenet_boxes/boxes.csv" if boxes else "imagenet/labels.csv")
+        return classifier, layer, limited(folder / ("imagenet_boxes/boxes.csv" if boxes else "imagenet/labels.csv"))
     sys.path.insert(0, str(folder))
     from models import resnet_cifar
 
     depth = int(model.removeprefix("resnet"))
     file = np.load(folder / "cifar10_test500.npz")
     x = torch.from_numpy(file["images"]).permute(0, 3, 1, 2) / 255
-    items = list(zip(transforms.Normalize(MEAN, STD)(x), file["labels"].tolist(), strict=True))
+    items = list(zip(transforms.Normalize(MEAN, STD)(x), file["labels"].tolist(), strict=True))[:limit]
     return resnet_cifar(depth, folder / f"resnet{depth}_cifar10.safetensors"), layer, items
 
 
@@ -184,7 +207,7 @@ def main():
     parser.add_argument("--layer", default="auto", help="default: the last feature map before pooling")
     parser.add_argument("--table", nargs="+", help="numbers of tables; default: all that need no boxes")
     parser.add_argument("--without", nargs="+", default=[], metavar="METHOD", help="leave out, such as ScoreCAM")
-    parser.add_argument("--limit", type=int, help="take the first images only")
+    parser.add_argument("--limit", type=int, help="take so many images, evenly spread (of CIFAR-10 the first)")
     parser.add_argument("--samples", type=int, default=200, help="of the bootstrap")
     parser.add_argument("--output", type=Path, default=Path("paper_tables-output"))
     options = parser.parse_args()
@@ -222,7 +245,7 @@ def main():
                 settings = dict(about.get("options", {}))
                 if settings.get("fill") == "black":
                     settings["fill"] = black(MEAN, STD)
-                place = options.data, model, options.weights, options.layer, about.get("boxes", False)
+                place = options.data, model, options.weights, options.layer, about.get("boxes", False), options.limit
                 classifier, layer, data = classifier_and_data(*place)
                 metrics = [column["ours"] for column in table["metrics"].values() if column.get("ours") in METRICS]
                 methods = methods_of(table, options.without)
@@ -238,7 +261,6 @@ def main():
                     target=about["target"],
                     name=model,
                     mode="resume",
-                    limit=options.limit,
                 )
                 compare(paper, table, model, run, options.samples, console, markdown)
     console.print(f"tables: {options.output / options.paper}.md")

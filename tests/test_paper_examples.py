@@ -158,6 +158,16 @@ def test_a_probability_and_its_logarithm_give_the_same_maps(study, pictures):
     assert pictures() == ["maps.png"]
 
 
+def test_settings_are_compared_with_the_default(study):
+    (table,) = study("defaults", "--method", "mi", "--images", "6")
+    default = table.pop("64 bins (default)")
+    assert all(0 < value < 100 for value in default)
+    assert list(table) == [*(f"{bins} bins" for bins in (8, 16, 32, 128, 256)), "discrete"]
+    assert len({tuple(row) for row in table.values()}) == len(table)  # each is another method
+    nearest, farthest = (max(map(abs, table[name])) for name in ("128 bins", "8 bins"))
+    assert nearest < farthest
+
+
 @pytest.mark.realdata
 def test_photographs_are_loaded_with_their_boxes(realdata):
     spec = importlib.util.spec_from_file_location("example_data", EXAMPLES / "data.py")

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import Image
 from scipy.stats import kendalltau
 from torchvision.models import list_models
 from torchvision.transforms.functional import to_pil_image
@@ -132,6 +134,26 @@ def digits_to_explain(tmp_path, monkeypatch):
         to_pil_image(image).save(tmp_path / "digits" / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "250")
+
+
+def test_limit_spreads_over_the_table(digits_to_explain, monkeypatch, capsys):
+    """Every other of six images, with labels and boxes, and not the first three, which may all be of one class."""
+    rows = [f"digits/{number}.png,{number},1,2,{number + 5},9" for number in range(6)]
+    Path("all.csv").write_text("file,label,xmin,ymin,xmax,ymax\n" + "\n".join(rows))
+    spread = TestNumbers.script["Spread"](Path("all.csv"), (), 3)
+    assert [spread[number]["label"] for number in range(len(spread))] == [0, 2, 4]
+    assert spread[2]["path"] == "digits/4.png"
+    assert spread[2]["boxes"].tolist() == [[1, 2, 9, 9]]
+    with Image.open("digits/4.png") as image:
+        assert spread[2]["image"].tobytes() == image.convert("RGB").tobytes()
+    assert len(TestNumbers.script["Spread"](Path("all.csv"), (), 99)) == 6
+
+    arguments = ["--paper", "shapley", "--table", "1", "--data", "all.csv", "--model", "mine.py:model", "--limit", "3"]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments, "--samples", "2", "--output", "out"])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert "mine.py:model, 3 images" in capsys.readouterr().out
+    results = pq.read_table(Path("out", "shapley_1_mine.py_model", "results.parquet"))
+    assert sorted(set(results["path"].to_pylist())) == ["digits/0.png", "digits/2.png", "digits/4.png"]
 
 
 class Stopped(Exception):
