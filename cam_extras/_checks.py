@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -50,6 +51,12 @@ def check_count(name: str, value: object, least: int = 1) -> None:
         raise TypeError(f"{name} must be an integer; got {value!r}")
     if value.__index__() < least:
         raise ValueError(f"{name} must be {least} or more; got {value}")
+
+
+def check_fill(value: object) -> None:
+    """Raise TypeError unless `value` can stand where a mask is 0."""
+    if not isinstance(value, Real | Tensor):
+        raise TypeError(f"fill must be a number or a tensor, such as cam_extras.maps.black; got {value!r}")
 
 
 def check_name(kind: str, name: str, known: Collection[str]) -> None:

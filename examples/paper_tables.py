@@ -85,7 +85,7 @@ def classifier_and_data(folder, model, weights, layer, boxes, limit):
     return resnet_cifar(depth, folder / f"resnet{depth}_cifar10.safetensors"), layer, items
 
 
-def methods_of(table, without):
+def methods_of(table, without, fill):
     """Return hyper-parameters of the table's methods that can be run, by the paper's names."""
     methods = {}
     for name, row in table["rows"].items():
@@ -96,7 +96,8 @@ def methods_of(table, without):
             continue
         scored = kind not in METHODS or hasattr(METHODS[kind], "score")
         score = {"score": table["measured"]["score"]} if "score" in table["measured"] and scored else {}
-        methods[name] = {"method": kind, **score}
+        masked = {"fill": fill} if kind == "OptiCAM" else {}  # it optimises what the metrics show
+        methods[name] = {"method": kind, **score, **masked}
     return methods
 
 
@@ -248,7 +249,7 @@ def main():
                 place = options.data, model, options.weights, options.layer, about.get("boxes", False), options.limit
                 classifier, layer, data = classifier_and_data(*place)
                 metrics = [column["ours"] for column in table["metrics"].values() if column.get("ours") in METRICS]
-                methods = methods_of(table, options.without)
+                methods = methods_of(table, options.without, settings.get("fill", 0.0))
                 folder = options.output / re.sub(r"[^\w.]+", "_", f"{options.paper}_{table['number']}_{model}")
                 run = evaluate(
                     classifier,

@@ -10,7 +10,7 @@ from state import untouched
 
 import cam_extras
 from cam_extras.captum import LayerOptiCam
-from cam_extras.maps import input_map, mask
+from cam_extras.maps import black, input_map, mask
 from cam_extras.methods import OptiCAM
 from cam_extras.methods.opti_cam import NORMALISATIONS, OBJECTIVES
 from cam_extras.probe import Probe
@@ -37,7 +37,7 @@ def reference(probe, sample, iterations, **options):
     return opti_cam_iterates(model, probe.activations[sample], CLASSES[sample], probe.x[sample], iterations, **options)
 
 
-@pytest.mark.parametrize("fill", [0.0, 0.4])
+@pytest.mark.parametrize("fill", [0.0, 0.4, black((0.3, 0.5, 0.4), (0.2, 0.3, 0.4))], ids=["0", "0.4", "black"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_iterate_is_the_papers(probe, objective, normalisation, fill):
@@ -225,3 +225,8 @@ def test_progress_bar(capsys):
 def test_bad_hyper_parameters(hyper, match):
     with pytest.raises(ValueError, match=match):
         OptiCAM(**hyper)
+
+
+def test_a_fill_is_a_number_or_a_tensor():
+    with pytest.raises(TypeError, match="fill must be a number or a tensor.*got 'black'"):
+        OptiCAM(fill="black")

@@ -11,7 +11,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_count
+from cam_extras._checks import check_choice, check_count, check_fill
 from cam_extras.maps import mask, normalise, resize
 from cam_extras.methods.base import GradientMethod, rows_of_a_pass, weigh_channels
 from cam_extras.probe import Probe
@@ -82,7 +82,8 @@ class OptiCAM(GradientMethod):
         learning_rate: of the optimiser.
         max_iterations: updates of u.
         tolerance: a sample has converged when its objective changes by less in one iteration.
-        fill: what stands where the mask is 0, in the values that the model sees.
+        fill: what stands where the mask is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to an image (C, *S), such as `cam_extras.maps.black(mean, std)`. Metrics of the map want the same.
         internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
             pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
             the whole batch, a pass has all images.
@@ -110,7 +111,7 @@ class OptiCAM(GradientMethod):
     learning_rate: float = 0.1
     max_iterations: int = 100
     tolerance: float = 1e-10
-    fill: float = 0.0
+    fill: float | Tensor = 0.0
     internal_batch_size: int | None = None
     progress: bool = False
 
@@ -120,6 +121,7 @@ class OptiCAM(GradientMethod):
         check_choice("normalisation", self.normalisation, NORMALISATIONS)
         check_choice("h", self.h, RECTIFIERS)
         check_choice("optimiser", self.optimiser, OPTIMISERS)
+        check_fill(self.fill)
         check_count("max_iterations", self.max_iterations)
         if self.internal_batch_size is not None:
             check_count("internal_batch_size", self.internal_batch_size)

@@ -6,12 +6,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_count, check_name, check_seed, check_unit_range
+from cam_extras._checks import check_choice, check_count, check_fill, check_name, check_seed, check_unit_range
 from cam_extras.maps import broadcast_to, mask
 from cam_extras.metrics.base import METRICS
 from cam_extras.metrics.counterfactual import counterfactual
@@ -64,8 +63,7 @@ class MetricOptions:
     most_important: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.fill, Real | Tensor):
-            raise TypeError(f"fill must be a number or a tensor, such as cam_extras.maps.black; got {self.fill!r}")
+        check_fill(self.fill)
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"the threshold must lie in [0, 1], as maps do; got {self.threshold}")
         check_choice("baseline", self.baseline, BASELINES)
