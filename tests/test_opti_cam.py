@@ -228,5 +228,5 @@ def test_bad_hyper_parameters(hyper, match):
 
 
 def test_a_fill_is_a_number_or_a_tensor():
-    with pytest.raises(TypeError, match="fill must be a number or a tensor.*got 'black'"):
+    with pytest.raises(TypeError, match=r"fill must be a number or a tensor.*got 'black'"):
         OptiCAM(fill="black")
