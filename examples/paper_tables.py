@@ -106,7 +106,11 @@ def values_of(results, methods, columns, samples):
     table = results.to_pandas().pivot(index="index", columns="method")
     images = len(table)
     rng = np.random.default_rng(0)
-    drawn = np.vstack([np.ones(images), rng.multinomial(images, np.full(images, 1 / images), samples)]) / images
+    drawn = np.vstack([np.ones(images), rng.multinomial(images, np.full(images, 1 / images), samples)])
+
+    def mean(of_images):
+        return drawn @ of_images / images  # in this order the mean of ones is 1, not more
+
     values = {method: {} for method in methods}
     for column, about in columns.items():
         name, times = about["ours"], about["times"]
@@ -114,11 +118,11 @@ def values_of(results, methods, columns, samples):
             drop = next(other["ours"] for other in columns.values() if other["ours"].endswith("drop"))
             shares = win_percentage(torch.tensor(table[drop][list(methods)].to_numpy().T)).numpy()
             for method, share in zip(methods, shares, strict=True):
-                values[method][column] = times * drawn @ share
+                values[method][column] = times * mean(share)
             continue
         metric = METRICS[name]
         for method in methods:
-            means = [drawn @ table[need][method] for need in (metric.needs if metric.of_means else [name])]
+            means = [mean(table[need][method]) for need in (metric.needs if metric.of_means else [name])]
             of_set = metric.function(*map(torch.from_numpy, means)).numpy() if metric.of_means else means[0]
             values[method][column] = times * of_set
     return values

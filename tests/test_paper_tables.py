@@ -106,6 +106,13 @@ class TestNumbers:
             assert low == pytest.approx(100 * row["low"], abs=step)
             assert high == pytest.approx(100 * row["high"], abs=step)
 
+    def test_the_mean_of_ones_is_one(self):
+        """Fake-CAM's coherency, of which a mean above 1 would be refused; a sum of 1/49 is."""
+        ones = pa.table({"index": range(49), "method": ["a"] * 49, "coherency": np.ones(49), "complexity": np.ones(49)})
+        table = ones.append_column("average_drop", pa.array(np.zeros(49)))
+        values = self.script["values_of"](table, ["a"], {"ADCC": {"ours": "adcc", "times": 100}}, samples=500)
+        assert (values["a"]["ADCC"] == 0).all()
+
     def test_agreement(self):
         rng = np.random.default_rng(1)
         theirs = {name: float(place) for place, name in enumerate("abcde")}
