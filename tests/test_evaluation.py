@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from nets import CNN, TinySwin, make_setting
@@ -10,7 +12,7 @@ from torch import nn
 
 from cam_extras.batches import rows_of_a_pass
 from cam_extras.evaluation import Evaluator
-from cam_extras.maps import input_map, mask
+from cam_extras.maps import black, input_map, mask
 from cam_extras.methods import METHODS
 from cam_extras.metrics import (
     DEFAULT_METRICS,
@@ -252,6 +254,25 @@ def test_methods_are_named_with_their_samples():
     evaluator = Evaluator(model, model.layer, methods, ["saliency_metric"])
     with pytest.raises(ValueError, match=r"two: the saliency metric is undefined .* came in samples 0, 1: leave"):
         evaluator(torch.randn(2, 3, 12, 16))
+
+
+def test_what_is_optimised_for_another_mask_is_said():
+    setting = make_setting("plain")
+    dark, same = black((0.5, 0.4, 0.3), (0.2, 0.2, 0.2)), black((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+
+    def evaluator(optimised, shown, metrics=DEFAULT_METRICS):
+        methods = {"best": METHODS["OptiCAM"](fill=optimised), "GradCAM": METHODS["GradCAM"]()}
+        return Evaluator(setting.model, setting.layers[0], methods, metrics, MetricOptions(fill=shown))
+
+    for optimised, shown in ((0.0, dark), (dark, 0.0), (0.0, 0.5)):
+        with pytest.warns(UserWarning, match="^best optimises its maps for fill=") as caught:
+            evaluator(optimised, shown)
+        assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluator(dark, same)
+        evaluator(0, torch.zeros(3, 1, 1))
+        evaluator(dark, 0.0, ["complexity", "insertion"])  # which do not mask
 
 
 def test_an_evaluator_cannot_be_changed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from cam_extras.metrics import (
     Explained,
     MetricOptions,
     Quantities,
+    options_of,
     sources_of,
     win_percentage,
 )
@@ -77,7 +79,8 @@ class Evaluator:
         methods: by name.
         metrics: keys of `cam_extras.metrics.METRICS`; by default those that need neither the place of the object nor
             channel weights, and four forward passes a method.
-        options: of the metrics.
+        options: of the metrics. A method with a `fill` of its own, such as Opti-CAM, wants the same; a warning says
+            where it has another.
         reshape_transform: see `Probe`.
 
     Raises:
@@ -106,6 +109,19 @@ class Evaluator:
         if any("weights" in sources_of(name) for name in self.metrics):
             for method in self.methods.values():
                 channel_weights(method)
+        if any("fill" in options_of(name) for name in self.metrics):
+            self._check_fills()
+
+    def _check_fills(self) -> None:
+        """Warn of methods that optimise for another mask than the metrics show."""
+        for name, method in self.methods.items():
+            fill = getattr(method, "fill", self.options.fill)
+            if (torch.as_tensor(fill).cpu() - torch.as_tensor(self.options.fill).cpu()).any():
+                warnings.warn(
+                    f"{name} optimises its maps for fill={fill}, and metrics mask with fill={self.options.fill}: it is "
+                    "likely to score far below what it can; give both the same",
+                    stacklevel=4,
+                )
 
     def __call__(
         self,
