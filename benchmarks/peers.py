@@ -26,6 +26,7 @@ from captum.attr import LayerAttribution, LayerGradCam, LayerGradientXActivation
 from pytorch_grad_cam.ablation_layer import AblationLayerVit
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.reshape_transforms import vit_reshape_transform
+from rich.console import Console
 from rich.progress import track
 from speed import laboratory, measure, options_of_all, peak_memory, read_options
 from torch import Tensor, nn
@@ -123,7 +124,7 @@ def compare(
     if slow:
         forward = partial(calls["forward pass | "], x[:1])
         base = median(measure({"": forward}, 5, f"{what}, one image")[""])
-        for name, call in track(late.items(), f"{what}, channel by channel"):
+        for name, call in track(late.items(), f"{what}, channel by channel", console=Console(stderr=True)):
             model.zero_grad()
             start = time.perf_counter()
             peak = peak_memory(partial(call, x[:1]), device)

@@ -111,7 +111,7 @@ def contenders(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> dict[str,
 def measure(calls: dict[str, Callable[[], object]], rounds: int, what: str) -> dict[str, list[float]]:
     """Time all calls in turn, round after round, after one round that does not count; seconds."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_number in track(range(rounds + 1), what):
+    for round_number in track(range(rounds + 1), what, console=Console(stderr=True)):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
