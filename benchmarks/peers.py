@@ -152,7 +152,7 @@ def main() -> None:
         measured[title] = compare(model, layer, to_map, x, options.rounds, options.slow, title)
 
     absolute = options.device != "cpu"
-    columns = [f"{title}: {unit}" for title in measured for unit in ("F", *["ms"] * absolute, "MiB")]
+    columns = [f"{title.split(',')[0]}: {unit}" for title in measured for unit in ("F", *["ms"] * absolute, "MiB")]
     lines = [
         f"torch {torch.__version__}, pytorch-grad-cam {version('grad-cam')}, Captum {version('captum')}, torch-cam "
         f"{version('torchcam')}; {options.device}, {options.threads} thread(s), batch {options.batch}, medians of "
