@@ -162,6 +162,8 @@ class TestPage:
 
 class TestBrowser:
     def test_page(self, runs, tmp_path):
+        from selenium.webdriver.support.ui import WebDriverWait
+
         browser = open_browser()
         try:
             path = write_comparison(*runs, tmp_path / "comparison.html")
@@ -175,7 +177,8 @@ class TestBrowser:
                 path.read_text("utf-8").replace("</main>", "<img src='missing.png' alt=''></main>"), "utf-8"
             )
             browser.get(path.as_uri())
-            assert "Content Security Policy" in browser.get_log("browser")[0]["message"]
+            log = WebDriverWait(browser, 30).until(lambda _: browser.get_log("browser"))  # it comes when it comes
+            assert "Content Security Policy" in log[0]["message"]
         finally:
             browser.quit()
 
