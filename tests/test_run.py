@@ -429,11 +429,15 @@ def interrupt_run(command, whole, killed):
     def done():
         return len(list(killed.glob("parts/*[0-9].parquet")))
 
-    def kill(child):
-        least, deadline = min(done() + moments.randint(0, 2), IMAGES - 1), time.monotonic() + 60
-        while done() < least and time.monotonic() < deadline:
+    def wait(parts, seconds):
+        until = time.monotonic() + seconds
+        while done() < parts and time.monotonic() < until:
             time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.3))
+
+    def kill(child):
+        # Some parts before the last one, so that a machine that is slow to kill does not see the end of the run.
+        wait(min(done() + moments.randint(0, 2), IMAGES - 5), seconds=60)
+        wait(IMAGES - 4, seconds=moments.uniform(0, 0.15))
         os.kill(child, signal.SIGKILL)
 
     for _ in range(10):
