@@ -12,7 +12,6 @@ import argparse
 import re
 from pathlib import Path
 
-import numpy as np
 from paper_tables import classifier_and_data
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,7 @@ from rich.table import Table
 from cam_extras import OptiCAM, evaluate
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
+from cam_extras.evaluation.summary import paired_differences
 from cam_extras.metrics import METRICS
 from cam_extras.metrics.insertion_and_deletion import Schedule
 
@@ -89,19 +89,23 @@ run = evaluate(
     target="predicted",
     mode="resume",
 )
-values = run.results.to_pandas().pivot(index="index", columns="method")
-images = len(values)
-drawn = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), 2000) / images
+
+
+def only(setting):
+    """Return the rows of one setting, all of them named alike."""
+    frame = run.results.to_pandas()
+    return frame[frame["method"] == setting].assign(method="").to_dict("list")
+
+
 default, *others = SETTINGS[options.method]
+images = len(only(default)["index"])
 table = Table(title=f"{METHOD[options.method]} on {what}, {images} images")
 for heading in ("setting", *(f"{METRICS[name].title} {METRICS[name].arrow}" for name in names)):
     table.add_column(heading, justify="right" if table.columns else "left")
-table.add_row(f"{default} (default)", *(f"{100 * values[name][default].mean():.1f}" for name in names))
-for other in others:
-    cells = []
-    for name in names:
-        difference = 100 * (values[name][other] - values[name][default]).to_numpy()
-        low, high = np.quantile(drawn @ difference, [0.025, 0.975])
-        cells.append(f"{difference.mean():+.1f} [{low:+.1f}, {high:+.1f}]")
-    table.add_row(other, *cells)
+for place, other in enumerate(others):
+    rows = paired_differences(only(default), only(other), names, samples=2000)
+    if place == 0:
+        table.add_row(f"{default} (default)", *(f"{100 * row['a']:.1f}" for row in rows))
+    changes = ([100 * row[key] for key in ("difference", "low", "high")] for row in rows)
+    table.add_row(other, *(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" for mean, low, high in changes))
 Console().print(table)

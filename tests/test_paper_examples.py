@@ -17,6 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cam_extras.demo.canvases import make_canvases
+from cam_extras.demo.classifier import LAYER, load_classifier, prepare
+from cam_extras.evaluation import Evaluator
+from cam_extras.methods import MIGradCAM
 from cam_extras.metrics import crop_boxes
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -164,8 +168,15 @@ def test_settings_are_compared_with_the_default(study):
     assert all(0 < value < 100 for value in default)
     assert list(table) == [*(f"{bins} bins" for bins in (8, 16, 32, 128, 256)), "discrete"]
     assert len({tuple(row) for row in table.values()}) == len(table)  # each is another method
-    nearest, farthest = (max(map(abs, table[name])) for name in ("128 bins", "8 bins"))
-    assert nearest < farthest
+    canvases = make_canvases(6, "test", seed=0)
+    model = load_classifier()
+    methods = {"default": MIGradCAM(), "8 bins": MIGradCAM(bins=8)}
+    names = ["thresholded_drop", "thresholded_increase", "average_drop", "average_gain"]
+    scores = Evaluator(model, model.get_submodule(LAYER), methods, names)(prepare(canvases.images)).scores
+    for place, name in enumerate(names):
+        of_default, of_other = (100 * scores[method][name].mean().item() for method in methods)
+        assert default[place] == pytest.approx(of_default, abs=0.0501)
+        assert table["8 bins"][place] == pytest.approx(of_other - of_default, abs=0.0501)
 
 
 @pytest.mark.realdata
