@@ -264,7 +264,8 @@ def test_what_is_optimised_for_another_mask_is_said():
         methods = {"best": METHODS["OptiCAM"](fill=optimised), "GradCAM": METHODS["GradCAM"]()}
         return Evaluator(setting.model, setting.layers[0], methods, metrics, MetricOptions(fill=shown))
 
-    for optimised, shown in ((0.0, dark), (dark, 0.0), (0.0, 0.5)):
+    other_blue = dark * torch.tensor([1.0, 1.0, 0.5]).reshape(3, 1, 1)
+    for optimised, shown in ((0.0, dark), (dark, 0.0), (0.0, 0.5), (dark, other_blue)):
         with pytest.warns(UserWarning, match="^best optimises its maps for fill=") as caught:
             evaluator(optimised, shown)
         assert [warning.filename for warning in caught] == [__file__]
