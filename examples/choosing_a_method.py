@@ -96,9 +96,9 @@ def per_cent(values: Tensor) -> str:
 
 def show(axes: Axes, image: Tensor, heat: Tensor | None, title: str, below: str = "", boxes: tuple = ()) -> None:
     """Draw an image, grey, or a map over it, with boxes."""
-    axes.imshow(image[0], cmap="gray", vmin=0, vmax=1)
+    axes.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=1)
     if heat is not None:
-        axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.75)
+        axes.imshow(heat.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.75)
     for (left, top, right, bottom), colour in zip(boxes, (BOX, OTHER_BOX), strict=False):
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=colour, lw=1.2))
     axes.set_title(title, fontsize=7, pad=2)

@@ -302,13 +302,13 @@ def draw_masks(
     target = result.predicted[case : case + 1]
     figure, grid = plt.subplots(4, len(result.maps), figsize=(1.45 * len(result.maps), 6.5), layout="constrained")
     for column, (name, maps) in enumerate(result.maps.items()):
-        grid[0, column].imshow(canvases.images[case, 0], cmap="gray")
-        grid[0, column].imshow(maps[case], cmap="inferno", vmin=0, vmax=1, alpha=0.75)
+        grid[0, column].imshow(canvases.images[case, 0].numpy(), cmap="gray")
+        grid[0, column].imshow(maps[case].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.75)
         grid[0, column].set_title(name.strip("`"), fontsize=9)
         for row, (fill_name, fill) in enumerate(fills.items(), start=1):
             shown = mask(x[case : case + 1], maps[case : case + 1], fill)
             o = confidence(model, shown, target).item()
-            grid[row, column].imshow(shown[0, 0] * SCALE, cmap="gray", vmin=0, vmax=1)
+            grid[row, column].imshow((shown[0, 0] * SCALE).numpy(), cmap="gray", vmin=0, vmax=1)
             grid[row, column].set_xlabel(f"o = {o:.2f}", fontsize=9)
             grid[row, 0].set_ylabel(f"fill: {fill_name}", fontsize=9)
     grid[0, 0].set_ylabel(f"map; p = {p[case]:.2f}", fontsize=9)

@@ -55,7 +55,7 @@ shown = [*differing, confidence.argmax().item()]
 figure = Figure(figsize=(8, 1.85 * len(shown)), layout="constrained")
 for cells, number in zip(figure.subplots(len(shown), len(methods) + 1, squeeze=False), shown, strict=True):
     picture = normalise(x)[number]
-    cells[0].imshow(picture.permute(1, 2, 0), cmap="gray")
+    cells[0].imshow(picture.permute(1, 2, 0).numpy(), cmap="gray")
     cells[0].set_title(f"1 - p = {1 - confidence[number]:.0e}", fontsize=8)
     for axis, name in zip(cells[1:], methods, strict=True):
         axis.imshow(overlay(picture, maps[name][number]))
