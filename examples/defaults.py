@@ -89,23 +89,14 @@ run = evaluate(
     target="predicted",
     mode="resume",
 )
-
-
-def only(setting):
-    """Return the rows of one setting, all of them named alike."""
-    frame = run.results.to_pandas()
-    return frame[frame["method"] == setting].assign(method="").to_dict("list")
-
-
+rows = {name: part.assign(method="").to_dict("list") for name, part in run.results.to_pandas().groupby("method")}
 default, *others = SETTINGS[options.method]
-images = len(only(default)["index"])
-table = Table(title=f"{METHOD[options.method]} on {what}, {images} images")
+compared = {other: paired_differences(rows[default], rows[other], names, samples=2000) for other in others}
+table = Table(title=f"{METHOD[options.method]} on {what}, {len(rows[default]['index'])} images")
 for heading in ("setting", *(f"{METRICS[name].title} {METRICS[name].arrow}" for name in names)):
     table.add_column(heading, justify="right" if table.columns else "left")
-for place, other in enumerate(others):
-    rows = paired_differences(only(default), only(other), names, samples=2000)
-    if place == 0:
-        table.add_row(f"{default} (default)", *(f"{100 * row['a']:.1f}" for row in rows))
-    changes = ([100 * row[key] for key in ("difference", "low", "high")] for row in rows)
-    table.add_row(other, *(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" for mean, low, high in changes))
+table.add_row(f"{default} (default)", *(f"{100 * change['a']:.1f}" for change in compared[others[0]]))
+for other, changes in compared.items():
+    parts = ([100 * change[key] for key in ("difference", "low", "high")] for change in changes)
+    table.add_row(other, *(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" for mean, low, high in parts))
 Console().print(table)

@@ -28,6 +28,7 @@ from torchvision import transforms
 
 from cam_extras import evaluate
 from cam_extras.evaluation.sources import open_source
+from cam_extras.evaluation.summary import resampled_means
 from cam_extras.maps import black
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS, win_percentage
@@ -104,12 +105,9 @@ def methods_of(table, without, fill):
 def values_of(results, methods, columns, samples):
     """Return our values of the set by method and column of the paper, those of the bootstrap's resamples after it."""
     table = results.to_pandas().pivot(index="index", columns="method")
-    images = len(table)
-    rng = np.random.default_rng(0)
-    drawn = np.vstack([np.ones(images), rng.multinomial(images, np.full(images, 1 / images), samples)])
 
     def mean(of_images):
-        return drawn @ of_images / images  # in this order the mean of ones is 1, not more
+        return np.concatenate([[of_images.mean()], resampled_means(of_images[None], samples, seed=0)[:, 0]])
 
     values = {method: {} for method in methods}
     for column, about in columns.items():
@@ -122,7 +120,7 @@ def values_of(results, methods, columns, samples):
             continue
         metric = METRICS[name]
         for method in methods:
-            means = [mean(table[need][method]) for need in (metric.needs if metric.of_means else [name])]
+            means = [mean(table[need][method].to_numpy()) for need in (metric.needs if metric.of_means else [name])]
             of_set = metric.function(*map(torch.from_numpy, means)).numpy() if metric.of_means else means[0]
             values[method][column] = times * of_set
     return values

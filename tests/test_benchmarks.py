@@ -139,7 +139,9 @@ class TestPeers:
         assert left_out == {f"ViT-S/16, last ln_1: {name} | pytorch-grad-cam" for name in ("ShapleyCAM", "FullGrad")}
         for row in rows:
             method, library, *cells = (cell.strip() for cell in row.strip("|").split("|"))
-            skipped = library in ("Captum", "cam_extras, Captum") or f"{method} | {library}" in str(left_out)
+            skipped = (
+                library in ("Captum", "cam_extras, Captum") or f"ViT-S/16, last ln_1: {method} | {library}" in left_out
+            )
             assert ["-" if cell == "-" else math.isfinite(float(cell)) for cell in cells] == [
                 *(True, True),
                 *(("-", "-") if skipped else (True, True)),

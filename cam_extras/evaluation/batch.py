@@ -116,7 +116,7 @@ class Evaluator:
         """Warn of methods that optimise for another mask than the metrics show."""
         for name, method in self.methods.items():
             fill = getattr(method, "fill", self.options.fill)
-            if (torch.as_tensor(fill).cpu() - torch.as_tensor(self.options.fill).cpu()).any():
+            if (torch.as_tensor(fill).cpu() != torch.as_tensor(self.options.fill).cpu()).any():
                 warnings.warn(
                     f"{name} optimises its maps for fill={fill}, and metrics mask with fill={self.options.fill}: it is "
                     "likely to score far below what it can; give both the same",

@@ -152,6 +152,26 @@ def paired_differences(
     ]
 
 
+def resampled_means(columns: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Return the means (samples, k) of columns (k, N) over bootstrap resamples of the N images.
+
+    All columns, and all calls with as many images and the same seed, see the same resamples. NaN is a score that there
+    is not, and left out; where a resample has none, its mean is NaN.
+    """
+    images = columns.shape[1]
+    present = ~np.isnan(columns)
+    matrix = np.concatenate([np.where(present, columns, 0), present]).T
+    rng = np.random.default_rng(seed)
+    sums = []
+    for start in range(0, samples, at_once := max(1, _DRAWN_AT_ONCE // images)):
+        count = min(at_once, samples - start)
+        drawn = rng.integers(0, images, (count, images)) + images * np.arange(count)[:, None]
+        # How often each image was drawn: a product with that is all sums of all columns at once.
+        sums.append(np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(float) @ matrix)
+    of_values, counts = np.split(np.concatenate(sums), 2, axis=1)
+    return np.divide(of_values, counts, out=np.full_like(counts, np.nan), where=counts > 0)
+
+
 def write_summary(folder: str | Path, rows: Sequence[Row]) -> None:
     """Write rows to `summary.csv` and `summary.json` in a folder, each file whole or not at all.
 
@@ -237,28 +257,19 @@ def _intervals(
         raise ValueError(f"confidence must lie between 0 and 1; got {confidence}")
     if not images or not statistics:
         return [(None, None)] * len(statistics)
-    present = np.stack([statistic.present for statistic in statistics], axis=1)
-    values = np.concatenate([np.where(statistic.present, statistic.columns, 0) for statistic in statistics])
-    matrix = np.concatenate([values.T, present], axis=1)
-    rng = np.random.default_rng(seed)
-    sums = []
-    for start in range(0, samples, at_once := max(1, _DRAWN_AT_ONCE // images)):
-        count = min(at_once, samples - start)
-        drawn = rng.integers(0, images, (count, images)) + images * np.arange(count)[:, None]
-        # How often each image was drawn: a product with that is all sums of all columns at once.
-        sums.append(np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(float) @ matrix)
-    sums_of_values, counts = np.split(np.concatenate(sums), [len(values)], axis=1)
+    columns = np.concatenate([np.where(statistic.present, statistic.columns, np.nan) for statistic in statistics])
+    means = np.split(
+        resampled_means(columns, samples, seed),
+        np.cumsum([len(statistic.columns) for statistic in statistics])[:-1],
+        axis=1,
+    )
     intervals: list[tuple[float | None, float | None]] = []
-    first = 0
-    for statistic, count in zip(statistics, counts.T, strict=True):
-        last = first + len(statistic.columns)
-        some = count > 0
-        if some.any():
-            means = torch.from_numpy(sums_of_values[some, first:last] / count[some, None])
+    for statistic, of_statistic in zip(statistics, means, strict=True):
+        some = torch.from_numpy(of_statistic[~np.isnan(of_statistic).any(axis=1)])
+        if len(some):
             tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-            low, high = np.quantile(statistic.function(*means.unbind(dim=1)).numpy(), tails)
+            low, high = np.quantile(statistic.function(*some.unbind(dim=1)).numpy(), tails)
             intervals.append((float(low), float(high)))
         else:
             intervals.append((None, None))
-        first = last
     return intervals
