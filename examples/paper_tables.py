@@ -23,7 +23,7 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, rankdata
 from torchvision import transforms
 
 from cam_extras import evaluate
@@ -133,7 +133,8 @@ def agreement(theirs, ours):
         return None
     paper = [theirs[method] for method in common]
     rows = np.stack([ours[method] for method in common], axis=1).round(6)  # what is equal differs by rounding
-    taus = [kendalltau(paper, row).statistic for row in rows]
+    orders, of_row = np.unique(rankdata(rows, axis=1), axis=0, return_inverse=True)  # many resamples have the same
+    taus = np.array([kendalltau(paper, order).statistic for order in orders])[of_row.ravel()]
     if np.isnan(taus).all():  # all of the paper's values, or of ours, are the same
         return None
     return taus[0], *np.nanquantile(taus[1:], [0.025, 0.975])
@@ -211,7 +212,7 @@ def main():
     parser.add_argument("--table", nargs="+", help="numbers of tables; default: all that need no boxes")
     parser.add_argument("--without", nargs="+", default=[], metavar="METHOD", help="leave out, such as ScoreCAM")
     parser.add_argument("--limit", type=int, help="take so many images, evenly spread (of CIFAR-10 the first)")
-    parser.add_argument("--samples", type=int, default=200, help="of the bootstrap")
+    parser.add_argument("--samples", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--output", type=Path, default=Path("paper_tables-output"))
     options = parser.parse_args()
 

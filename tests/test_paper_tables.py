@@ -115,8 +115,10 @@ class TestNumbers:
         theirs = {name: float(place) for place, name in enumerate("abcde")}
         ours = {name: place + rng.normal(0, 2, 50) for place, name in enumerate("edcbaf")}
         tau, low, high = self.script["agreement"](theirs, ours)
-        assert tau == kendalltau([4, 3, 2, 1, 0], [ours[name][0] for name in "edcba"]).statistic
-        assert -1 <= low < high <= 1
+        taus = [kendalltau([4, 3, 2, 1, 0], [ours[name][n] for name in "edcba"]).statistic for n in range(50)]
+        assert tau == pytest.approx(taus[0])
+        assert (low, high) == pytest.approx(np.quantile(taus[1:], [0.025, 0.975]))
+        assert low < high
         assert self.script["agreement"]({"a": 1.0, "b": 2.0}, ours) is None
         assert self.script["agreement"](dict.fromkeys("abc", 1.0), ours) is None
 
