@@ -98,7 +98,7 @@ class TestPeers:
     @pytest.fixture
     def peers(self, load):
         pytest.importorskip("torchcam", reason="torch-cam is not installed: pip install cam_extras[benchmark]")
-        return load("peers", "--rounds=1", "--batch=2")
+        return load("peers", "--rounds=1", "--batch=2", "--slow")
 
     def test_grad_cam_is_that_of_all_peers(self, peers, digits):
         """Up to 1e-6; Captum adds up without a ReLU, which is left to its user."""
@@ -134,7 +134,7 @@ class TestPeers:
         first, _, heading, _, *rows = printed.splitlines()
         assert "torch-cam" in first
         assert heading.count(": F") == heading.count(": MiB") == 2
-        assert len(rows) == 37
+        assert len(rows) == 41
         left_out = {line.split(" is left out")[0] for line in told.splitlines() if "is left out" in line}
         assert left_out == {f"ViT-S/16, last ln_1: {name} | pytorch-grad-cam" for name in ("ShapleyCAM", "FullGrad")}
         for row in rows:
