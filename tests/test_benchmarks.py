@@ -60,6 +60,22 @@ def rows_of(printed):
     return {name: cells for name, *cells in rows}
 
 
+def one_after_another(calls, rounds, what):
+    """In the place of `measure`: the first call takes two seconds, the next three, and so on."""
+    return {name: [float(seconds)] for seconds, name in enumerate(calls, start=2)}
+
+
+def test_ratios(load, monkeypatch, capsys):
+    for name in ("speed", "metrics"):
+        module = load(name, "--batch=2")
+        monkeypatch.setattr(module, "measure", one_after_another)
+        module.main()
+        for seconds, cells in enumerate(rows_of(capsys.readouterr().out).values(), start=2):
+            assert cells[:3] == [f"{seconds}.000", f"{seconds / 2:.2f}", f"{seconds / 2:.2f}"]
+            if name == "speed":
+                assert cells[3] == {3: "1.33", 5: "1.20"}.get(seconds, "")  # the peer comes after ours
+
+
 def test_speed(load, capsys):
     load("speed", "--rounds=1", "--batch=2").main()
     rows = rows_of(capsys.readouterr().out)
@@ -123,6 +139,13 @@ class TestPeers:
             first, *others = (maps(f"{method} | {library}") for library in libraries)
             for other in others:
                 torch.testing.assert_close(other, first, atol=1e-6, rtol=0)
+
+    def test_passes_are_those_of_the_batch(self, peers, monkeypatch):
+        monkeypatch.setattr(peers, "measure", one_after_another)
+        ((model, layer),) = small_network().values()
+        found = peers.compare(model, layer, None, torch.randn(2, 3, 64, 64), 1, False, "a small network")
+        assert [row[:2] for row in found.values()] == [(n, n / 2) for n in range(2, len(found) + 2)]
+        assert len(found) == 37
 
     def test_all_are_measured(self, peers, monkeypatch, capsys):
         def small(*args, **options):

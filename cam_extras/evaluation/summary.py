@@ -265,7 +265,7 @@ def _intervals(
     )
     intervals: list[tuple[float | None, float | None]] = []
     for statistic, of_statistic in zip(statistics, means, strict=True):
-        some = torch.from_numpy(of_statistic[~np.isnan(of_statistic).any(axis=1)])
+        some = torch.from_numpy(of_statistic[~np.isnan(of_statistic[:, 0])])  # all its columns have the same gaps
         if len(some):
             tails = [(1 - confidence) / 2, (1 + confidence) / 2]
             low, high = np.quantile(statistic.function(*some.unbind(dim=1)).numpy(), tails)
