@@ -116,6 +116,8 @@ class MethodCAM(BaseCAM):
         """Explain a batch without `aug_smooth`."""
         self.outputs = self.activations_and_grads(input_tensor)
         try:
+            if type(self.method).maps is not methods.Method.maps and not eigen_smooth:
+                return self._own_maps(targets)
             return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
         finally:
             self.activations_and_grads.release()
@@ -124,12 +126,22 @@ class MethodCAM(BaseCAM):
         self, input_tensor: Tensor, targets: Sequence[Callable] | None, eigen_smooth: bool
     ) -> list[np.ndarray]:
         """Return one map (N, 1, *S) a layer at the input's size."""
+        self._set_targets(targets)
+        return super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
+
+    def _set_targets(self, targets: Sequence[Callable] | None) -> None:
+        """Let the probes score the targets."""
         if targets is not None:
             # One scorer for all layers, so that they share a backward pass.
-            scorer = PerSampleScorer(check_targets(targets, len(input_tensor)))
-            recorder = self.activations_and_grads
-            recorder.probes = [probe.with_score(scorer) for probe in recorder.probes]
-        return super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
+            probes = self.activations_and_grads.probes
+            scorer = PerSampleScorer(check_targets(targets, len(probes[0].x)))
+            self.activations_and_grads.probes = [probe.with_score(scorer) for probe in probes]
+
+    def _own_maps(self, targets: Sequence[Callable] | None) -> np.ndarray:
+        """Return the mean over layers of maps (N, *S) that the method scales itself: BaseCAM would change them."""
+        self._set_targets(targets)
+        maps = [self.method.maps(probe) for probe in self.activations_and_grads.probes]
+        return torch.stack(maps).mean(dim=0).float().cpu().numpy()
 
     def get_cam_image(
         self,

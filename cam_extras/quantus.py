@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from cam_extras._checks import SampleError, check_class_scores, check_finite, check_name
 from cam_extras.batches import rows_of_a_pass
-from cam_extras.maps import input_map, normalise
+from cam_extras.maps import normalise
 from cam_extras.methods import METHODS as _OURS
 from cam_extras.methods import Method, channel_weights
 from cam_extras.metrics import (
@@ -166,7 +166,7 @@ class Explainer:
         return torch.cat(found).numpy()
 
     def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        return input_map(self.method(self._probe(model, x, target)), tuple(x.shape[2:]))
+        return self.method.maps(self._probe(model, x, target))
 
     def _weights(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         return channel_weights(self.method)(self._probe(model, x, target))

@@ -172,6 +172,20 @@ def mi_grad_cam(head, a, c, x, model):
     return _weigh([_mean(gradient[k]) * information[k] / sum(information) for k in range(len(a))], a)
 
 
+def opti_cam_mask(u, a, size, normalisation="range", h="identity"):
+    """The mask (H, W) of channels a (K, h, w) weighed by softmax(u)."""
+    weights = torch.exp(u) / torch.exp(u).sum()
+    saliency = sum(weights[k] * a[k] for k in range(len(a)))
+    if h == "relu":
+        saliency = saliency.clamp(min=0)
+    s = F.interpolate(saliency[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    if normalisation == "range":
+        return (s - s.min()) / (s.max() - s.min())
+    if normalisation == "max":
+        return s.clamp(min=0) / s.max()
+    return 1 / (1 + torch.exp(-s))
+
+
 def opti_cam_iterates(
     model,
     a,
@@ -180,7 +194,7 @@ def opti_cam_iterates(
     iterations,
     objective="mask",
     normalisation="range",
-    h="relu",
+    h="identity",
     fill=0.0,
     optimiser="adam",
     learning_rate=0.1,
@@ -192,17 +206,7 @@ def opti_cam_iterates(
     iterates, objectives = [u], []
     for t in range(1, iterations + 1):
         v = u.clone().requires_grad_()
-        weights = torch.exp(v) / torch.exp(v).sum()
-        saliency = sum(weights[k] * a[k] for k in range(len(a)))
-        if h == "relu":
-            saliency = saliency.clamp(min=0)
-        s = F.interpolate(saliency[None, None], x.shape[1:], mode="bilinear", align_corners=False)[0, 0]
-        if normalisation == "range":
-            s = (s - s.min()) / (s.max() - s.min())
-        elif normalisation == "max":
-            s = s / s.max()
-        else:
-            s = 1 / (1 + torch.exp(-s))
+        s = opti_cam_mask(v, a, x.shape[1:], normalisation, h)
 
         def g(image):
             logits = model(image[None])[0]
@@ -230,7 +234,8 @@ def opti_cam_iterates(
 @method("OptiCAM")
 def opti_cam(head, a, c, x, model):
     u = opti_cam_iterates(model, a, c, x, 100)[0][-1]
-    return _weigh((torch.exp(u) / torch.exp(u).sum()).tolist(), a)
+    weighed = _weigh((torch.exp(u) / torch.exp(u).sum()).tolist(), a)
+    return weighed - weighed.sum(dim=0).min() / len(a)
 
 
 def activations_at(model, x):

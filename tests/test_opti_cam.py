@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from captum.attr import LayerAttribution
 from nets import CNN, make_setting
-from reference import opti_cam_iterates
+from reference import opti_cam_iterates, opti_cam_mask
 from state import untouched
 
 import cam_extras
+from cam_extras._checks import SampleError
 from cam_extras.captum import LayerOptiCam
+from cam_extras.evaluation import Evaluator
 from cam_extras.maps import black, input_map, mask
 from cam_extras.methods import OptiCAM
 from cam_extras.methods.opti_cam import NORMALISATIONS, OBJECTIVES
 from cam_extras.probe import Probe
+from cam_extras.quantus import explain
+from cam_extras.scores import Logit
 
 CLASSES = [4, 0, 2]
 
@@ -24,6 +30,13 @@ def make_model(kind=CNN):
     with torch.no_grad():
         model.classifier.weight *= 20
     return model
+
+
+def make_negative(model):
+    """Let `model.layer` have negative values only, which a ReLU after it would take from the score, too."""
+    model.activation = torch.nn.Identity()
+    with torch.no_grad():
+        model.layer.bias -= 1.5
 
 
 @pytest.fixture
@@ -144,7 +157,7 @@ def test_internal_batch_size(probe, objective):
 def test_default_internal_batch_size(side, rows):
     """As many pixels as four images of 224 x 224 have, and no more than 32 images."""
     model = CNN().eval()
-    x = torch.zeros(33, 3, side, side).index_fill_(0, torch.arange(0, 33, 2), 1.0)[: rows + 1]
+    x = torch.randn(1, 3, side, side) * torch.linspace(1, 2, rows + 1)[:, None, None, None]
     for options, expected in (({"target": 1}, [rows + 1, rows, 1]), ({"score": lambda y: y[:, 1]}, 2 * [rows + 1])):
         sizes = []
         probe = Probe(model, model.stem, x, **options)
@@ -169,22 +182,140 @@ def test_additional_arguments_stay_with_their_samples():
         torch.testing.assert_close(together[n], alone[0], rtol=0, atol=1e-9)
 
 
+class TestWhatIsShownIsWhatWasOptimised:
+    """Maps of the hosts against the mask that the paper's iteration ends with; not against weights."""
+
+    def shown(self, values, **hyper):
+        """The last masks by the reference, and the maps of every host by name."""
+        model = make_model()
+        layer = model.stem if values == "after a ReLU" else model.layer
+        if values == "negative":
+            make_negative(model)
+        x = torch.randn(3, 3, 10, 8, dtype=torch.float64)
+        activations = Probe(model, layer, x).activations
+        assert (activations.amin() < 0) == (values != "after a ReLU")
+        assert (activations.amax() < 0) == (values == "negative")
+        hyper = {"max_iterations": 4, **hyper}
+        options = {key: hyper[key] for key in ("normalisation", "h") if key in hyper}
+        masks = []
+        for n, c in enumerate(CLASSES):
+            u = opti_cam_iterates(model, activations[n], c, x[n], 4, **options)[0][-1]
+            masks.append(opti_cam_mask(u, activations[n], (10, 8), **options))
+        name = next(key for key, module in model.named_modules() if module is layer)
+        probe = Probe(model, layer, x, target=CLASSES)
+        attribution = LayerOptiCam(model, layer, **hyper).attribute(x, CLASSES)
+        if hyper.get("normalisation", "range") == "range":
+            assert attribution.amin() >= -1e-15 or "h" in hyper
+            attribution = attribution.relu()
+            low, high = attribution.amin((1, 2, 3), keepdim=True), attribution.amax((1, 2, 3), keepdim=True)
+            enlarged = LayerAttribution.interpolate((attribution - low) / (high - low), (10, 8), "bilinear")[:, 0]
+            low, high = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
+            attribution = ((enlarged - low) / (high - low))[:, None]
+        evaluator = Evaluator(model, layer, {"OptiCAM": OptiCAM(**hyper)}, ["complexity"])
+        return torch.stack(masks).detach(), {
+            "method": OptiCAM(**hyper).maps(probe),
+            "pytorch-grad-cam": cam_extras.OptiCAM(model, [layer], **hyper)(x, [Logit(c) for c in CLASSES]),
+            "Captum": attribution[:, 0],
+            "Quantus": explain("OptiCAM", layer=name, **hyper)(model, x.numpy(), np.array(CLASSES))[:, 0],
+            "Evaluator": evaluator(x, CLASSES).maps["OptiCAM"],
+        }
+
+    @pytest.mark.parametrize(
+        ("values", "hyper"),
+        [
+            *[(values, {"normalisation": n}) for values in ("after a ReLU", "signed") for n in NORMALISATIONS],
+            *[("negative", {"normalisation": n}) for n in ("range", "sigmoid")],  # max has nothing to divide by
+            *[(values, {"h": "relu"}) for values in ("after a ReLU", "signed")],
+        ],
+        ids=str,
+    )
+    def test_in_every_host(self, values, hyper):
+        masks, maps = self.shown(values, **hyper)
+        assert (masks[0] - masks[1]).abs().max() > 0.005
+        for shown in maps.values():
+            torch.testing.assert_close(torch.as_tensor(shown).double(), masks, rtol=0, atol=1e-6)
+
+    def test_in_a_volume(self):
+        model = CNN(dims=3, channels=1).double().eval()
+        x = torch.randn(2, 1, 8, 10, 12, dtype=torch.float64)
+        masks = OptiCAM(max_iterations=3).optimise(Probe(model, model.layer, x, target=1)).masks
+        maps = cam_extras.OptiCAM(model, [model.layer], max_iterations=3)(x, [Logit(1)] * 2)
+        np.testing.assert_allclose(maps, masks, rtol=0, atol=1e-6)
+
+    def test_of_two_layers_is_the_mean(self):
+        model = make_model()
+        x = torch.randn(2, 3, 10, 8, dtype=torch.float64)
+        layers = [model.layer, model.stem]
+        alone = [
+            cam_extras.OptiCAM(model, [layer], max_iterations=3, normalisation="sigmoid")(x, [Logit(1)] * 2)
+            for layer in layers
+        ]
+        both = cam_extras.OptiCAM(model, layers, max_iterations=3, normalisation="sigmoid")(x, [Logit(1)] * 2)
+        np.testing.assert_allclose(both, np.mean(alone, axis=0), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-@pytest.mark.parametrize("case", ["zero", "constant", "one channel"])
-def test_degenerate_maps(case, normalisation, objective):
-    model = CNN().eval()
-    with torch.no_grad():
-        model.stem[0].weight.zero_()
-        model.stem[0].bias.fill_(0.0 if case == "zero" else 0.5)
-    if case == "one channel":
-        model.stem[0] = torch.nn.Conv2d(3, 1, 3, stride=2, padding=1)
-        model.layer = torch.nn.Conv2d(1, 7, 3, padding=1)
-    probe = Probe(model, model.stem, torch.randn(2, 3, 10, 8))
+def test_one_channel_has_nothing_to_weigh(normalisation, objective):
+    model = make_model()
+    model.stem[0] = torch.nn.Conv2d(3, 1, 3, stride=2, padding=1, dtype=torch.float64)
+    model.layer = torch.nn.Conv2d(1, 7, 3, padding=1, dtype=torch.float64)
+    probe = Probe(model, model.stem, torch.randn(2, 3, 10, 8, dtype=torch.float64))
     optimum = OptiCAM(objective=objective, normalisation=normalisation).optimise(probe)
-    channels = 1 if case == "one channel" else 6
-    torch.testing.assert_close(optimum.weights, torch.full((2, channels), 1 / channels))
+    assert (optimum.weights == 1).all()
     assert all(len(curve) == 2 for curve in optimum.objective)  # nothing changes: converged
+    for mask_, channel in zip(optimum.masks, probe.activations, strict=True):
+        expected = opti_cam_mask(torch.zeros(1), channel, (10, 8), normalisation)
+        torch.testing.assert_close(mask_, expected, rtol=0, atol=1e-12)
+
+
+class TestAnOptimisationThatCannotStartSaysWhy:
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    @pytest.mark.parametrize("normalisation", NORMALISATIONS)
+    @pytest.mark.parametrize("value", [0.0, 0.5])
+    def test_a_constant_layer(self, value, normalisation, objective):
+        model = CNN().eval()
+        with torch.no_grad():
+            model.stem[0].weight.zero_()
+            model.stem[0].bias.fill_(value)
+        probe = Probe(model, model.stem, torch.randn(2, 3, 10, 8))
+        with pytest.raises(SampleError, match="cannot start: the layer's mean channel is the same in all cells"):
+            OptiCAM(objective=objective, normalisation=normalisation).optimise(probe)
+
+    def test_only_the_sample_concerned_is_named(self):
+        model = CNN().eval()
+        with torch.no_grad():
+            model.stem[0].bias.zero_()
+        x = torch.randn(3, 3, 10, 8)
+        x[1] = 0
+        with pytest.raises(SampleError) as error:
+            OptiCAM().optimise(Probe(model, model.stem, x))
+        assert error.value.samples == [1]
+
+    @pytest.mark.parametrize(("h", "normalisation"), [("relu", "range"), ("relu", "max"), ("identity", "max")])
+    def test_what_the_rectifier_empties(self, h, normalisation):
+        model = make_model()
+        make_negative(model)
+        probe = Probe(model, model.layer, torch.randn(3, 3, 10, 8, dtype=torch.float64), target=CLASSES)
+        with pytest.raises(SampleError, match=r'ReLU leaves nothing .* in samples 0, 1, 2: take h="identity"'):
+            OptiCAM(h=h, normalisation=normalisation)(probe)
+        assert OptiCAM(max_iterations=3)(probe).sum(dim=1).amax((1, 2)).min() > 0
+
+    def test_an_image_of_nothing_but_the_fill(self):
+        model = make_model()
+        x = torch.randn(2, 3, 10, 8, dtype=torch.float64)
+        x[1] = 0  # at the border of the layer's padding its map is not constant
+        with pytest.raises(SampleError, match="the score is the same whatever the mask shows in sample 1: is it satur"):
+            OptiCAM().optimise(Probe(model, model.layer, x, target=1))
+
+    def test_a_saturated_score(self):
+        model = make_model()
+        with torch.no_grad():
+            model.classifier.bias[1] += 1e4
+        probe = Probe(model, model.stem, torch.randn(2, 3, 10, 8, dtype=torch.float64), target=1)
+        with pytest.raises(SampleError, match=r'samples 0, 1: is it saturated \(then take score="logit"\)'):
+            OptiCAM(score="softmax").optimise(probe)
+        assert OptiCAM(max_iterations=3).optimise(probe).weights.std() > 0
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from cam_extras._checks import SampleError, check_class_scores, check_name
-from cam_extras.maps import input_map
 from cam_extras.methods import Method, channel_weights
 from cam_extras.metrics import (
     DEFAULT_METRICS,
@@ -184,7 +183,7 @@ class _Explained(Explained):
 
     @cached_property
     def maps(self) -> Tensor:
-        return input_map(self._method(self._probe), tuple(self.x.shape[2:]))
+        return self._method.maps(self._probe)
 
     @cached_property
     def channel_weights(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cam_extras import batches
 from cam_extras._checks import check_choice
+from cam_extras.maps import input_map
 from cam_extras.probe import Probe
 from cam_extras.scores import SCORES
 
@@ -29,6 +30,10 @@ class Method(ABC):
     @abstractmethod
     def __call__(self, probe: Probe) -> Tensor:
         """Return the contributions (N, C, *S)."""
+
+    def maps(self, probe: Probe) -> Tensor:
+        """Return the maps that hosts show, (N, *input size) in [0, 1]: n(Up(n(ReLU(sum_k C_k))))."""
+        return input_map(self(probe), tuple(probe.x.shape[2:]))
 
     @classmethod
     def make(cls, hyper: Mapping[str, Any]) -> Method:
@@ -94,3 +99,13 @@ def spatial_mean(values: Tensor) -> Tensor:
 def weigh_channels(weights: Tensor, activations: Tensor) -> Tensor:
     """Weigh every channel, w_k A_k: (N, C) and (N, C, *S) -> (N, C, *S)."""
     return weights.reshape(*weights.shape, *(1,) * (activations.ndim - 2)) * activations
+
+
+def above_minimum(contributions: Tensor) -> Tensor:
+    """Subtract from contributions (N, C, *S) the minimum of their sum over space, in equal shares of the channels.
+
+    Hosts rectify the sum over channels, which would take away what a method means to show of negative sums; they
+    normalise by minimum and maximum afterwards, so that the shift itself does not show.
+    """
+    summed = contributions.sum(dim=1, keepdim=True)
+    return contributions - summed.amin(dim=tuple(range(1, summed.ndim)), keepdim=True) / contributions.shape[1]

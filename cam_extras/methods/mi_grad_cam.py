@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cam_extras._checks import SampleError, check_choice, check_count, check_seed, which
-from cam_extras.methods.base import GradientMethod, spatial_mean, weigh_channels
+from cam_extras.methods.base import GradientMethod, above_minimum, spatial_mean, weigh_channels
 from cam_extras.methods.information import ESTIMATORS, UPSAMPLINGS, mutual_information
 from cam_extras.probe import Probe
 
@@ -90,5 +90,4 @@ class MIGradCAM(GradientMethod):
         contributions = weigh_channels(self.channel_weights(probe), probe.activations)
         if self.activation == "relu":
             return contributions
-        activated = ACTIVATIONS[self.activation](contributions.sum(dim=1, keepdim=True))
-        return activated - activated.amin(dim=tuple(range(1, activated.ndim)), keepdim=True)
+        return above_minimum(ACTIVATIONS[self.activation](contributions.sum(dim=1, keepdim=True)))

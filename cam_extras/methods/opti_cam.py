@@ -11,13 +11,14 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_count, check_fill
+from cam_extras._checks import SampleError, check_choice, check_count, check_fill, which
 from cam_extras.maps import mask, normalise, resize
-from cam_extras.methods.base import GradientMethod, rows_of_a_pass, weigh_channels
+from cam_extras.methods.base import GradientMethod, above_minimum, rows_of_a_pass, weigh_channels
 from cam_extras.probe import Probe
 
 
 def _divide_by_maximum(maps: Tensor) -> Tensor:
+    maps = maps.relu()  # a mask has no negative values, which those of signed layers are
     high = maps.amax(dim=tuple(range(1, maps.ndim)), keepdim=True)
     return torch.where(high > 0, maps / torch.where(high > 0, high, 1), 0)
 
@@ -41,16 +42,18 @@ class Optimum:
 
     Attributes:
         weights: softmax(u), shape (N, C); positive, with sum 1.
+        masks: s, shape (N, *input size), in [0, 1].
         objective: F before every update, one tensor (iterations,) for each sample; they may differ in length.
     """
 
     weights: Tensor
+    masks: Tensor
     objective: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptiCAM(GradientMethod):
-    """Opti-CAM: contributions softmax(u)_k A_k, with u optimised so that the class is seen in the masked image.
+    """Opti-CAM: contributions softmax(u)_k A_k, with u such that the model sees the class in the masked image.
 
     S(u) = h(sum_k softmax(u)_k A_k) is enlarged to the input's size and normalised to the mask s = n(Up(S(u))), and
     Adam, or NAdam, maximises one of
@@ -65,6 +68,10 @@ class OptiCAM(GradientMethod):
     over u, starting at 0, where g is the score of the class. Samples do not influence each other; one that has
     converged leaves the batch.
 
+    What every host shows is the mask s of the last u. With `normalisation="range"` the contributions carry the minimum
+    of S over space, subtracted in equal shares of the channels, so that their sum is S - min S, which hosts rectify and
+    normalise to s. With the other two they are the mask itself, (N, 1, *input size).
+
     Use it where confidence in what the map shows matters more than time. An iteration costs a forward pass of the
     masked input and a backward pass to it (two of each for the last two objectives); no gradient of a parameter is
     computed.
@@ -75,9 +82,10 @@ class OptiCAM(GradientMethod):
     Args:
         score: g, a key of `cam_extras.scores.SCORES`; a score function given to the host wins over it.
         objective: "mask", "diff", "iomask" or "iodiff".
-        normalisation: n: "range", min-max; "max", division by the maximum; or "sigmoid".
-        h: "relu", as the front ends do with the sum over channels, or "identity". They differ only for layers whose
-            values can be negative.
+        normalisation: n: "range", min-max; "max", division by the maximum, after a ReLU where values are negative; or
+            "sigmoid".
+        h: "identity", as in the paper's experiments, or "relu". They differ only for layers whose values can be
+            negative, such as those of transformers: there ReLU may leave nothing of the mean channel, where it starts.
         optimiser: "adam", or "nadam", Adam with Nesterov's momentum.
         learning_rate: of the optimiser.
         max_iterations: updates of u.
@@ -88,6 +96,10 @@ class OptiCAM(GradientMethod):
             pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
             the whole batch, a pass has all images.
         progress: show a progress bar.
+
+    Raises:
+        SampleError: (when called) the objective does not depend on u where it starts: the layer has the same value in
+            all cells, `h="relu"` leaves nothing, or the score is saturated. It is a ValueError, and names the samples.
 
     `OptiCAM(**OptiCAM.FAST)` has most of its average gain in three tenths of the time: see docs/decisions.md.
 
@@ -104,7 +116,7 @@ class OptiCAM(GradientMethod):
 
     objective: str = "mask"
     normalisation: str = "range"
-    h: str = "relu"
+    h: str = "identity"
     optimiser: str = "adam"
     learning_rate: float = 0.1
     max_iterations: int = 100
@@ -129,7 +141,7 @@ class OptiCAM(GradientMethod):
             raise ValueError(f"tolerance must be 0 or more; got {self.tolerance}")
 
     def optimise(self, probe: Probe) -> Optimum:
-        """Return the optimal weights and how the objective came there."""
+        """Return the optimal weights, their masks, and how the objective came there."""
         probe = probe.scored_by(self.score)
         with torch.inference_mode(False), torch.enable_grad():
             x, activations = probe.x.clone(), probe.activations
@@ -142,7 +154,7 @@ class OptiCAM(GradientMethod):
             running = torch.arange(len(x), device=x.device)
             previous = torch.full((len(x),), torch.inf, dtype=u.dtype, device=x.device)
             rows = rows_of_a_pass(probe, self.internal_batch_size)
-            for _ in track(range(self.max_iterations), "Opti-CAM", disable=not self.progress):
+            for iteration in track(range(self.max_iterations), "Opti-CAM", disable=not self.progress):
                 parts = []
                 for some in running.split(rows):
                     v = u[some].requires_grad_()
@@ -150,6 +162,8 @@ class OptiCAM(GradientMethod):
                     (u.grad[some],) = torch.autograd.grad(-part.sum(), v)
                     parts.append(part.detach())
                 objective = torch.cat(parts)
+                if iteration == 0:
+                    self._check_start(activations, u, u.grad, objective)
                 for sample, value in zip(running.tolist(), objective, strict=True):
                     curves[sample].append(value)
                 converged = (objective - previous[running]).abs() < self.tolerance
@@ -161,14 +175,48 @@ class OptiCAM(GradientMethod):
                 with torch.device(u.device):  # steps are counted in a tensor
                     optimiser.step()
             found[running] = u[running]
-        return Optimum(found.softmax(dim=1), tuple(torch.stack(curve) for curve in curves))
+            with torch.no_grad():
+                masks = self._masks(activations, found, tuple(x.shape[2:]))
+        return Optimum(found.softmax(dim=1), masks, tuple(torch.stack(curve) for curve in curves))
+
+    def _sum(self, activations: Tensor, u: Tensor) -> Tensor:
+        """Return S(u), shape (N, *S)."""
+        return RECTIFIERS[self.h](weigh_channels(u.softmax(dim=1), activations).sum(dim=1))
+
+    def _masks(self, activations: Tensor, u: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Return s = n(Up(S(u))), shape (N, *size)."""
+        return NORMALISATIONS[self.normalisation](resize(self._sum(activations, u), size))
+
+    def _check_start(self, activations: Tensor, u: Tensor, gradient: Tensor, objective: Tensor) -> None:
+        """Raise SampleError for samples whose optimisation cannot start, and say why."""
+        mean = activations.mean(dim=1).flatten(1)  # S without h, where u is 0
+        emptied = (mean <= 0).all(dim=1) & (mean < 0).any(dim=1) & (self.h == "relu" or self.normalisation == "max")
+        constant = (mean == mean[:, :1]).all(dim=1)
+        # A single channel has nothing to weigh, and a masked image that scores as the whole one is what "diff" wants.
+        done = torch.full_like(constant, activations.shape[1] == 1) | ((objective == 0) & (self.objective == "diff"))
+        stuck = (gradient == 0).all(dim=1) & (emptied | constant | ~done)
+        causes = (
+            (
+                stuck & emptied,
+                "ReLU leaves nothing of the layer's mean channel",
+                'take h="identity" and normalisation="range"',
+            ),
+            (stuck & constant, "the layer's mean channel is the same in all cells", "take another layer"),
+            (
+                stuck,
+                "the score is the same whatever the mask shows",
+                'is it saturated (then take score="logit"), or the image nothing but the fill?',
+            ),
+        )
+        for samples, cause, todo in causes:
+            if samples.any():
+                raise SampleError(f"Opti-CAM cannot start: {cause}", which(samples), todo)
 
     def _objective(
         self, probe: Probe, x: Tensor, activations: Tensor, u: Tensor, unmasked: Tensor, samples: Tensor
     ) -> Tensor:
         """Return F for some of the probe's samples, shape (n,)."""
-        summed = RECTIFIERS[self.h](weigh_channels(u.softmax(dim=1), activations).sum(dim=1))
-        shown = NORMALISATIONS[self.normalisation](resize(summed, tuple(x.shape[2:])))
+        shown = self._masks(activations, u, tuple(x.shape[2:]))
         inside = probe.score(mask(x, shown, self.fill), samples)
         if self.objective == "mask":
             return inside
@@ -184,5 +232,13 @@ class OptiCAM(GradientMethod):
         return self.optimise(probe).weights
 
     def contributions(self, probe: Probe) -> Tensor:
-        """Return softmax(u)_k A_k, shape (N, C, *S)."""
-        return weigh_channels(self.channel_weights(probe), probe.activations)
+        """Return softmax(u)_k A_k - min S / C, shape (N, C, *S), or the mask (N, 1, *input size): see the class."""
+        optimum = self.optimise(probe)
+        if self.normalisation != "range":
+            return optimum.masks[:, None]
+        contributions = weigh_channels(optimum.weights, probe.activations)
+        return contributions if self.h == "relu" else above_minimum(contributions)
+
+    def maps(self, probe: Probe) -> Tensor:
+        """Return the masks that were optimised, (N, *input size) in [0, 1]."""
+        return self.optimise(probe).masks
