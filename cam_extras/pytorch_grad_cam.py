@@ -138,10 +138,10 @@ class MethodCAM(BaseCAM):
             self.activations_and_grads.probes = [probe.with_score(scorer) for probe in probes]
 
     def _own_maps(self, targets: Sequence[Callable] | None) -> np.ndarray:
-        """Return the mean over layers of maps (N, *S) that the method scales itself: BaseCAM would change them."""
+        """Return the maps (N, *S) that the method scales itself, and BaseCAM would change; of layers their mean."""
         self._set_targets(targets)
-        maps = [self.method.maps(probe) for probe in self.activations_and_grads.probes]
-        return torch.stack(maps).mean(dim=0).float().cpu().numpy()
+        maps = [self.method.maps(probe).float().cpu().numpy() for probe in self.activations_and_grads.probes]
+        return maps[0] if len(maps) == 1 else self.aggregate_multi_layers([layer[:, None] for layer in maps])
 
     def get_cam_image(
         self,

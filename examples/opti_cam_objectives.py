@@ -3,8 +3,7 @@
     python examples/opti_cam_objectives.py [--data FOLDER] [--images 8] [--iterations 50]
 
 All objectives are tried with the normalisation by range, the first two with the others, too. What is scored is the mask
-that was optimised, with its own normalisation; the hosts' maps are always normalised by range. As in the paper the
-class is the label; its AI is the increase in confidence, IC. FOLDER is described in data.py; without it the images are
+that was optimised, which is what the hosts show. As in the paper the class is the label; its AI is the increase in confidence, IC. FOLDER is described in data.py; without it the images are
 the demo's digits.
 """
 
@@ -15,9 +14,8 @@ from data import load
 from rich.console import Console
 from rich.progress import track
 
-from cam_extras.maps import mask, resize
+from cam_extras.maps import mask
 from cam_extras.methods import FakeCAM, GradCAM, OptiCAM
-from cam_extras.methods.opti_cam import NORMALISATIONS
 from cam_extras.metrics import METRICS
 from cam_extras.probe import Probe
 from cam_extras.report import summary_table
@@ -34,19 +32,17 @@ parser.add_argument("--iterations", type=int, default=50)
 options = parser.parse_args()
 
 model, layer, x, labels, _ = load(options.data, options.images)
-methods = {"Fake-CAM": (FakeCAM(), "range"), "Grad-CAM": (GradCAM(), "range")}
+methods = {"Fake-CAM": FakeCAM(), "Grad-CAM": GradCAM()}
 for objective, normalisation in CHOICES:
     method = OptiCAM(objective=objective, normalisation=normalisation, max_iterations=options.iterations)
-    methods[f"Opti-CAM, {objective}, {normalisation}"] = method, normalisation
+    methods[f"Opti-CAM, {objective}, {normalisation}"] = method
 scores = {name: {metric: [] for metric in NAMES} for name in methods}
 for batch, target in track([*zip(x.split(4), labels.split(4), strict=True)], "Optimising"):
     probe = Probe(model, layer, batch, target=target, second_order=False)  # one forward pass for all methods
     p = Softmax(target)(probe.outputs.detach().double())
-    for name, (method, normalisation) in methods.items():
-        summed = method(probe).sum(dim=1).relu()
-        shown = NORMALISATIONS[normalisation](resize(summed, tuple(batch.shape[2:])))
+    for name, method in methods.items():
         with torch.no_grad():
-            o = Softmax(target)(model(mask(batch, shown)).double())
+            o = Softmax(target)(model(mask(batch, method.maps(probe))).double())
         for metric in NAMES:
             scores[name][metric] += METRICS[metric].function(p, o).tolist()
 values = {name: {metric: METRICS[metric].of_set(found) for metric in NAMES} for name, found in scores.items()}

@@ -186,6 +186,16 @@ def opti_cam_mask(u, a, size, normalisation="range", h="identity"):
     return 1 / (1 + torch.exp(-s))
 
 
+def opti_cam_start(a):
+    """0, or each channel's standard deviation over space by the greatest where the mean channel does not vary."""
+    mean = sum(a) / len(a)
+    span = sum(channel.max() - channel.min() for channel in a) / len(a)
+    if mean.max() - mean.min() > 1e-3 * span:
+        return torch.zeros(len(a), dtype=a.dtype)
+    deviations = [torch.sqrt(((channel - channel.mean()) ** 2).mean()) for channel in a]
+    return torch.stack(deviations) / max(deviations)
+
+
 def opti_cam_iterates(
     model,
     a,
@@ -201,7 +211,7 @@ def opti_cam_iterates(
     score="logit",
 ):
     """u before every update and after the last, and the objective before every update; Adam and NAdam written out."""
-    u = torch.zeros(len(a), dtype=a.dtype)
+    u = opti_cam_start(a)
     first, second = torch.zeros_like(u), torch.zeros_like(u)
     iterates, objectives = [u], []
     for t in range(1, iterations + 1):

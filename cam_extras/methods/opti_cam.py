@@ -23,6 +23,18 @@ def _divide_by_maximum(maps: Tensor) -> Tensor:
     return torch.where(high > 0, maps / torch.where(high > 0, high, 1), 0)
 
 
+def _start(activations: Tensor) -> Tensor:
+    """Return u to start at, shape (N, C): 0, or the channels' deviations where their mean does not vary over space."""
+    flat = activations.flatten(2)
+    spans = flat.amax(dim=2) - flat.amin(dim=2)
+    mean = flat.mean(dim=1)
+    # What is left of a mean that is the same in all cells is rounding, and would be enlarged to a mask.
+    varies = mean.amax(dim=1) - mean.amin(dim=1) > 1e-3 * spans.mean(dim=1)
+    deviations = flat.std(dim=2, correction=0)
+    high = deviations.amax(dim=1, keepdim=True)
+    return torch.where(varies[:, None], 0, deviations / torch.where(high > 0, high, 1))
+
+
 OBJECTIVES = ("mask", "diff", "iomask", "iodiff")
 NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "range": normalise,
@@ -65,8 +77,10 @@ class OptiCAM(GradientMethod):
     `iodiff`   -|g(x) - g(x*s)| + |g(x) - g(x*(1-s))|
     =========  =====================================================
 
-    over u, starting at 0, where g is the score of the class. Samples do not influence each other; one that has
-    converged leaves the batch.
+    over u, where g is the score of the class. u starts at 0; where the mean over channels, which that stands for, does
+    not vary over space, as after a LayerNorm with the weights that it is made with, u starts at the channels' standard
+    deviations over space, divided by the greatest. Samples do not influence each other; one that has converged leaves
+    the batch.
 
     What every host shows is the mask s of the last u. With `normalisation="range"` the contributions carry the minimum
     of S over space, subtracted in equal shares of the channels, so that their sum is S - min S, which hosts rectify and
@@ -147,7 +161,7 @@ class OptiCAM(GradientMethod):
             x, activations = probe.x.clone(), probe.activations
             with torch.no_grad():
                 unmasked = probe.score(x) if self.objective in ("diff", "iodiff") else x.new_zeros(len(x))
-            u = torch.zeros(activations.shape[:2], dtype=activations.dtype, device=x.device)
+            u = _start(activations)
             optimiser = OPTIMISERS[self.optimiser]([u], self.learning_rate)
             found, u.grad = torch.empty_like(u), torch.zeros_like(u)
             curves: list[list[Tensor]] = [[] for _ in x]
@@ -189,19 +203,19 @@ class OptiCAM(GradientMethod):
 
     def _check_start(self, activations: Tensor, u: Tensor, gradient: Tensor, objective: Tensor) -> None:
         """Raise SampleError for samples whose optimisation cannot start, and say why."""
-        mean = activations.mean(dim=1).flatten(1)  # S without h, where u is 0
-        emptied = (mean <= 0).all(dim=1) & (mean < 0).any(dim=1) & (self.h == "relu" or self.normalisation == "max")
-        constant = (mean == mean[:, :1]).all(dim=1)
+        summed = weigh_channels(u.softmax(dim=1), activations).sum(dim=1).flatten(1)
+        emptied = (summed <= 0).all(dim=1) & (summed < 0).any(dim=1) & (self.h == "relu" or self.normalisation == "max")
+        constant = (summed == summed[:, :1]).all(dim=1)
         # A single channel has nothing to weigh, and a masked image that scores as the whole one is what "diff" wants.
         done = torch.full_like(constant, activations.shape[1] == 1) | ((objective == 0) & (self.objective == "diff"))
         stuck = (gradient == 0).all(dim=1) & (emptied | constant | ~done)
         causes = (
             (
                 stuck & emptied,
-                "ReLU leaves nothing of the layer's mean channel",
+                "ReLU leaves nothing of the sum over channels",
                 'take h="identity" and normalisation="range"',
             ),
-            (stuck & constant, "the layer's mean channel is the same in all cells", "take another layer"),
+            (stuck & constant, "the layer has the same value in all cells", "take another layer"),
             (
                 stuck,
                 "the score is the same whatever the mask shows",
