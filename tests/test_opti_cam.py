@@ -380,3 +380,47 @@ def test_bad_hyper_parameters(hyper, match):
 def test_a_fill_is_a_number_or_a_tensor():
     with pytest.raises(TypeError, match=r"fill must be a number or a tensor.*got 'black'"):
         OptiCAM(fill="black")
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("case", ["MobileNet-V2", "ResNet-20", "ViT-Tiny"])
+def test_signed_layers_of_real_models(realdata, case, monkeypatch):
+    """Where ReLU of the mean channel is zero everywhere, or another image than the mask."""
+    monkeypatch.syspath_prepend(realdata.folder)
+    x, reshape = realdata.read(2), None
+    if case == "MobileNet-V2":
+        model, name = realdata.model, "features.18.conv"
+    elif case == "ResNet-20":
+        import models
+
+        model, name = models.resnet_cifar(20, realdata.folder / "resnet20_cifar10.safetensors"), "layer3.1.bn1"
+        x = torch.nn.functional.interpolate(x, (32, 32), mode="area")
+    else:
+        import vit
+
+        model, name, reshape = (
+            vit.vit_tiny(realdata.folder / "vit_tiny_imagenet.safetensors"),
+            vit.LAYER,
+            vit.reshape_transform,
+        )
+    layer = model.get_submodule(name)
+    probe = Probe(model, layer, x, reshape_transform=reshape)
+    assert probe.activations.amin() < 0
+    if case != "ViT-Tiny":
+        with pytest.raises(SampleError, match="ReLU leaves nothing"):
+            OptiCAM(h="relu")(probe)
+    hyper = {"max_iterations": 5, "learning_rate": 0.5}
+    masks = OptiCAM(**hyper).optimise(probe).masks
+    before = OptiCAM(max_iterations=1, learning_rate=1e-9).maps(probe)
+    assert (probe.score(mask(x, masks)) > probe.score(mask(x, before)) + 0.3).all()
+    shown = {
+        "pytorch-grad-cam": cam_extras.OptiCAM(model, [layer], reshape, **hyper)(x),
+        "Captum": input_map(
+            LayerOptiCam(model, layer, reshape_transform=reshape, **hyper).attribute(x, probe.target), x.shape[2:]
+        ),
+        "Quantus": explain("OptiCAM", layer=name, reshape_transform=reshape, **hyper)(
+            model, x.numpy(), probe.target.numpy()
+        )[:, 0],
+    }
+    for maps in shown.values():
+        torch.testing.assert_close(torch.as_tensor(maps), masks, rtol=0, atol=1e-6)
