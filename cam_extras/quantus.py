@@ -274,7 +274,7 @@ def _tensor(
     values: np.ndarray | Tensor, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> Tensor:
     """Return a tensor, or an array of any layout, as a tensor on a device, whatever the default device is."""
-    plain = values.detach() if isinstance(values, Tensor) else np.ascontiguousarray(values)
+    plain = values.detach().as_subclass(Tensor) if isinstance(values, Tensor) else np.ascontiguousarray(values)
     return torch.as_tensor(plain, dtype=dtype, device=device)
 
 
@@ -861,7 +861,18 @@ def win_percentage(drops: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def register() -> None:
-    """List the metrics in `quantus.AVAILABLE_METRICS`, under their categories."""
+    """List the metrics in `quantus.AVAILABLE_METRICS`, under their categories.
+
+    Raises:
+        ValueError: a class of somebody else's is listed under the same name; nothing is changed.
+    """
+    for cls in METRIC_CLASSES:
+        other = quantus.AVAILABLE_METRICS[cls.evaluation_category.value].get(cls.name)
+        if other is not None and other.__module__ != __name__:
+            raise ValueError(
+                f"quantus.AVAILABLE_METRICS has {cls.name!r} already, {other.__module__}.{other.__name__}: take that out "
+                f"before {__name__} is imported"
+            )
     for cls in METRIC_CLASSES:
         quantus.AVAILABLE_METRICS[cls.evaluation_category.value][cls.name] = cls
 
@@ -869,7 +880,9 @@ def register() -> None:
 def unregister() -> None:
     """Take the metrics out of `quantus.AVAILABLE_METRICS`."""
     for cls in METRIC_CLASSES:
-        quantus.AVAILABLE_METRICS[cls.evaluation_category.value].pop(cls.name, None)
+        listed = quantus.AVAILABLE_METRICS[cls.evaluation_category.value]
+        if listed.get(cls.name) is cls:
+            del listed[cls.name]
 
 
 register()

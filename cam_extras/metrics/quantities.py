@@ -20,7 +20,7 @@ from cam_extras._checks import (
     check_unit_range,
 )
 from cam_extras.maps import broadcast_to, mask
-from cam_extras.metrics.base import METRICS
+from cam_extras.metrics.base import METRICS, QUANTITIES, check_new
 from cam_extras.metrics.counterfactual import counterfactual
 from cam_extras.metrics.hci import threshold_mask
 from cam_extras.metrics.insertion_and_deletion import (
@@ -215,12 +215,10 @@ class Quantity:
     source: str
 
 
-QUANTITIES: dict[str, Quantity] = {}
-
-
 def _quantity(*options: str, source: str = "") -> Callable[[Callable[[Quantities], Any]], Callable[[Quantities], Any]]:
     def register(function: Callable[[Quantities], Any]) -> Callable[[Quantities], Any]:
         name = function.__name__.strip("_")
+        check_new(name)
         QUANTITIES[name] = Quantity(function, options, source)
         return function
 
