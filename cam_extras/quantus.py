@@ -47,7 +47,6 @@ from cam_extras.metrics import (
 )
 from cam_extras.probe import Probe, find_layer, reference_tensor
 
-
 QUANTUS_ARGUMENTS = frozenset(
     {
         "method",
@@ -73,10 +72,10 @@ QUANTUS_ARGUMENTS = frozenset(
         "xai_lib_kwargs",
     }
 )
-"""What explain functions get without being meant, besides "device", and leave alone.
+"""What explain functions leave alone, for it was not meant for them.
 
-`quantus.evaluate` hands over "method", the name in its results; and to functions that follow a dict in `xai_methods`, the
-arguments of `quantus.explain` in that dict.
+`quantus.evaluate` hands over "method", the name in its results; and, to functions that follow a dict in `xai_methods`,
+the arguments of `quantus.explain` in that dict.
 """
 
 
@@ -870,8 +869,8 @@ def register() -> None:
         other = quantus.AVAILABLE_METRICS[cls.evaluation_category.value].get(cls.name)
         if other is not None and other.__module__ != __name__:
             raise ValueError(
-                f"quantus.AVAILABLE_METRICS has {cls.name!r} already, {other.__module__}.{other.__name__}: take that out "
-                f"before {__name__} is imported"
+                f"quantus.AVAILABLE_METRICS has {cls.name!r} already, {other.__module__}.{other.__name__}: take that "
+                f"out before {__name__} is imported"
             )
     for cls in METRIC_CLASSES:
         quantus.AVAILABLE_METRICS[cls.evaluation_category.value][cls.name] = cls

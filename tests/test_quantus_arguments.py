@@ -18,7 +18,8 @@ from quantus_calls import ALL_METRICS, score
 from state import untouched
 
 import cam_extras.quantus as ours
-from cam_extras.methods import FakeCAM
+from cam_extras.captum import LayerFakeCam
+from cam_extras.methods import METHODS, FakeCAM
 
 Y = np.array([0, 1, 2])
 
@@ -234,3 +235,48 @@ class TestArgumentsOfQuantus:
         assert evaluate(opti_cam(), {"max_iterations": 2}) == evaluate(opti_cam(max_iterations=2), {})
         with pytest.raises(TypeError, match="GradCAM has no hyper-parameter 'max_iterations'"):
             evaluate(ours.explain("GradCAM", layer="layer"), {"max_iterations": 2})
+
+
+class Table(torch.nn.Module):
+    """Takes (N, F), has a layer (N, C, F), and three classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = torch.nn.Conv1d(1, 4, 3, padding=1), torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(x[:, None]).relu().mean(dim=2))
+
+
+class TestTables:
+    """A table (N, F) has no pixels that a map could show."""
+
+    MATCH = r"must have pixels, shape \(N, C, \*S\); got \(3, 8\): a table \(N, F\) has none"
+
+    @ALL_METRICS
+    @pytest.mark.parametrize("given", [True, False])
+    def test_in_metrics(self, metric, given):
+        x = np.random.default_rng(0).random((3, 8)).astype(np.float32)
+        a_batch = x if given else None
+        s_batch = np.ones((3, 1, 8), bool)
+        with pytest.raises(ValueError, match=self.MATCH):
+            score(metric, Table().eval(), x, Y, a_batch, s_batch, explain_func=lambda model, inputs, **given: inputs)
+
+    @pytest.mark.parametrize("name", [*METHODS, "EigenCAM", "ScoreCAM"])
+    def test_in_explain_functions(self, name):
+        x = np.random.default_rng(0).random((3, 8)).astype(np.float32)
+        with pytest.raises(ValueError, match=self.MATCH):
+            ours.explain(name, layer="layer")(Table().eval(), x, Y)
+
+    def test_in_captum(self):
+        """Others have attributions of the layer's size; this has those of the input, which would all be 0."""
+        model = Table().eval()
+        with pytest.raises(ValueError, match=self.MATCH):
+            LayerFakeCam(model, model.layer).attribute(torch.rand(3, 8), 0)
+
+    def test_signals_have_positions(self):
+        model = torch.nn.Sequential(
+            torch.nn.Conv1d(1, 4, 3, padding=1), torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten()
+        )
+        x = np.random.default_rng(0).random((3, 1, 8)).astype(np.float32)
+        assert ours.explain("GradCAM", layer="0")(model.eval(), x, Y).shape == (3, 1, 8)

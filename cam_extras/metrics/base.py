@@ -111,7 +111,7 @@ def check_new(name: str) -> None:
     for kind, registry in (("METRICS", METRICS), ("QUANTITIES", QUANTITIES)):
         if name in registry:
             raise ValueError(
-                f"there is a {name!r} in {kind} already: choose another name, or take it out first, {kind}.pop({name!r})"
+                f"there is a {name!r} in {kind} already: choose another name, or take that out by {kind}.pop({name!r})"
             )
 
 
