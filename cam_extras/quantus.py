@@ -273,8 +273,9 @@ def _tensor(
     values: np.ndarray | Tensor, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> Tensor:
     """Return a tensor, or an array of any layout, as a tensor on a device, whatever the default device is."""
-    plain = values.detach().as_subclass(Tensor) if isinstance(values, Tensor) else np.ascontiguousarray(values)
-    return torch.as_tensor(plain, dtype=dtype, device=device)
+    if not isinstance(values, Tensor):
+        values = np.ascontiguousarray(values)
+    return torch.as_tensor(values, dtype=dtype, device=device)
 
 
 def _no_explain_func(**kwargs: Any) -> np.ndarray:

@@ -35,7 +35,9 @@ def x():
 
 
 class Elsewhere(torch.Tensor):
-    """A tensor that NumPy cannot read, as one on a GPU, or one that requires gradients."""
+    """A tensor that NumPy cannot read, as one on a GPU."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     def __array__(self, *args, **kwargs):
         raise TypeError("can't convert a tensor on another device to numpy")
@@ -101,6 +103,12 @@ class TestHyperParametersOfACall:
         assert np.abs(before - expected).max() > 1e-3
         np.testing.assert_array_equal(plain(model, x, Y, **hyper), expected)
         np.testing.assert_array_equal(plain(model, x, Y), before)  # of that call alone
+
+    def test_win_over_those_of_pytorch_grad_cam_too(self, model, x):
+        given = ours.explain(upstream.FEM, layer="layer", k=2)
+        expected = ours.explain(upstream.FEM, layer="layer", k=1)(model, x, Y)
+        assert np.abs(given(model, x, Y) - expected).max() > 1e-3
+        np.testing.assert_array_equal(given(model, x, Y, k=1), expected)
 
     def test_others_stay(self, model, x):
         given = ours.explain("OptiCAM", layer="layer", max_iterations=2)

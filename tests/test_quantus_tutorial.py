@@ -63,6 +63,17 @@ class TestTutorial:
         assert isinstance(a_batch, np.ndarray)
         np.testing.assert_allclose(a_batch, theirs, rtol=0, atol=1e-5)
 
+    @pytest.mark.parametrize("metric", [quantus.PixelFlipping(features_in_step=48), ours.AverageDrop()])
+    def test_without_eval(self, metric, model, batch):
+        """As in the tutorial of all metrics on ImageNet, which counts on `quantus.explain`."""
+        x_batch, y_batch = (tensor.cpu().numpy() for tensor in batch)
+        grad_cam = ours.explain("GradCAM", layer="layer")
+        with pytest.raises(AttributeError, match="needs to be in the evaluation mode"):
+            metric(model, x_batch, y_batch, explain_func=grad_cam)
+        before = metric(copy.deepcopy(model).eval(), x_batch, y_batch, explain_func=grad_cam)
+        assert metric(model, x_batch, y_batch, explain_func=quantus_maps) == pytest.approx(np.array(before), abs=1e-5)
+        assert metric(model, x_batch, y_batch, explain_func=grad_cam) == pytest.approx(np.array(before), abs=1e-5)
+
     def test_metrics(self, model, batch, device):
         """The same numbers from a metric of Quantus' and from one of ours, given the device."""
         x_batch, y_batch = (tensor.cpu().numpy() for tensor in batch)
