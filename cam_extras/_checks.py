@@ -89,6 +89,21 @@ def check_input(x: object) -> Tensor:
     return x
 
 
+def check_pixels(shape: Sequence[int]) -> None:
+    """Raise ValueError unless an input of this shape has pixels, or positions in time or space, to be shown by maps."""
+    if len(shape) < 3 or 0 in shape[2:]:
+        raise ValueError(
+            f"the input must have pixels, shape (N, C, *S); got {tuple(shape)}"
+            + (": a table (N, F) has none, give signals as (N, 1, L)" if len(shape) == 2 else "")
+        )
+
+
+def check_map_pixels(maps: Tensor) -> None:
+    """Raise ValueError unless maps have pixels, shape (N, *S)."""
+    if maps.ndim < 2 or 0 in maps.shape[1:]:
+        raise ValueError(f"the maps must have pixels, shape (N, *S); got {tuple(maps.shape)}")
+
+
 def check_finite(what: str, values: Tensor) -> None:
     """Raise ValueError naming the samples (first dimension) of `values` that are not finite."""
     if values.sum().isfinite():  # twenty times faster than looking at every element, and seldom wrong
@@ -117,6 +132,13 @@ def check_class_scores(outputs: object) -> None:
             f"confidence is the probability of a class among others: the model must return scores (N, C) of two or "
             f"more classes; got {got}: for one output y, return (0, y)"
         )
+
+
+def check_classes(indices: Tensor, classes: int) -> None:
+    """Raise ValueError naming the samples whose class index, of shape (N,), is outside [0, classes)."""
+    outside = (indices < 0) | (indices >= classes)
+    if outside.any():
+        raise SampleError(f"class indices must lie in [0, {classes}); got {indices[outside][0]}", which(outside))
 
 
 def which(selected: Tensor) -> list[int]:

@@ -14,6 +14,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from cam_extras import methods
+from cam_extras._checks import SampleError, check_finite, which
 from cam_extras.probe import Probe
 
 
@@ -85,8 +86,8 @@ class MethodAttribution(LayerAttribution):
 
         Raises:
             TypeError: see `Probe`.
-            ValueError: see `Probe`; or there are several input tensors, the target does not fit the output, or
-                `grad_kwargs` are given.
+            ValueError: see `Probe`; or there are several input tensors, the target does not fit the output,
+                `grad_kwargs` are given, or an attribution is not finite: samples are named.
         """
         if grad_kwargs:
             raise ValueError(f"grad_kwargs={grad_kwargs} cannot be served: the backward pass is shared by all methods")
@@ -107,9 +108,10 @@ class MethodAttribution(LayerAttribution):
             attribution = self.method(probe)
             if attr_dim_summation:
                 attribution = attribution.sum(dim=1, keepdim=True)
+            check_finite("the attribution", attribution)  # before what makes 0 of -inf
             if relu_attributions:
                 attribution = attribution.relu()
-            attributions.append(attribution.to(x.dtype) if x.is_floating_point() else attribution)
+            attributions.append(_in_type_of(x, attribution) if x.is_floating_point() else attribution)
         if several:
             return attributions
         return tuple(attributions) if isinstance(inputs, tuple) else attributions[0]
@@ -136,6 +138,13 @@ class _Selection:
         if isinstance(self.target, list):
             return _Selection([self.target[sample] for sample in samples.tolist()])
         return self
+
+
+def _in_type_of(x: Tensor, attribution: Tensor) -> Tensor:
+    narrowed = attribution.to(x.dtype)
+    if overflown := which(narrowed.isinf()):
+        raise SampleError(f"the attribution is out of the range of {x.dtype}", overflown, "give the input in float32")
+    return narrowed
 
 
 def _single(inputs: Any) -> Tensor:

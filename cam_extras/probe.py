@@ -137,6 +137,13 @@ class Probe:
         """
         return self._recording.hessian_vector_product(self._scorer, self._utility, self._layer, v)
 
+    def check_target(self) -> None:
+        """Raise what a method that differentiates the score would, where the target does not fit the model's output.
+
+        For methods that do not read the score; it costs no forward pass more than the activations do.
+        """
+        self._recording.check_score(self._scorer, self._utility)
+
     def scored_by(self, utility: str) -> Probe:
         """Return this probe with the gradients of another utility of the target: a key of `scores.SCORES`.
 
@@ -369,6 +376,11 @@ class _Recording:
                 f"the {what} of layer {name} must be one floating-point tensor (N, C, *S); got {kind}: "
                 "choose a module inside or after it"
             )
+
+    def check_score(self, scorer: Scorer, utility: str) -> None:
+        self._record()
+        with self._differentiating():
+            scorer(self._outputs, utility)
 
     def gradients(self, scorer: Scorer, utility: str) -> list[Tensor]:
         """Return d score / d layer for every layer, in the layers' own shapes."""

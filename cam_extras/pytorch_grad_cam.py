@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from cam_extras import methods
 from cam_extras._checks import (
-    SampleError,
     check_choice,
+    check_classes,
     check_finite,
     check_input,
     check_name,
@@ -352,6 +352,7 @@ def upstream_maps(
         layers, reshape_transform = [], None
     with _traceless(model, x.device):
         layer.register_forward_hook(_begin_recording)
+        model.register_forward_hook(_class_check(targets))
         cam = cam_type(model, layers, reshape_transform, **options)
         base = getattr(cam, "base_cam", cam)
         second_order = not getattr(base, "detach", True)
@@ -362,15 +363,10 @@ def upstream_maps(
             parameter.requires_grad_(second_order and parameter.is_floating_point())
         x = x.detach().clone()
         if issubclass(cam_type, upstream.FinerCAM):  # given targets, it is its base method
-            found = []
-            for sample, target in enumerate(targets.tolist()):
-                try:
-                    found.append(cam(x[sample : sample + 1], target_idx=target, **at_call))
-                except IndexError as error:
-                    raise SampleError(f"the model has no class {target}, given", [sample]) from error
+            found = [cam(x[n : n + 1], target_idx=target, **at_call) for n, target in enumerate(targets.tolist())]
             maps = np.concatenate(found)
         else:
-            wanted = [_ClassTarget(target, sample, score) for sample, target in enumerate(targets.tolist())]
+            wanted = [_ClassTarget(target, score) for target in targets.tolist()]
             maps = cam(x, wanted, **at_call)
     result = torch.from_numpy(np.float32(maps))
     check_unit_range(f"the map of {cam_type.__name__}", result)
@@ -378,18 +374,24 @@ def upstream_maps(
 
 
 class _ClassTarget(ClassifierOutputTarget):
-    """Score a class that the model has."""
+    """Score a class."""
 
-    def __init__(self, category: int, sample: int, score: str):
+    def __init__(self, category: int, score: str):
         super().__init__(category)
-        self.sample = sample
         self.score = SCORES[score](category)
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        classes = model_output.shape[-1]
-        if not 0 <= self.category < classes:
-            raise SampleError(f"class indices must lie in [0, {classes}); got {self.category}", [self.sample])
         return self.score(model_output)
+
+
+def _class_check(targets: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    """Return a forward hook of the model that raises for classes it does not have: not all methods read the score."""
+
+    def check(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
+        if isinstance(outputs, Tensor):
+            check_classes(targets, outputs.shape[-1])
+
+    return check
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,10 @@ again.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from quantus.helpers.model.model_interface import ModelInterface
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
 
-from cam_extras._checks import SampleError, check_class_scores, check_finite, check_name
+from cam_extras._checks import SampleError, check_class_scores, check_finite, check_name, check_pixels
 from cam_extras.batches import rows_of_a_pass
 from cam_extras.maps import normalise
 from cam_extras.methods import METHODS as _OURS
@@ -45,6 +46,37 @@ from cam_extras.metrics import (
     win_percentage as _win_percentage,
 )
 from cam_extras.probe import Probe, find_layer, reference_tensor
+
+QUANTUS_ARGUMENTS = frozenset(
+    {
+        "method",
+        # of `quantus.explain`, with Captum and with zennit
+        "attributor",
+        "attributor_kwargs",
+        "baseline",
+        "canonizer",
+        "canonizer_kwargs",
+        "channel_first",
+        "composite",
+        "composite_kwargs",
+        "constant_value",
+        "gc_layer",
+        "interpolate",
+        "interpolate_mode",
+        "keepdims",
+        "reduce_axes",
+        "return_shape",
+        "softmax",
+        "window",
+        "xai_lib",
+        "xai_lib_kwargs",
+    }
+)
+"""What explain functions leave alone, for it was not meant for them.
+
+`quantus.evaluate` hands over "method", the name in its results; and, to functions that follow a dict in `xai_methods`,
+the arguments of `quantus.explain` in that dict.
+"""
 
 
 def __getattr__(name: str) -> Any:
@@ -106,56 +138,71 @@ class Explainer:
     def __call__(
         self,
         model: nn.Module,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        device: str | None = None,
+        inputs: np.ndarray | Tensor,
+        targets: np.ndarray | Tensor,
+        device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
         """Explain inputs (N, C, *S) for the given classes (N,): maps (N, 1, *S), float32 in [0, 1].
 
         Args:
             model: the model, left as found.
-            inputs: channels first.
+            inputs: channels first; arrays, or tensors on any device, with or without `requires_grad`.
             targets: class indices.
             device: where to explain; by default where the model is.
-            kwargs: not used. `quantus.evaluate` hands over the name that the method has in its results, and the
-                arguments meant for other explain functions of the same call.
+            kwargs: hyper-parameters, which win over those given to `explain`; the names in `QUANTUS_ARGUMENTS` are
+                left alone, unless the method has one of them.
 
         Raises:
-            ValueError: the model has no layer of that name; or see `Probe`.
+            TypeError: the method has no such hyper-parameter.
+            ValueError: the model has no layer of that name, or the inputs have no pixels; or see `Probe`.
         """
-        return self._in_batches(self._maps, model, inputs, targets, device)[:, None]
+        explainer = self._of_call(kwargs)
+        return explainer._in_batches(explainer._maps, model, inputs, targets, device)[:, None]
 
     def channel_weights(
         self,
         model: nn.Module,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        device: str | None = None,
+        inputs: np.ndarray | Tensor,
+        targets: np.ndarray | Tensor,
+        device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
         """Return the weights that the method gives to the layer's channels, (N, K); arguments as for a call.
 
         Raises:
-            TypeError: the method does not weigh channels.
+            TypeError: the method does not weigh channels, or has no such hyper-parameter.
         """
-        return self._in_batches(self._weights, model, inputs, targets, device)
+        explainer = self._of_call(kwargs)
+        return explainer._in_batches(explainer._weights, model, inputs, targets, device)
+
+    def _of_call(self, given: Mapping[str, Any]) -> Explainer:
+        """Return the explainer with the hyper-parameters that are given to a call."""
+        kind = self.method if isinstance(self.method, type) else type(self.method)
+        has = inspect.signature(kind).parameters
+        hyper = {name: value for name, value in given.items() if name in has or name not in QUANTUS_ARGUMENTS}
+        return self._with(hyper) if hyper else self
+
+    def _with(self, hyper: Mapping[str, Any]) -> Explainer:
+        made = {name: getattr(self.method, name) for name in inspect.signature(type(self.method)).parameters}
+        return replace(self, method=type(self.method).make({**made, **hyper}))
 
     def _in_batches(
         self,
         function: Callable[[nn.Module, Tensor, Tensor], Tensor],
         model: nn.Module,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        device: str | None,
+        inputs: np.ndarray | Tensor,
+        targets: np.ndarray | Tensor,
+        device: str | torch.device | None,
     ) -> np.ndarray:
         reference = reference_tensor(model)
         if reference is None:
             reference = torch.empty(0, dtype=torch.float32, device="cpu")
-        x = torch.as_tensor(np.ascontiguousarray(inputs), dtype=reference.dtype, device=device or reference.device)
-        classes = torch.as_tensor(np.ascontiguousarray(targets), device=x.device)
-        if np.shape(targets) != (len(x),):
-            raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {np.shape(targets)}")
+        x = _tensor(inputs, reference.dtype, device or reference.device)
+        check_pixels(x.shape)
+        classes = _tensor(targets, device=x.device)
+        if classes.shape != (len(x),):
+            raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {tuple(classes.shape)}")
         rows, found = rows_of_a_pass(x, self.batch_size), []
         for first in range(0, len(x), rows):
             part = slice(first, first + rows)
@@ -188,6 +235,12 @@ class UpstreamExplainer(Explainer):
 
     hyper: Mapping[str, Any] = field(default_factory=dict)
 
+    def _with(self, hyper: Mapping[str, Any]) -> Explainer:
+        from cam_extras.pytorch_grad_cam import check_upstream
+
+        check_upstream(self.method, hyper)
+        return replace(self, hyper={**self.hyper, **hyper})
+
     def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         from cam_extras.pytorch_grad_cam import upstream_maps
 
@@ -216,9 +269,13 @@ def _mean_over_channels(attributions: np.ndarray) -> Tensor:
     return (values if values.is_floating_point() else values.float()).mean(dim=1)
 
 
-def _tensor(values: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
-    """Return an array of any layout as a tensor on the CPU, whatever the default device is."""
-    return torch.as_tensor(np.ascontiguousarray(values), dtype=dtype, device="cpu")
+def _tensor(
+    values: np.ndarray | Tensor, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Return a tensor, or an array of any layout, as a tensor on a device, whatever the default device is."""
+    if not isinstance(values, Tensor):
+        values = np.ascontiguousarray(values)
+    return torch.as_tensor(values, dtype=dtype, device=device)
 
 
 def _no_explain_func(**kwargs: Any) -> np.ndarray:
@@ -347,9 +404,9 @@ class MapMetric(Metric):
             kwargs: none; others raise.
 
         Raises:
-            ValueError: a map or confidence is undefined, not finite or outside [0, 1], or the object is missing;
-                samples are named by their position in `x_batch`. `quantus.evaluate` prints the message and then fails
-                with a KeyError.
+            ValueError: the inputs have no pixels, as tables have none; a map or confidence is undefined, not finite or
+                outside [0, 1], or the object is missing; samples are named by their position in `x_batch`.
+                `quantus.evaluate` prints the message and then fails with a KeyError.
             TypeError: attributions are no array; or counterfactual sensitivity needs an `explain_func` with channel
                 weights.
         """
@@ -359,6 +416,7 @@ class MapMetric(Metric):
                 f"{self.name} compares maps with the object: give its masks as s_batch, of shape (N, 1, H, W), or its "
                 "boxes as custom_batch, (B, 4) for each sample"
             )
+        check_pixels(np.shape(x_batch))
         if channel_first is None:
             channel_first = utils.infer_channel_first(x_batch)
         if not channel_first:  # Quantus would move the axes of the inputs alone, and explain none of them
@@ -803,7 +861,18 @@ def win_percentage(drops: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def register() -> None:
-    """List the metrics in `quantus.AVAILABLE_METRICS`, under their categories."""
+    """List the metrics in `quantus.AVAILABLE_METRICS`, under their categories.
+
+    Raises:
+        ValueError: a class of somebody else's is listed under the same name; nothing is changed.
+    """
+    for cls in METRIC_CLASSES:
+        other = quantus.AVAILABLE_METRICS[cls.evaluation_category.value].get(cls.name)
+        if other is not None and other.__module__ != __name__:
+            raise ValueError(
+                f"quantus.AVAILABLE_METRICS has {cls.name!r} already, {other.__module__}.{other.__name__}: take that "
+                f"out before {__name__} is imported"
+            )
     for cls in METRIC_CLASSES:
         quantus.AVAILABLE_METRICS[cls.evaluation_category.value][cls.name] = cls
 
@@ -811,7 +880,9 @@ def register() -> None:
 def unregister() -> None:
     """Take the metrics out of `quantus.AVAILABLE_METRICS`."""
     for cls in METRIC_CLASSES:
-        quantus.AVAILABLE_METRICS[cls.evaluation_category.value].pop(cls.name, None)
+        listed = quantus.AVAILABLE_METRICS[cls.evaluation_category.value]
+        if listed.get(cls.name) is cls:
+            del listed[cls.name]
 
 
 register()

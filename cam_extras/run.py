@@ -255,14 +255,17 @@ def _layer_name(
 def _first_input(source: Source, reader: Reader) -> Tensor:
     """Return the first input there is, as a batch of one."""
     if not isinstance(source, Indexed):
-        raise ValueError('layer="auto" looks at an image first, and this data can be read only once: name the layer')
+        raise ValueError(
+            'layer="auto" looks at an image before the run, and of this data none can be asked for, they come in '
+            "order: name the layer"
+        )
     failure = None
     for index in range(len(source)):
         found = reader.read(source, index)
         if isinstance(found, Input):
             return found.x[None]
         failure = failure or found
-    raise ValueError(f"not one image can be read; the first is {failure.path}: {failure.message}")  # type: ignore[union-attr]
+    raise ValueError(f"not one image can be explained; of the first, {failure.path}: {failure.message}")  # type: ignore[union-attr]
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

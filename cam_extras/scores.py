@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_choice, check_targets, which
+from cam_extras._checks import check_choice, check_classes, check_targets
 
 Target = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 
@@ -127,9 +127,7 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
         raise ValueError(
             f"expected one class index, or {samples}, one for each sample; got shape {tuple(indices.shape)}"
         )
-    outside = (indices < 0) | (indices >= classes)
-    if outside.any():
-        raise SampleError(f"class indices must lie in [0, {classes}); got {indices[outside][0]}", which(outside))
+    check_classes(indices, classes)
     return indices.long()
 
 

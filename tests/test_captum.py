@@ -271,6 +271,52 @@ class TestMachinery:
         assert torch.equal(in_tuple, alone)
 
 
+class Spoilt(CNN):
+    """What an input above 100 becomes in the layer is not finite."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.layer = Spoil(value)
+
+
+class Spoil(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.conv, self.value = nn.Conv2d(6, 7, 3, padding=1), value
+
+    def forward(self, x):
+        features = self.conv(x)
+        above = x.flatten(1).amax(dim=1) > 100
+        first = torch.arange(7) == 0  # one channel: a sum of inf and -inf would be NaN, which ReLU does not hide
+        return features.masked_fill(above[:, None, None, None] & first[:, None, None], self.value)
+
+
+class TestNotFinite:
+    @pytest.mark.parametrize("relu_attributions", [False, True])
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
+    @pytest.mark.parametrize("name", sorted(CAPTUM.keys() - {"FakeCAM"}))  # whose maps do not depend on the layer
+    def test_attributions_raise_as_maps_do_in_other_hosts(self, name, value, relu_attributions):
+        model, x = Spoilt(value).eval(), torch.randn(3, 3, 12, 16)
+        method = CAPTUM[name](model, model.layer, **SEVERAL_PASSES.get(name, {}))
+        assert method.attribute(x, 2, relu_attributions=relu_attributions).isfinite().all()
+        x[1] = 1000
+        with untouched(model), pytest.raises(ValueError, match=r"in sample 1\b"):
+            method.attribute(x, 2, relu_attributions=relu_attributions)
+
+    def test_out_of_the_range_of_half_precision(self):
+        model, x = LinearHead().eval(), torch.randn(2, 3, 12, 16)
+        nn.init.zeros_(model.layer[0].bias)
+        nn.init.constant_(model.classifier.weight, 1e7)
+        x[0] = 0
+
+        def in_float32(images):
+            return model(images.float())
+
+        assert LayerHiResCam(model, model.layer).attribute(x, 1).isfinite().all()
+        with pytest.raises(ValueError, match=r"range of torch\.float16 in sample 1: give the input in float32"):
+            LayerHiResCam(in_float32, model.layer).attribute(x.half(), 1)
+
+
 class TestBadInput:
     model = CNN().eval()
     x = torch.randn(2, 3, 8, 8)

@@ -1,11 +1,14 @@
 """Metrics: against scipy, at their limits, and with bad input. The formulas are compared in test_reference.py."""
 
+import re
+
 import pytest
 import scipy.stats
 import torch
 
 from cam_extras.metrics import (
     METRICS,
+    QUANTITIES,
     adcc,
     average_drop,
     average_gain,
@@ -14,7 +17,8 @@ from cam_extras.metrics import (
     drop_in_deletion,
     increase_in_confidence,
 )
-from cam_extras.metrics.base import harmonic_mean
+from cam_extras.metrics.base import harmonic_mean, metric
+from cam_extras.metrics.quantities import _quantity
 
 
 def tensor(*values):
@@ -49,6 +53,16 @@ def test_coherency_is_zero_where_a_map_is_constant():
     for constant in (0.0, 0.1, 0.7):
         flat = torch.full_like(a, constant)
         assert coherency(a, flat).tolist() == coherency(flat, a).tolist() == coherency(flat, flat).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 0, 4)])
+def test_maps_without_pixels(shape):
+    maps = torch.zeros(shape)
+    for function in (complexity, lambda maps: coherency(maps, maps)):
+        with pytest.raises(
+            ValueError, match=rf"the maps must have pixels, shape \(N, \*S\); got {re.escape(str(shape))}"
+        ):
+            function(maps)
 
 
 def test_limits():
@@ -152,3 +166,43 @@ def test_value_of_a_set_from_lists():
     scores = {"thresholded_drop": [0.2, 0.6], "thresholded_increase": [0.9, 0.3], "hci": [0.0, 0.0]}
     assert METRICS["hci"].of_set(scores) == pytest.approx(scipy.stats.hmean([0.6, 0.6]))
     assert METRICS["thresholded_drop"].of_set(scores) == pytest.approx(0.4)
+
+
+KNOWN = {
+    "title": "Mine",
+    "short": "M",
+    "higher_is_better": True,
+    "meaning": "nothing",
+    "paper": "none",
+}
+
+
+@pytest.mark.parametrize("name", ["average_drop", "adcc", "coherency", "pointing_game", "maps", "p", "insertion_curve"])
+def test_a_name_that_is_taken(name):
+    """Of a metric or a quantity: others are made of it, ADCC of the average drop, and would change in silence."""
+    before, quantities = dict(METRICS), dict(QUANTITIES)
+
+    def mine(maps):
+        return maps.flatten(1).mean(dim=1)
+
+    mine.__name__ = name
+    with pytest.raises(ValueError, match=rf"there is a '{name}' in (METRICS|QUANTITIES) already: .*pop\('{name}'\)"):
+        metric(**KNOWN)(mine)
+    with pytest.raises(ValueError, match=f"there is a '{name}' in "):
+        _quantity()(mine)
+    assert (before, quantities) == (METRICS, QUANTITIES)
+
+
+def test_one_of_your_own_is_taken_out_first():
+    def mine(maps):
+        return maps.flatten(1).mean(dim=1)
+
+    try:
+        metric(**KNOWN)(mine)
+        with pytest.raises(ValueError, match="there is a 'mine' in METRICS already"):
+            metric(**KNOWN)(mine)
+        METRICS.pop("mine")
+        metric(**{**KNOWN, "title": "Again"})(mine)
+        assert METRICS["mine"].title == "Again"
+    finally:
+        METRICS.pop("mine", None)

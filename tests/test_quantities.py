@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from inspect import signature
 
 import pytest
@@ -66,6 +67,14 @@ def test_by_hand(fill):
     for name, value in expected.items():
         torch.testing.assert_close(q[name], value, rtol=0, atol=1e-15, msg=name)
     assert q.known("insertion_curve", "masks") == {"insertion_curve": q["insertion_curve"]}
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (2, 3, 0, 4)])
+def test_inputs_without_pixels(shape):
+    """Every map of a table would be constant, and its scores numbers that say nothing."""
+    x = torch.randn(shape)
+    with pytest.raises(ValueError, match=rf"must have pixels, shape \(N, C, \*S\); got {re.escape(str(shape))}"):
+        Quantities(Formulas(x, maps=torch.zeros(shape[:1] + shape[2:])))
 
 
 def test_complement():

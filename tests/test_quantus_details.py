@@ -189,6 +189,34 @@ def test_names_are_not_those_of_quantus_own_metrics():
     assert quantus.AVAILABLE_METRICS["Complexity"]["Complexity"] is quantus.Complexity
 
 
+def test_a_class_of_another_is_not_replaced():
+    """Neither one of a coming version of Quantus nor one of the user's."""
+    listed = quantus.AVAILABLE_METRICS[ours.PixelF1.evaluation_category.value]
+    before = {name: dict(classes) for name, classes in quantus.AVAILABLE_METRICS.items()}
+
+    class Another(Metric):
+        pass
+
+    try:
+        listed[ours.PixelF1.name] = Another
+        with pytest.raises(ValueError, match=r"has 'Pixel F1' already, test_quantus_details.Another: take that out"):
+            ours.register()
+        ours.unregister()
+        assert listed[ours.PixelF1.name] is Another
+        with pytest.raises(ValueError, match="already"):
+            ours.register()
+        assert ours.AverageDrop.name not in quantus.AVAILABLE_METRICS["Faithfulness"]  # all or none
+    finally:
+        listed.pop(ours.PixelF1.name, None)
+        ours.register()
+    assert {name: dict(classes) for name, classes in quantus.AVAILABLE_METRICS.items()} == before
+
+
+def test_names_differ_within_a_category():
+    names = [(cls.evaluation_category, cls.name) for cls in ours.METRIC_CLASSES]
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("metric", [ours.Insertion, ours.Deletion])
 def test_curve_of_one_kind(metric):
     made = metric(schedule=Schedule(0.25))

@@ -305,8 +305,29 @@ class TestTrouble:
         assert len(run.errors) == 2
         assert run.summary == []
         assert (tmp_path / "out" / "report.html").exists()
-        with pytest.raises(ValueError, match=r"not one image can be read; the first is empty.jpg: cannot read"):
+        with pytest.raises(ValueError, match=r"not one image can be explained; of the first, empty.jpg: cannot read"):
             evaluate(load_classifier(), "auto", tmp_path, tmp_path / "auto", transform=PREPARE, **QUICK)
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"transform": None}, r"expected a tensor \(C, \*S\) for the model; got Image: give a transform"),
+            ({"metrics": ["pointing_game"]}, "this image has neither boxes nor a mask"),
+            ({"target": "label"}, "the class to explain is the label, and this image has none"),
+        ],
+    )
+    def test_what_is_said_of_images_that_can_be_read(self, options, match, tmp_path):
+        images = [Image.new("RGB", (28, 28)) for _ in range(3)]
+        given = QUICK | {"transform": PREPARE} | options
+        with pytest.raises(ValueError, match=f"image can be explained; of the first, item 0: .*{match}") as raised:
+            evaluate(load_classifier(), "auto", images, tmp_path / "auto", **given)
+        assert "read" not in str(raised.value)
+
+    def test_a_layer_is_not_looked_for_in_data_that_comes_in_order(self, tmp_path):
+        """A loader may be read as often as one likes: that is not why."""
+        loader = DataLoader([(torch.zeros(1, 64, 64), 0)] * 3, batch_size=2)
+        with pytest.raises(ValueError, match=r"of this data none can be asked for, they come in order: name the layer"):
+            evaluate(load_classifier(), "auto", loader, tmp_path / "auto", **QUICK)
 
 
 class TestResume:

@@ -359,7 +359,26 @@ class TestReader:
                 Sample(0, "0.png", 1, image, torch.tensor([[0, 0, 5, 5]])),
                 {"object_needed": True},
                 "transform",
-                "the object lies outside",
+                "nothing is left of the object after the transform",
+            ),
+            (
+                Sample(0, "0.png", 1, image, None, torch.zeros(80, 100, dtype=torch.bool)),
+                {"object_needed": True},
+                "transform",
+                "the mask of the object is empty",
+            ),
+            (
+                Sample(0, "0.png", 1, image, torch.tensor([[100, 0, 120, 5], [0, 80, 5, 90]])),
+                {"object_needed": True},
+                "transform",
+                "the boxes lie outside of the image, which is 100 pixels wide and 80 high",
+            ),
+            (Sample(0, "0.png", 1, image), {"transform": None}, "transform", "got Image: give a transform"),
+            (
+                Sample(0, "0.png", 1, image),
+                {"transform": np.asarray},
+                "transform",
+                "ndarray: the transform must make one",
             ),
         ],
     )

@@ -354,13 +354,14 @@ class TestBadInput:
         with pytest.raises(ValueError, match="expected 3 targets, one for each sample"):
             upstream_maps(upstream.GradCAM, *plain, targets)
 
-    def test_class_that_does_not_exist(self, plain):
+    @ALL
+    @pytest.mark.parametrize("category", [-1, 10])
+    def test_class_that_does_not_exist(self, name, category, plain):
+        """Also those that do not read the score, such as EigenCAM, and at the end, where Python counts from."""
         wrong = CLASSES.clone()
-        wrong[1] = 10
-        with untouched(plain[0]), pytest.raises(ValueError, match=r"lie in \[0, 5\); got 10 in sample 1"):
-            upstream_maps(upstream.GradCAM, *plain, wrong)
-        with untouched(plain[0]), pytest.raises(ValueError, match="no class 10, given in sample 1"):
-            upstream_maps(upstream.FinerCAM, *plain, wrong)
+        wrong[1] = category
+        with untouched(plain[0]), pytest.raises(ValueError, match=rf"lie in \[0, 5\); got {category} in sample 1"):
+            upstream_maps(UPSTREAM[name], *plain, wrong)
 
     @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
     def test_nan_maps(self, plain):

@@ -85,7 +85,8 @@ class Reader:
         try:
             x = sample.image if self.transform is None else self.transform(sample.image)
             if not isinstance(x, Tensor):
-                raise TypeError(f"expected a tensor (C, *S) for the model; got {type(x).__name__}: give a transform")
+                todo = "give a transform" if self.transform is None else "the transform must make one"
+                raise TypeError(f"expected a tensor (C, *S) for the model; got {type(x).__name__}: {todo}")
             boxes, mask = sample.boxes, sample.mask
             if self.transform is not None and isinstance(sample.image, Image.Image) and self.object_needed:
                 boxes, mask = self._transformed_object(sample)
@@ -96,12 +97,20 @@ class Reader:
     def _transformed_object(self, sample: Sample) -> tuple[Tensor | None, Tensor | None]:
         """Move boxes and mask as the transform moves pixels: what it makes of white on black tells where they go."""
         width, height = sample.image.size  # type: ignore[misc]
+        nothing_left = (
+            "nothing is left of the object after the transform: it lies outside of what that keeps of the image, or is "
+            "smaller than a pixel there"
+        )
         if sample.mask is not None:
+            if not sample.mask.any():
+                raise ValueError("the mask of the object is empty")
             mask = self._moved(sample.mask.cpu().numpy())
             if not mask.any():
-                raise ValueError("the object lies outside of what the transform keeps of the image")
+                raise ValueError(nothing_left)
             return None, mask
         boxes = []
+        if not any(left < width and top < height for left, top, _, _ in sample.boxes.tolist()):  # type: ignore[union-attr]
+            raise ValueError(f"the boxes lie outside of the image, which is {width} pixels wide and {height} high")
         for left, top, right, bottom in sample.boxes.tolist():  # type: ignore[union-attr]
             inside: np.ndarray = np.zeros((height, width), bool)
             inside[round(top) : round(bottom), round(left) : round(right)] = True
@@ -109,7 +118,7 @@ class Reader:
             if len(rows):
                 boxes.append([int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1])
         if not boxes:
-            raise ValueError("the object lies outside of what the transform keeps of the image")
+            raise ValueError(nothing_left)
         return torch.tensor(boxes), None
 
     def _moved(self, inside: np.ndarray) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from cam_extras._checks import check_pixels
 from cam_extras.methods.base import Method
 from cam_extras.probe import Probe
 
@@ -24,7 +25,13 @@ class FakeCAM(Method):
     paper: ClassVar[str] = "Poppi et al., Revisiting the Evaluation of CAM (ADCC), 2021"
 
     def __call__(self, probe: Probe) -> Tensor:
-        """Return ones with one zero, shape (N, 1, *input size)."""
+        """Return ones with one zero, shape (N, 1, *input size).
+
+        Raises:
+            ValueError: the input has no pixels, or see `Probe.check_target`.
+        """
+        probe.check_target()
+        check_pixels(probe.x.shape)
         size = probe.x.shape[2:]
         maps = probe.activations.new_ones((len(probe.x), 1, *size))
         maps[(slice(None), 0) + (0,) * len(size)] = 0

@@ -34,6 +34,7 @@ class RandomCAM(Method):
 
     def channel_weights(self, probe: Probe) -> Tensor:
         """Return w ~ U(-1, 1), shape (N, C)."""
+        probe.check_target()
         samples, channels = probe.activations.shape[:2]
         generator = torch.Generator("cpu").manual_seed(int(self.seed))
         # Type and device are spelt out: the defaults are the user's to change.

@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from cam_extras._checks import check_finite
+
+if TYPE_CHECKING:
+    from cam_extras.metrics.quantities import Quantity
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,21 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}
+QUANTITIES: dict[str, Quantity] = {}
 
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 
 def metric(**known: Any) -> Callable[[_Function], _Function]:
-    """List a function in `METRICS`: its positional parameters name what it needs, those by keyword its options."""
+    """List a function in `METRICS`: its positional parameters name what it needs, those by keyword its options.
+
+    Raises:
+        ValueError: there is a metric or a quantity of that name. To define one of your own anew, take the old one out,
+            `METRICS.pop(name)`.
+    """
 
     def register(function: _Function) -> _Function:
+        check_new(function.__name__)
         parameters = signature(function).parameters.values()
         needs = tuple(p.name for p in parameters if p.kind != p.KEYWORD_ONLY)
         options = tuple(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
@@ -94,6 +104,15 @@ def metric(**known: Any) -> Callable[[_Function], _Function]:
         return function
 
     return register
+
+
+def check_new(name: str) -> None:
+    """Raise ValueError for the name of a metric or a quantity: scores that are made of it would change in silence."""
+    for kind, registry in (("METRICS", METRICS), ("QUANTITIES", QUANTITIES)):
+        if name in registry:
+            raise ValueError(
+                f"there is a {name!r} in {kind} already: choose another name, or take that out by {kind}.pop({name!r})"
+            )
 
 
 def harmonic_mean(*parts: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_count, check_finite, check_input, check_seed, which
+from cam_extras._checks import SampleError, check_count, check_finite, check_input, check_pixels, check_seed, which
 from cam_extras.metrics.base import metric
 
 
@@ -47,9 +47,8 @@ def counterfactual(x: Tensor, delta: float = 0.1, fraction: float = 0.5, seed: i
         raise ValueError(f"delta must be a finite number other than 0; got {delta}")
     check_seed(seed)
     size = check_input(x).shape[2:]
+    check_pixels(x.shape)
     pixels = size.numel()
-    if not size or not pixels:
-        raise ValueError(f"the input must have pixels, shape (N, C, *S); got {tuple(x.shape)}")
     count = round(fraction * pixels)
     if count == 0:
         raise ValueError(f"a fraction of {fraction} of {pixels} pixels is less than one: nothing would change")

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_count, check_input, check_name, check_unit_range
+from cam_extras._checks import check_count, check_input, check_name, check_pixels, check_unit_range
 from cam_extras.batches import rows_of_a_pass
 from cam_extras.maps import broadcast_to
 from cam_extras.metrics.base import metric
@@ -336,8 +336,7 @@ def _curve(
 ) -> Curve:
     """Return the curve from one image to another, each given as a substrate."""
     check_input(x)
-    if x.ndim < 3:
-        raise ValueError(f"the input must have pixels, shape (N, C, *S); got {tuple(x.shape)}")
+    check_pixels(x.shape)
     space = x.shape[2:]
     if maps.shape != (x.shape[0], *space):
         raise ValueError(

@@ -10,9 +10,17 @@ from typing import Any
 
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_count, check_fill, check_name, check_seed, check_unit_range
+from cam_extras._checks import (
+    check_choice,
+    check_count,
+    check_fill,
+    check_name,
+    check_pixels,
+    check_seed,
+    check_unit_range,
+)
 from cam_extras.maps import broadcast_to, mask
-from cam_extras.metrics.base import METRICS
+from cam_extras.metrics.base import METRICS, QUANTITIES, check_new
 from cam_extras.metrics.counterfactual import counterfactual
 from cam_extras.metrics.hci import threshold_mask
 from cam_extras.metrics.insertion_and_deletion import (
@@ -134,8 +142,8 @@ class Quantities:
             metric takes what its formula has, and nothing checks that the two agree.
 
     Raises:
-        ValueError: a map leaves [0, 1] or is not finite, samples are named; maps have another size than the input; or
-            there are not boxes for every sample.
+        ValueError: the input has no pixels; a map leaves [0, 1] or is not finite, samples are named; maps have another
+            size than the input; or there are not boxes for every sample.
     """
 
     def __init__(
@@ -146,6 +154,7 @@ class Quantities:
         boxes: Sequence[Tensor] | None = None,
         masks: Tensor | None = None,
     ):
+        check_pixels(explained.x.shape)
         check_unit_range("the map", explained.maps)
         expected = (len(explained.x), *explained.x.shape[2:])
         if explained.maps.shape != expected:
@@ -206,12 +215,10 @@ class Quantity:
     source: str
 
 
-QUANTITIES: dict[str, Quantity] = {}
-
-
 def _quantity(*options: str, source: str = "") -> Callable[[Callable[[Quantities], Any]], Callable[[Quantities], Any]]:
     def register(function: Callable[[Quantities], Any]) -> Callable[[Quantities], Any]:
         name = function.__name__.strip("_")
+        check_new(name)
         QUANTITIES[name] = Quantity(function, options, source)
         return function
 
