@@ -25,6 +25,7 @@ class Method(ABC):
 
     paper: ClassVar[str]
     second_order: ClassVar[bool] = False  # whether it asks for Hessian-vector products
+    control: ClassVar[bool] = False  # whether it explains nothing, and is there to be compared with
 
     @abstractmethod
     def __call__(self, probe: Probe) -> Tensor:
