@@ -134,7 +134,7 @@ class TestUpstream:
             np.testing.assert_allclose(alone[0], together[n], rtol=0, atol=1e-5)
 
     def test_in_quantus(self, setting):
-        model, layer, x = setting
+        model, _, x = setting
         explainer = quantus.explain(UPSTREAM["RandomCAM"], layer="layer")
         together = explainer(model, x.numpy(), CLASSES.numpy())
         np.random.rand(5)  # noqa: NPY002
