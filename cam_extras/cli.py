@@ -234,7 +234,8 @@ def _conclude(
         values.setdefault(row["method"], {})[row["metric"]] = row["value"]
     images = len(run.results.column("index").unique())
     without = f", {len(errors)} more have no scores" if errors else ""
-    _print_wide(console, summary_table(values, f"{title}; {images} images{without}; masked values are 0"))
+    heading = f"{title}; {images} images{without}; masked values are 0"
+    _print_wide(console, summary_table(values, heading, run.controls))
     if gallery:
         with console.status("drawing the gallery"):
             pages = save_gallery(run.folder / "gallery.png", pictures_of(run, boxes=boxes))

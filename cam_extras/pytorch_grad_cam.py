@@ -35,6 +35,7 @@ from cam_extras._checks import (
     list_targets,
 )
 from cam_extras.maps import layer_map
+from cam_extras.methods.random_cam import random_weights
 from cam_extras.probe import Probe, check_layers, reference_tensor, undisturbed
 from cam_extras.scores import SCORES, PerSampleScorer
 
@@ -321,7 +322,8 @@ def upstream_maps(
     """Explain a batch with one of pytorch-grad-cam's own classes: its maps (N, *S), float32 in [0, 1].
 
     The maps are what the class returns. Unlike there, frozen models work, no parameter gradient is computed, and the
-    model is left as found; so are NumPy's and torch's random states, so that RandomCAM draws the same at every call.
+    model is left as found; so are NumPy's and torch's random states. RandomCAM draws from none of them: its weights are
+    those of `cam_extras.methods.RandomCAM`, which a sample has at every call and in every batch.
 
     Args:
         cam_type: a value of `UPSTREAM`, or a class that is called in the same way.
@@ -353,7 +355,8 @@ def upstream_maps(
     with _traceless(model, x.device):
         layer.register_forward_hook(_begin_recording)
         model.register_forward_hook(_class_check(targets))
-        cam = cam_type(model, layers, reshape_transform, **options)
+        made = _RandomCAM if cam_type is upstream.RandomCAM else cam_type
+        cam = made(model, layers, reshape_transform, **options)
         base = getattr(cam, "base_cam", cam)
         second_order = not getattr(base, "detach", True)
         if second_order and reshape_transform is not None:
@@ -371,6 +374,16 @@ def upstream_maps(
     result = torch.from_numpy(np.float32(maps))
     check_unit_range(f"the map of {cam_type.__name__}", result)
     return result
+
+
+class _RandomCAM(upstream.RandomCAM):
+    """RandomCAM whose weights are a sample's own: it draws from NumPy's generator, for whatever batch comes by."""
+
+    def get_cam_weights(
+        self, input_tensor: Tensor, target_layer: nn.Module, targets: object, activations: np.ndarray, grads: object
+    ) -> np.ndarray:
+        """Return the weights (N, C)."""
+        return random_weights(input_tensor, activations.shape[1], seed=0).numpy()
 
 
 class _ClassTarget(ClassifierOutputTarget):
@@ -414,6 +427,11 @@ class Upstream(methods.Method):
     cam: str
     score: str = "logit"
     hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def control(self) -> bool:  # type: ignore[override]
+        """Whether it is RandomCAM."""
+        return self.cam == "RandomCAM"
 
     def __post_init__(self) -> None:
         check_name("class of pytorch-grad-cam", self.cam, UPSTREAM)
@@ -470,7 +488,7 @@ def _traceless(model: nn.Module, device: torch.device) -> Iterator[None]:
     ]
     entries = [dict(table) for table in tables]
     gradients = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    numpy_state = np.random.get_state()  # noqa: NPY002  (what RandomCAM draws from)
+    numpy_state = np.random.get_state()  # noqa: NPY002  (what a class may draw from)
     bars = [(module, module.tqdm) for module in (upstream.ablation_cam, upstream.score_cam)]
     with undisturbed(model, device), torch.inference_mode(False), torch.enable_grad():
         try:

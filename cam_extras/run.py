@@ -27,6 +27,7 @@ from cam_extras.evaluation.sources import Indexed, Source, open_source
 from cam_extras.evaluation.store import Run, Store, atomic_write
 from cam_extras.evaluation.summary import summarise, write_summary
 from cam_extras.methods import Method
+from cam_extras.methods.base import controls_of
 from cam_extras.metrics import DEFAULT_METRICS, METRICS, MetricOptions, sources_of
 from cam_extras.models import Classifier, auto_layer, fingerprint, picture_of
 from cam_extras.probe import find_layer
@@ -185,7 +186,8 @@ def evaluate(
             "maps": maps,
             "pictures": {"count": pictures, "metric": best},
         }
-        environment = {"categories": list(categories), "engine": engine, **_environment(at)}
+        controls = controls_of(of_methods)
+        environment = {"categories": list(categories), "controls": controls, "engine": engine, **_environment(at)}
         curves = any(name in columns for name in ("insertion", "deletion"))
         with Store.open(
             output, configuration, mode, metrics=columns, curves=curves, maps=maps, environment=environment
@@ -210,7 +212,8 @@ def evaluate(
                 for part, scored in parts:
                     store.write(part, scored.rows, scored.errors, scored.pictures)
             store.finish()
-            write_summary(store.folder, summarise(store.results(["index", "method", *columns]), columns, seed=seed))
+            table = store.results(["index", "method", *columns])
+            write_summary(store.folder, summarise(table, columns, controls=controls, seed=seed))
             if settings is not None:
                 text = yaml.safe_dump({**settings, "layer": layer}, sort_keys=False, allow_unicode=True)
                 atomic_write(store.folder / "config.yaml", lambda file: file.write(text.encode()))

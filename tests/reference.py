@@ -126,7 +126,18 @@ def fake_cam(head, a, c, x, model):
 @method("RandomCAM")
 def random_cam(head, a, c, x, model):
     generator = torch.Generator().manual_seed(0)
-    weights = [2 * torch.rand(1, generator=generator).item() - 1 for _ in range(len(a))]
+
+    def draw(count):
+        return [2 * torch.rand(1, generator=generator, dtype=torch.float64).item() - 1 for _ in range(count)]
+
+    start, by_direction, by_size = draw(len(a)), draw(len(a)), draw(len(a))
+    values = x.flatten().tolist()
+    size = math.sqrt(math.fsum(value**2 for value in values))
+    along = math.fsum(d * value for d, value in zip(draw(len(values)), values, strict=True)) / size
+    weights = []
+    for u, v, w in zip(start, by_direction, by_size, strict=True):
+        turns = u + 25 * (v * along + w * math.log(size))
+        weights.append(2 * abs(2 * (turns - math.floor(turns)) - 1) - 1)
     return _weigh(weights, a)
 
 

@@ -228,7 +228,8 @@ def test_progress_and_value_of_the_set():
 
 def test_wins():
     model = CNN().eval()
-    result = Evaluator(model, model.layer, METHODS_USED)(torch.randn(20, 3, 8, 8))
+    used = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAMH", "MIGradCAM")}
+    result = Evaluator(model, model.layer, used)(torch.randn(20, 3, 8, 8))
     drops = {name: scores["average_drop"].tolist() for name, scores in result.scores.items()}
     shares = dict.fromkeys(drops, 0.0)
     for n in range(20):
@@ -241,6 +242,18 @@ def test_wins():
     assert sum(gains.values()) == pytest.approx(1)
     best = max(result.scores, key=lambda name: result.scores[name]["average_gain"].mean())
     assert gains[best] == max(gains.values())
+
+
+def test_controls_take_no_wins():
+    """FakeCAM has the least drop of all, and GradCAM and ShapleyCAM-H share the images as if it were not there."""
+    model, x = CNN().eval(), torch.randn(20, 3, 8, 8)
+    result = Evaluator(model, model.layer, METHODS_USED)(x)
+    assert result.controls == ("FakeCAM",)
+    without = {name: method for name, method in METHODS_USED.items() if name != "FakeCAM"}
+    assert result.win_percentage() == Evaluator(model, model.layer, without)(x).win_percentage()
+    alone = {name: METHODS_USED[name] for name in ("GradCAM", "FakeCAM")}
+    with pytest.raises(ValueError, match="two or more methods that are no controls; got GradCAM"):
+        Evaluator(model, model.layer, alone)(x).win_percentage()
 
 
 class NoMap(METHODS["FakeCAM"]):

@@ -412,7 +412,7 @@ class TestGallery:
     def test_images_chosen(self, html):
         page = Page(html)
         cards = page.all("article")
-        values = image_values(range(8), -(-DROPS).mean(axis=0), "average_drop")
+        values = image_values(range(8), ["mean"] * 8, -(-DROPS).mean(axis=0), "average_drop")
         expected = choose_images(values, 2, 9)
         assert expected["best"] == [1, 4]
         assert expected["worst"] == [7, 3]

@@ -173,7 +173,8 @@ class TestRuns:
         assert len(processes(log)) == 3
         assert os.getpid() not in processes(log)
         rows = run.results.to_pylist()
-        values = image_values([row["index"] for row in rows], [row["adcc"] for row in rows], "adcc")
+        parts = ([row[name] for row in rows] for name in ("index", "method", "adcc"))
+        values = image_values(*parts, "adcc", controls={"random"})
         for index in {index for group in choose_images(values, 2, seed=0).values() for index in group}:
             assert run.pictures()[index] == local.pictures()[index]
 

@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 from functools import partial
 from itertools import count
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from torch import nn
 from cam_extras.evaluation import Evaluator
 from cam_extras.maps import input_map
 from cam_extras.methods import METHODS
+from cam_extras.methods.random_cam import random_weights
 from cam_extras.metrics import coherency
 from cam_extras.probe import Probe
 from cam_extras.pytorch_grad_cam import UPSTREAM, OptiCAM, Upstream, check_upstream, upstream_maps
@@ -52,11 +54,13 @@ def directly(name, model, layer, x, reshape_transform=None, classes=CLASSES, **h
         targets = [FinerWeightedTarget(int(c), others[1:4].tolist(), 1) for c, others in zip(classes, nearest)]  # noqa: B905
     else:
         targets = [ClassifierOutputTarget(int(c)) for c in classes]
-    np.random.seed(0)  # noqa: NPY002  (what RandomCAM draws from)
     layers = [] if name == "FullGrad" else [layer]
-    maps = UPSTREAM[name](model, layers, reshape_transform, **hyper)(x.clone(), targets)
-    np.random.seed(0)  # noqa: NPY002
-    return maps
+
+    def drawn(low, high, size):  # what RandomCAM draws for whatever batch there is
+        return random_weights(x, size[1], seed=0).numpy()
+
+    with mock.patch.object(np.random, "uniform", drawn):
+        return UPSTREAM[name](model, layers, reshape_transform, **hyper)(x.clone(), targets)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cam_extras._checks import SampleError, check_class_scores, check_name
 from cam_extras.methods import Method, channel_weights
+from cam_extras.methods.base import controls_of
 from cam_extras.metrics import (
     DEFAULT_METRICS,
     METRICS,
@@ -40,6 +41,7 @@ class Evaluation:
         curves: for each method the insertion and deletion curves that metrics asked for.
         weights: for each method the channel weights (N, K) of x and of its counterfactual, `weights` and
             `counterfactual_weights`, that metrics asked for.
+        controls: the methods that are controls, see `cam_extras.methods.Method.control`.
     """
 
     target: Tensor
@@ -49,6 +51,7 @@ class Evaluation:
     scores: dict[str, dict[str, Tensor]]
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    controls: tuple[str, ...] = ()
 
     def of_set(self) -> dict[str, dict[str, float]]:
         """Return for each method and metric the value of the whole set."""
@@ -57,10 +60,19 @@ class Evaluation:
         }
 
     def win_percentage(self, metric: str = "average_drop") -> dict[str, float]:
-        """Return for each method the share of samples on which it has the best score of all, ties shared."""
-        drops = torch.stack([scores[metric] for scores in self.scores.values()])
+        """Return for each method the share of samples on which it has the best score of all, ties shared.
+
+        Controls do not compete: what they win is not worth winning.
+
+        Raises:
+            ValueError: there are not two or more methods that are no controls.
+        """
+        competing = {name: scores[metric] for name, scores in self.scores.items() if name not in self.controls}
+        if len(competing) < 2:
+            raise ValueError(f"expected two or more methods that are no controls; got {', '.join(competing) or 'none'}")
+        drops = torch.stack([*competing.values()])
         wins = win_percentage(-drops if METRICS[metric].higher_is_better else drops)
-        return dict(zip(self.scores, wins.mean(dim=1).tolist(), strict=True))
+        return dict(zip(competing, wins.mean(dim=1).tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +167,7 @@ class Evaluator:
             reshape_transform=self.reshape_transform,
             second_order=any(method.second_order for method in self.methods.values()),
         )
-        result = Evaluation(*_confidence(probe), {}, {})
+        result = Evaluation(*_confidence(probe), {}, {}, controls=tuple(controls_of(self.methods)))
         for name, method in self.methods.items():
             explained = _Explained(probe, method, self._nothing)
             try:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cam_extras.metrics import METRICS
 
 
-def image_values(indices: Iterable[int], scores: Iterable[float], metric: str) -> dict[int, float]:
+def image_values(
+    indices: Iterable[int],
+    methods: Iterable[str],
+    scores: Iterable[float],
+    metric: str,
+    controls: Collection[str] = (),
+) -> dict[int, float]:
     """Return for each image the mean of its scores over methods, negative where lower is better.
 
     Args:
         indices: the image of each row.
+        methods: the method of each row.
         scores: the score of each row.
         metric: what they are scores of, a key of `METRICS`.
+        controls: methods that are left out, unless there are no others.
     """
+    rows = list(zip(indices, methods, scores, strict=True))
     of_image: dict[int, list[float]] = {}
-    for index, score in zip(indices, scores, strict=True):
+    for index, _, score in [row for row in rows if row[1] not in controls] or rows:
         of_image.setdefault(index, []).append(score)
     sign = 1 if METRICS[metric].higher_is_better else -1
     return {index: sign * sum(values) / len(values) for index, values in of_image.items()}

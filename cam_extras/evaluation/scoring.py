@@ -344,7 +344,8 @@ class Scorer:
                 row.update(pack_map(of_maps[row["method"]][row_number // len(columns)]))
         if self._drawing is not None and self._chosen is not None:
             metric = self._drawing.metric
-            of_images = image_values([row["index"] for row in rows], [row[metric] for row in rows], metric)
+            indices, of_rows, best_by = ([row[name] for row in rows] for name in ("index", "method", metric))
+            of_images = image_values(indices, of_rows, best_by, metric, evaluation.controls)
             chosen = self._chosen.add(of_images)
             for number, item in enumerate(batch):
                 if item.index in chosen:

@@ -44,6 +44,7 @@ _CURVES = ("insertion_curve", "deletion_curve", "curve_fractions")
 _MAPS = (pa.field("map", pa.binary()), pa.field("map_shape", pa.list_(pa.int32())))
 _PICTURES = pa.schema([("index", pa.int64()), ("method", pa.string()), ("picture", pa.binary())])
 _FAILURES = pa.schema([("index", pa.int64()), ("path", pa.string()), ("stage", pa.string()), ("message", pa.string())])
+_CONTROLS = {"FakeCAM", "RandomCAM"}  # of runs that do not tell which methods are
 _here: set[Path] = set()  # folders open in this process, which a POSIX lock does not keep from itself
 
 
@@ -302,6 +303,15 @@ class Run:
     def starts(self) -> list[dict[str, Any]]:
         """The environment of every start: versions, date and the state of the code."""
         return self._json(_RUN)["starts"]
+
+    @cached_property
+    def controls(self) -> frozenset[str]:
+        """The methods that are controls, see `cam_extras.methods.Method.control`, by the names that results have."""
+        told = self.starts[-1].get("controls") if self.starts else None
+        if told is not None:
+            return frozenset(told)
+        methods = self.configuration.get("methods", {})
+        return frozenset(name for name, about in methods.items() if _CONTROLS & {about.get("method"), about.get("cam")})
 
     @cached_property
     def results(self) -> pa.Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def summarise(
     table: Any,
     metrics: Sequence[str],
     *,
+    controls: Collection[str] = (),
     samples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -54,12 +55,13 @@ def summarise(
     A value is over the images that have the score: `images` of them, where `missing` have one of another method or
     metric only. All methods see the same resamples of images; where a resample has none with the score it is left out
     of the interval. Of two or more methods with average drops `win_percentage` is added, the share in [0, 1] of images
-    on which a method has the least, over the images that have one of every method.
+    on which a method has the least, over the images that have one of every method; controls do not compete.
 
     Args:
         table: a `pyarrow.Table`, or columns by name, with `index`, `method`, the metrics and what those of means need;
             None or NaN is a score that there is not.
         metrics: keys of `METRICS`.
+        controls: methods that get no `win_percentage` and take none from others.
         samples: of the bootstrap.
         seed: of the bootstrap.
         confidence: the share of the resamples that is in the interval.
@@ -77,13 +79,14 @@ def summarise(
     statistics = {
         (method, name): _statistic(name, columns, len(images)) for method, columns in scores.items() for name in metrics
     }
-    if len(scores) > 1 and all("average_drop" in columns for columns in scores.values()):
-        drops = np.stack([columns["average_drop"] for columns in scores.values()])
+    competing = {method: columns for method, columns in scores.items() if method not in controls}
+    if len(competing) > 1 and all("average_drop" in columns for columns in competing.values()):
+        drops = np.stack([columns["average_drop"] for columns in competing.values()])
         common = ~np.isnan(drops).any(axis=0)
         wins = np.full(drops.shape, np.nan)
         if common.any():
             wins[:, common] = win_percentage(torch.from_numpy(drops[:, common])).numpy()
-        for method, shares in zip(scores, wins, strict=True):
+        for method, shares in zip(competing, wins, strict=True):
             statistics[method, "win_percentage"] = _Statistic(_mean, shares[None])
     keys = sorted(statistics, key=lambda key: list(scores).index(key[0]))  # stable: a method's rows stay in order
     intervals = _intervals([statistics[key] for key in keys], len(images), samples, seed, confidence)

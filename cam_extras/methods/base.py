@@ -26,6 +26,8 @@ class Method(ABC):
 
     paper: ClassVar[str]
     second_order: ClassVar[bool] = False  # whether it asks for Hessian-vector products
+    # Whether it explains nothing, and is there to compare methods with: tables set it apart, and it wins nothing.
+    control: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, probe: Probe) -> Tensor:
@@ -67,6 +69,11 @@ class GradientMethod(Method):
     @abstractmethod
     def contributions(self, probe: Probe) -> Tensor:
         """Return the contributions under the probe's utility."""
+
+
+def controls_of(methods: Mapping[str, Method]) -> list[str]:
+    """Return the names of those methods that are controls."""
+    return [name for name, method in methods.items() if method.control]
 
 
 def channel_weights(method: Method) -> Callable[[Probe], Tensor]:

@@ -22,6 +22,7 @@ class FakeCAM(Method):
     Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
     """
 
+    control: ClassVar[bool] = True
     paper: ClassVar[str] = "Poppi et al., Revisiting the Evaluation of CAM (ADCC), 2021"
 
     def __call__(self, probe: Probe) -> Tensor:

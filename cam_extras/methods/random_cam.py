@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,19 +14,23 @@ from cam_extras._checks import check_seed
 from cam_extras.methods.base import Method, weigh_channels
 from cam_extras.probe import Probe
 
+_TURNS = 25  # the more, the less two images have in common, and the more a rounding error matters
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandomCAM(Method):
-    """Random-CAM: contributions w_k A_k with w_k ~ U(-1, 1).
+    """Random-CAM: contributions w_k A_k with w_k ~ U(-1, 1), drawn for each sample.
 
-    Use it to see what a method is worth, at the cost of one forward pass. The weights depend on `seed` and the number
-    of channels alone: they are the same for every sample, so that a map does not depend on the batch it came in. The
-    baseline of Cai, "CAMs as Shapley Value-based Explainers", 2025.
+    Use it to see what a method is worth, at the cost of one forward pass. The weights of a sample depend on `seed`, the
+    number of channels and the values of its input alone: they are the same at every call and in every batch, other
+    ones for another image, and for the masked image, whose map coherency compares. The baseline of Cai, "CAMs as
+    Shapley Value-based Explainers", 2025.
 
     Args:
-        seed: of the weights' random generator.
+        seed: of the weights, together with the input.
     """
 
+    control: ClassVar[bool] = True
     paper: ClassVar[str] = "baseline in Cai, CAMs as Shapley Value-based Explainers, 2025"
 
     seed: int = 0
@@ -35,12 +41,39 @@ class RandomCAM(Method):
     def channel_weights(self, probe: Probe) -> Tensor:
         """Return w ~ U(-1, 1), shape (N, C)."""
         probe.check_target()
-        samples, channels = probe.activations.shape[:2]
-        generator = torch.Generator("cpu").manual_seed(int(self.seed))
-        # Type and device are spelt out: the defaults are the user's to change.
-        weights = torch.empty(channels, dtype=torch.float32, device="cpu").uniform_(-1, 1, generator=generator)
-        return weights.to(probe.activations).expand(samples, channels)
+        return random_weights(probe.x, probe.activations.shape[1], int(self.seed)).to(probe.activations)
 
     def __call__(self, probe: Probe) -> Tensor:
         """Return w_k A_k, shape (N, C, *S)."""
         return weigh_channels(self.channel_weights(probe), probe.activations)
+
+
+def random_weights(x: Tensor, channels: int, seed: int) -> Tensor:
+    """Return weights w ~ U(-1, 1) of channels for each sample, shape (N, C), float64 on the CPU.
+
+    w_k = 2 |2 frac(u_k + F (v_k <d, x> / |x| + v'_k log |x|)) - 1| - 1 with F = 25 and u, v, v', d ~ U(-1, 1) from the
+    seed: uniform whatever x is, since u_k is, and another one for another x. A hash of x would do that, too, but for a
+    masked image, which is computed: its last bits are not the same in every batch and on every device, and the weights
+    would have nothing in common. These change as little as x does.
+
+    Args:
+        x: the inputs, shape (N, ...): their values count, whatever their dtype and layout.
+        channels: C.
+        seed: of u, v, v' and d.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        # Type and device are spelt out: the defaults are the user's to change.
+        drawn = torch.empty(shape, dtype=torch.float64, device="cpu").uniform_(-1, 1, generator=generator)
+        return drawn.numpy()
+
+    start, by_direction, by_size = draw(3, channels)
+    direction = draw(x[0].numel())
+    weights = []
+    for sample in x.detach().cpu():  # one by one: sums over a batch may be in another order
+        values = sample.double().contiguous().numpy().ravel()
+        size = math.sqrt((values * values).sum()) or 1.0
+        turns = start + _TURNS * (by_direction * (direction * values).sum() / size + by_size * math.log(size))
+        weights.append(2 * np.abs(2 * (turns % 1) - 1) - 1)
+    return torch.from_numpy(np.stack(weights))

@@ -17,7 +17,17 @@ from cam_extras.evaluation.store import Run
 from cam_extras.evaluation.summary import Row, paired_differences
 from cam_extras.metrics import METRICS
 from cam_extras.report.figures import ABSENT, differences, excludes_0, printed
-from cam_extras.report.html import Plot, caption_of, render, results_of, summary_of, title_of, write_page
+from cam_extras.report.html import (
+    Plot,
+    caption_of,
+    controls_last,
+    render,
+    results_of,
+    summary_of,
+    title_of,
+    write_page,
+)
+from cam_extras.report.tables import head_controls
 
 
 def compare(run_a: Run, run_b: Run) -> list[Row]:
@@ -61,8 +71,9 @@ def compare(run_a: Run, run_b: Run) -> list[Row]:
 
 
 def comparison_table(run_a: Run, run_b: Run) -> Table:
-    """Make a table of `compare` for a terminal: differences whose interval excludes 0 in bold."""
-    rows = compare(run_a, run_b)
+    """Make a table of `compare` for a terminal: differences whose interval excludes 0 in bold; controls below."""
+    controls = run_a.controls | run_b.controls
+    rows = controls_last(compare(run_a, run_b), controls)
     notes = [
         "per cent, where a metric has a greatest value; paired over the images of both runs; bold where the 95 % "
         "interval of the difference excludes 0, not corrected for multiple comparisons",
@@ -73,8 +84,12 @@ def comparison_table(run_a: Run, run_b: Run) -> Table:
         table.add_column(heading, no_wrap=True)
     for heading in ("A", "B", "B - A", "95 % interval", "pairs"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for _, of_method in groupby((row for row in rows if row["only"] is None), lambda row: row["method"]):
+    headed = False
+    for method, of_method in groupby((row for row in rows if row["only"] is None), lambda row: row["method"]):
         table.add_section()
+        if method in controls and not headed:
+            head_controls(table)
+            headed = True
         for row in of_method:
             metric = METRICS[row["metric"]]
             table.add_row(
@@ -82,7 +97,10 @@ def comparison_table(run_a: Run, run_b: Run) -> Table:
                 f"{metric.short} {metric.arrow}",
                 printed(metric, row["a"]),
                 printed(metric, row["b"]),
-                Text(printed(metric, row["difference"], sign=True), "bold" if excludes_0(row) else ""),
+                Text(
+                    printed(metric, row["difference"], sign=True),
+                    "bold" if excludes_0(row) and method not in controls else "",
+                ),
                 _interval(row),
                 str(row["pairs"]),
             )
@@ -99,21 +117,33 @@ def write_comparison(run_a: Run, run_b: Run, path: Path) -> Path:
         ValueError: see `compare`.
         NoSpaceError: the disk is full.
     """
-    rows = compare(run_a, run_b)
-    paired = [{**row, "interval": _interval(row), "verdict": _verdict(row)} for row in rows if row["only"] is None]
+    controls = run_a.controls | run_b.controls
+    rows = controls_last(compare(run_a, run_b), controls)
+    paired = [
+        {**row, "interval": _interval(row), "verdict": _verdict(row, is_control), "is_control": is_control}
+        for row in rows
+        if row["only"] is None
+        for is_control in [row["method"] in controls]
+    ]
     metrics = [METRICS[name] for name in dict.fromkeys(row["metric"] for row in paired)]
     page = render(
         "comparison.html.j2",
-        runs=[(letter, run, title_of(run), summary_of(run.summary)) for letter, run in (("A", run_a), ("B", run_b))],
+        runs=[
+            (letter, run, title_of(run), summary_of(run.summary, run.controls))
+            for letter, run in (("A", run_a), ("B", run_b))
+        ],
         differences=[*_differences(run_a.configuration, run_b.configuration)],
         environments=[*_differences(_environment(run_a), _environment(run_b))],
         rows=paired,
         alone=_alone(rows),
         metrics=metrics,
         methods=list(dict.fromkeys(row["method"] for row in paired)),
-        apart=sum(map(excludes_0, paired)),
+        apart=sum(excludes_0(row) for row in paired if not row["is_control"]),
         plots=[
-            Plot(differences(metric, [row for row in paired if row["metric"] == metric.name]), caption_of(metric))
+            Plot(
+                differences(metric, [row for row in paired if row["metric"] == metric.name], controls),
+                caption_of(metric),
+            )
             for metric in metrics
         ],
     )
@@ -139,11 +169,13 @@ def _interval(row: Row) -> str:
     return f"{low} to {high}"
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: Row, is_control: bool) -> str:
     if row["low"] is None:
         return "no pairs"
     if not excludes_0(row):
         return "equal" if row["low"] == row["high"] else "not told apart"
+    if is_control:
+        return "differs"
     return "B better" if (row["difference"] > 0) == METRICS[row["metric"]].higher_is_better else "B worse"
 
 
@@ -162,8 +194,9 @@ def _alone(rows: Sequence[Row]) -> list[str]:
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    """Return what is known of the last start of a run, but for what is never the same."""
-    return {key: value for key, value in (run.starts or [{}])[-1].items() if key not in ("started", "categories")}
+    """Return what is known of the last start of a run, but for what is never the same or stands elsewhere."""
+    left_out = ("started", "categories", "controls")
+    return {key: value for key, value in (run.starts or [{}])[-1].items() if key not in left_out}
 
 
 def _differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -31,13 +31,15 @@ WIN = Metric(
     needs=("average_drop",),
     options=(),
     higher_is_better=True,
-    meaning="share of images on which the method has the least average drop of all methods of the run, ties shared",
+    meaning="share of images on which the method has the least average drop of all methods of the run, ties shared; "
+    "controls do not compete",
     paper=METRICS["average_drop"].paper,
 )
 ABSENT = "—"  # stands for a number that there is not
 _INK = "#123456"  # stands for the page's colour of text until the SVG is there
 # Okabe and Ito's colours but for yellow, which is not seen on white; the page's colour of text is their black.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", _INK)
+_CONTROL = "#7f7f7f"  # of controls, where methods have the first two
 # Eleven, and seven colours: 77 methods look different.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _LINES = ("-", "--", ":", "-.")
@@ -154,29 +156,44 @@ def _on_grid(fractions: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def bars(metric: Metric, rows: Sequence[Row]) -> str:
-    """Draw a bar with its interval for each row of a summary, which are of one metric."""
-    best = best_of(metric, [row["value"] for row in rows])
+def bars(metric: Metric, rows: Sequence[Row], controls: Collection[str] = ()) -> str:
+    """Draw a bar with its interval for each row of a summary, which are of one metric; controls come last."""
+    best = best_of(metric, [None if row["method"] in controls else row["value"] for row in rows])
 
     def draw(axes: Axes) -> None:
         places, values, reach = _intervals(metric, rows, "value")
-        axes.barh(places, values, 0.62, color=[_COLOURS[1 if best[place] else 0] for place in places], alpha=0.85)
-        axes.errorbar(values, places, xerr=reach, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=2.5)
-        _name_places(axes, rows, [printed(metric, row["value"]) for row in rows], best)
+        colours = [
+            _CONTROL if rows[place]["method"] in controls else _COLOURS[1 if best[place] else 0] for place in places
+        ]
+        lines = _lines(rows, controls)
+        axes.barh(lines[places], values, 0.62, color=colours, alpha=0.85)
+        axes.errorbar(values, lines[places], xerr=reach, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=2.5)
+        _name_places(axes, rows, lines, [printed(metric, row["value"]) for row in rows], best)
         axes.axvline(0, color=_INK, linewidth=0.8)
 
-    return _svg(f"bars-{metric.name}", _height(rows), draw, _gist(metric, rows, "value"), left=_left(rows))
+    return _svg(
+        f"bars-{metric.name}",
+        _height(rows, controls),
+        draw,
+        _gist(metric, rows, "value", controls),
+        left=_left(rows),
+    )
 
 
-def differences(metric: Metric, rows: Sequence[Row]) -> str:
-    """Draw the paired difference with its interval for each row of a comparison, which are of one metric."""
-    apart = [excludes_0(row) for row in rows]
+def differences(metric: Metric, rows: Sequence[Row], controls: Collection[str] = ()) -> str:
+    """Draw the paired difference with its interval for each row of a comparison, of one metric; controls come last."""
+    apart = [None if row["method"] in controls else excludes_0(row) for row in rows]
+    lines = _lines(rows, controls)
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=_INK, linewidth=0.8)
         places, values, reach = _intervals(metric, rows, "difference")
-        for wanted, colour, fill in ((False, _COLOURS[0], "none"), (True, _COLOURS[1], _COLOURS[1])):
-            some = np.array([apart[place] == wanted for place in places], dtype=bool)
+        for wanted, colour, fill in (
+            (False, _COLOURS[0], "none"),
+            (True, _COLOURS[1], _COLOURS[1]),
+            (None, _CONTROL, "none"),
+        ):
+            some = np.array([apart[place] is wanted for place in places], dtype=bool)
             look: dict[str, Any] = {
                 "linestyle": "none",
                 "marker": "o",
@@ -184,10 +201,16 @@ def differences(metric: Metric, rows: Sequence[Row]) -> str:
                 "markerfacecolor": fill,
                 "capsize": 2.5,
             }
-            axes.errorbar(values[some], places[some], xerr=reach[:, some], **look)
-        _name_places(axes, rows, [printed(metric, row["difference"], sign=True) for row in rows], apart)
+            axes.errorbar(values[some], lines[places[some]], xerr=reach[:, some], **look)
+        _name_places(axes, rows, lines, [printed(metric, row["difference"], sign=True) for row in rows], apart)
 
-    return _svg(f"differences-{metric.name}", _height(rows), draw, _gist(metric, rows, "difference"), left=_left(rows))
+    return _svg(
+        f"differences-{metric.name}",
+        _height(rows, controls),
+        draw,
+        _gist(metric, rows, "difference", controls),
+        left=_left(rows),
+    )
 
 
 def excludes_0(row: Row) -> bool:
@@ -195,8 +218,11 @@ def excludes_0(row: Row) -> bool:
     return row["low"] is not None and not row["low"] <= 0 <= row["high"]
 
 
-def scatter(x: Metric, y: Metric, rows_x: Sequence[Row], rows_y: Sequence[Row]) -> str:
-    """Draw the values of one metric against those of another, with their intervals; rows are of a summary each."""
+def scatter(x: Metric, y: Metric, rows_x: Sequence[Row], rows_y: Sequence[Row], controls: Collection[str] = ()) -> str:
+    """Draw the values of one metric against those of another, with their intervals; rows are of a summary each.
+
+    The marks of controls are hollow.
+    """
 
     def draw(axes: Axes) -> None:
         for number, (row_x, row_y) in enumerate(zip(rows_x, rows_y, strict=True)):
@@ -204,7 +230,13 @@ def scatter(x: Metric, y: Metric, rows_x: Sequence[Row], rows_y: Sequence[Row]) 
                 _, at_x, reach_x = _intervals(x, [row_x], "value")
                 _, at_y, reach_y = _intervals(y, [row_y], "value")
                 look = _look(number) | {"linestyle": "none", "elinewidth": 0.8, "markersize": 7}
-                look |= {"markeredgecolor": _INK, "markeredgewidth": 0.6, "label": _name(row_x["method"])}
+                look |= {
+                    "markeredgecolor": _INK,
+                    "markeredgewidth": 0.6,
+                    "label": _told(row_x["method"], controls, _name),
+                }
+                if row_x["method"] in controls:
+                    look |= {"markerfacecolor": "none", "markeredgecolor": look["color"], "markeredgewidth": 1.2}
                 axes.errorbar(at_x, at_y, xerr=reach_x, yerr=reach_y, **look)
         axes.set_xlabel(f"{x.title} {x.arrow}{_unit(x)}")
         axes.set_ylabel(f"{y.title} {y.arrow}{_unit(y)}")
@@ -220,19 +252,22 @@ def scatter(x: Metric, y: Metric, rows_x: Sequence[Row], rows_y: Sequence[Row]) 
         )
 
     label = f"{x.title} against {y.title} of {len(rows_x)} methods. " + " ".join(
-        f"{row_x['method']}: {printed(x, row_x['value'])}, {printed(y, row_y['value'])}."
+        f"{_told(row_x['method'], controls)}: {printed(x, row_x['value'])}, {printed(y, row_y['value'])}."
         for row_x, row_y in zip(rows_x, rows_y, strict=True)
     )
     return _svg(f"scatter-{x.name}-{y.name}", 2.9, draw, label, legend=len(rows_x))
 
 
-def curves(what: str, found: Mapping[str, MeanCurve], methods: Sequence[str]) -> str:
+def curves(what: str, found: Mapping[str, MeanCurve], methods: Sequence[str], controls: Collection[str] = ()) -> str:
     """Draw the mean insertion or deletion curve of each method, with a band of its standard error.
+
+    Those of controls are thin, and their marks hollow.
 
     Args:
         what: "insertion" or "deletion".
         found: by method.
         methods: of the run, which have the same look in all figures.
+        controls: which of them are controls.
     """
 
     def draw(axes: Axes) -> None:
@@ -242,14 +277,17 @@ def curves(what: str, found: Mapping[str, MeanCurve], methods: Sequence[str]) ->
                 look = _look(number)
                 axes.fill_between(100 * GRID, mean - error, mean + error, color=look["color"], alpha=0.15, linewidth=0)
                 every = ((3 * number) % 20, 20)  # side by side where lines lie on each other
-                axes.plot(100 * GRID, mean, label=_name(method), markersize=4.5, markevery=every, **look)
+                if method in controls:
+                    look |= {"linewidth": 0.8, "markerfacecolor": "none"}
+                label = _told(method, controls, _name)
+                axes.plot(100 * GRID, mean, label=label, markersize=4.5, markevery=every, **look)
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"pixels {what.replace('ion', 'ed')} (%)")
         axes.set_ylabel("mean confidence (%)")
 
     label = f"Mean confidence while pixels are {what.replace('ion', 'ed')}, at a quarter, half and three quarters. "
     label += " ".join(
-        f"{method}: {', '.join(f'{100 * found[method].mean[at]:.0f}' for at in (25, 50, 75))} %."
+        f"{_told(method, controls)}: {', '.join(f'{100 * found[method].mean[at]:.0f}' for at in (25, 50, 75))} %."
         for method in methods
         if method in found
     )
@@ -272,17 +310,26 @@ def _intervals(metric: Metric, rows: Sequence[Row], key: str) -> tuple[np.ndarra
     return np.array(places, dtype=int), values, np.stack([values - low, high - values]).clip(min=0)
 
 
-def _name_places(axes: Axes, rows: Sequence[Row], values: Sequence[str], bold: Sequence[bool]) -> None:
+def _lines(rows: Sequence[Row], controls: Collection[str]) -> np.ndarray:
+    """Return the line that each row is on: between methods and controls one is left for a heading."""
+    return np.array([place + (row["method"] in controls) for place, row in enumerate(rows)], dtype=int)
+
+
+def _name_places(
+    axes: Axes, rows: Sequence[Row], lines: np.ndarray, values: Sequence[str], bold: Sequence[bool | None]
+) -> None:
     """Name the rows to the left of the axes, from the top down, and write their values to the right."""
-    axes.set_yticks(range(len(rows)), [_name(row["method"]) for row in rows])
+    axes.set_yticks(lines, [_name(row["method"]) for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(lines, default=-1) + 0.5, -0.5)
     axes.locator_params(axis="x", nbins=5)
-    for place, (text, is_bold) in enumerate(zip(values, bold, strict=True)):
-        weight = "bold" if is_bold else "normal"
-        at: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
-        axes.text(1.215, place, text, fontweight=weight, **at)
+    at: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
+    for line in set(range(len(rows))) - {*lines.tolist()}:
+        axes.axhline(line - 0.4, color=_INK, linewidth=0.8)
+        axes.text(-0.02, line, "Controls", fontstyle="italic", **at)
+    for line, text, is_bold in zip(lines, values, bold, strict=True):
+        axes.text(1.215, line, text, fontweight="bold" if is_bold else "normal", **at)
 
 
 def _left(rows: Sequence[Row]) -> float:
@@ -290,8 +337,8 @@ def _left(rows: Sequence[Row]) -> float:
     return 0.2 + 0.082 * max(len(_name(row["method"])) for row in rows)
 
 
-def _height(rows: Sequence[Row]) -> float:
-    return 0.25 * len(rows)
+def _height(rows: Sequence[Row], controls: Collection[str]) -> float:
+    return 0.25 * (len(rows) + any(row["method"] in controls for row in rows))
 
 
 def _unit(metric: Metric) -> str:
@@ -305,18 +352,23 @@ def _name(method: str) -> str:
     return plain if len(plain) <= _LETTERS else f"{plain[:half]}…{plain[-half:]}"
 
 
+def _told(method: str, controls: Collection[str], name: Callable[[str], str] = str) -> str:
+    """Name a method, and say so where it is a control."""
+    return f"{name(method)} (control)" if method in controls else name(method)
+
+
 def _plain(text: str) -> str:
     """Replace what XML has no place for."""
     return re.sub(r"[\x00-\x1f\x7f\ufffe\uffff]", "�", text)
 
 
-def _gist(metric: Metric, rows: Sequence[Row], key: str) -> str:
+def _gist(metric: Metric, rows: Sequence[Row], key: str, controls: Collection[str]) -> str:
     """Say in words what a figure shows."""
     better = "higher" if metric.higher_is_better else "lower"
     sign = key == "difference"
     cells = []
     for row in rows:
-        text = f"{row['method']}: {printed(metric, row[key], sign)}"
+        text = f"{_told(row['method'], controls)}: {printed(metric, row[key], sign)}"
         if row["low"] is not None:
             text += f" ({printed(metric, row['low'], sign)} to {printed(metric, row['high'], sign)})"
         cells.append(f"{text}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -35,6 +35,7 @@ class Picture:
         overlays: by method, shape (H, W, 3).
         captions: by method.
         box: xmin, ymin, xmax, ymax in pixels.
+        controls: the methods that are controls.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Picture:
     overlays: Mapping[str, np.ndarray]
     captions: Mapping[str, str]
     box: Sequence[int] | None = None
+    controls: Collection[str] = ()
 
 
 def pictures_of(
@@ -62,6 +64,8 @@ def pictures_of(
     for row in rows:
         if row["index"] in drawn:
             of_image[row["index"]].append(row)
+    for found in of_image.values():
+        found.sort(key=lambda row: row["method"] in run.controls)
     return [
         Picture(
             title=_title(found[0], run.starts[-1].get("categories", [])),
@@ -76,6 +80,7 @@ def pictures_of(
                 for row in found
             },
             box=(boxes or {}).get(index),
+            controls=run.controls,
         )
         for index, found in of_image.items()
     ]
@@ -99,6 +104,8 @@ def _decoded(picture: bytes) -> np.ndarray:
 
 def save_gallery(path: Path, pictures: Sequence[Picture]) -> list[Path]:
     """Draw images as rows and methods as columns: the image with its box, overlays, and captions under each.
+
+    Controls are the last columns, and say what they are.
 
     Args:
         path: the PNG to write. Every 25 images fill one; the next ones have -2, -3, ... at the end of their names.
@@ -140,7 +147,8 @@ def _draw(pictures: Sequence[Picture]) -> Figure:
             )
         for axis, method in zip(cells[1:], methods, strict=True):
             _show(axis, picture.overlays[method], picture.captions[method])
-    for axis, heading in zip(axes[0], ("image", *methods), strict=True):
+    headings = [f"{method} (control)" if method in pictures[0].controls else method for method in methods]
+    for axis, heading in zip(axes[0], ("image", *headings), strict=True):
         axis.set_title(heading, fontsize=9)
     return figure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,12 @@ class Summary:
     Attributes:
         metrics: its columns.
         rows: a method, and a cell for each metric.
+        controls: the same of controls.
     """
 
     metrics: list[Metric]
     rows: list[tuple[str, list[_Cell]]]
+    controls: list[tuple[str, list[_Cell]]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class _Picture:
 @dataclass(frozen=True)
 class _Overlay:
     method: str
+    is_control: bool
     picture: _Picture | None
     scores: list[tuple[Metric, str]]  # the first ones stand under it, all of them in a table
 
@@ -107,12 +110,13 @@ def write_report(run: Run) -> Path:
         ValueError: the folder does not hold a finished run.
         NoSpaceError: the disk is full.
     """
-    summary, errors = run.summary, run.errors
+    summary, errors, controls = run.summary, run.errors, run.controls
+    summary = controls_last(summary, controls)
     metrics = list(dict.fromkeys(row["metric"] for row in summary))
     methods = list(dict.fromkeys(row["method"] for row in summary))
     with results_of(run) as file:
         images = _images(file)
-        plots = _mean_curves(file, methods)
+        plots = _mean_curves(file, methods, controls)
         gallery = _gallery(run, file, metrics)
     page = render(
         "report.html.j2",
@@ -122,9 +126,12 @@ def write_report(run: Run) -> Path:
         failed=len(errors),
         labelled=len(images) - images["label"].null_count,
         right=pc.sum(pc.equal(images["label"], images["predicted"])).as_py() or 0,
-        summary=summary_of(summary),
-        bars=[Plot(bars(metric_of(name), _of_metric(summary, name)), caption_of(metric_of(name))) for name in metrics],
-        scatters=_scatters(summary, metrics),
+        summary=summary_of(summary, controls),
+        bars=[
+            Plot(bars(metric_of(name), _of_metric(summary, name), controls), caption_of(metric_of(name)))
+            for name in metrics
+        ],
+        scatters=_scatters(summary, metrics, controls),
         curves=plots,
         gallery=gallery,
         colours=[to_hex(colour) for colour in matplotlib.colormaps[COLORMAP](np.linspace(0, 1, 9))],
@@ -177,20 +184,29 @@ def title_of(run: Run) -> str:
     return f"{name}, layer {run.configuration['layer']}" if "layer" in run.configuration else name
 
 
-def summary_of(rows: Sequence[Mapping[str, Any]]) -> Summary:
-    """Make a table of the rows of a summary."""
+def controls_last(rows: Iterable[Mapping[str, Any]], controls: Collection[str]) -> list[Any]:
+    """Return rows with a method in order, but those of controls after all others."""
+    return sorted(rows, key=lambda row: row["method"] in controls)
+
+
+def summary_of(rows: Sequence[Mapping[str, Any]], controls: Collection[str] = ()) -> Summary:
+    """Make a table of the rows of a summary; controls are never the best."""
     metrics = [metric_of(name) for name in dict.fromkeys(row["metric"] for row in rows)]
     cells: dict[str, list[_Cell]] = {row["method"]: [] for row in rows}
     for metric in metrics:
         of_metric = {row["method"]: row for row in rows if row["metric"] == metric.name}
         column = [of_metric.get(method, {}) for method in cells]
-        best = best_of(metric, [row.get("value") for row in column])
+        competing = [
+            None if method in controls else row.get("value") for method, row in zip(cells, column, strict=True)
+        ]
+        best = best_of(metric, competing)
         for of_method, row, is_best in zip(cells.values(), column, best, strict=True):
             value, low, high = (row.get(key) for key in ("value", "low", "high"))
             interval = "" if low is None else f"{printed(metric, low)} to {printed(metric, high)}"
             images = row["images"] if row.get("missing") else None
             of_method.append(_Cell(value, printed(metric, value), interval, is_best, images))
-    return Summary(metrics, list(cells.items()))
+    methods, apart = ([item for item in cells.items() if (item[0] in controls) == wanted] for wanted in (False, True))
+    return Summary(metrics, methods, apart)
 
 
 def _images(file: pq.ParquetFile) -> pa.Table:
@@ -209,10 +225,10 @@ def caption_of(metric: Metric) -> str:
     return f"{metric.title} {metric.arrow}{' in per cent' if metric.scale == 100 else ''}: {metric.meaning}"
 
 
-def _scatters(summary: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[Plot]:
+def _scatters(summary: Sequence[Mapping[str, Any]], metrics: Sequence[str], controls: Collection[str]) -> list[Plot]:
     return [
         Plot(
-            scatter(METRICS[x], METRICS[y], _of_metric(summary, x), _of_metric(summary, y)),
+            scatter(METRICS[x], METRICS[y], _of_metric(summary, x), _of_metric(summary, y), controls),
             f"{METRICS[x].title} against {METRICS[y].title}, with 95 % intervals",
         )
         for x, y in _PAIRS
@@ -220,14 +236,14 @@ def _scatters(summary: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> l
     ]
 
 
-def _mean_curves(file: pq.ParquetFile, methods: Sequence[str]) -> list[Plot]:
+def _mean_curves(file: pq.ParquetFile, methods: Sequence[str], controls: Collection[str]) -> list[Plot]:
     plots = []
     for what in _CURVES:
         column = f"{what}_curve"
         found = mean_curves(file, column) if column in file.schema_arrow.names else {}
         if found:
             caption = f"{METRICS[what].title} curves: mean over images, band of its standard error"
-            plots.append(Plot(curves(what, found, methods), caption))
+            plots.append(Plot(curves(what, found, methods, controls), caption))
     return plots
 
 
@@ -237,9 +253,10 @@ def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery
     by = asked.get("metric", "")
     if not asked.get("count") or by not in file.schema_arrow.names:
         return None
-    scores = file.read(["index", by])
+    scores = file.read(["index", "method", by])
     scores = scores.filter(scores[by].is_valid())
-    values = image_values(scores["index"].to_pylist(), scores[by].to_pylist(), by)
+    indices, of_rows, values_of_rows = (scores[name].to_pylist() for name in ("index", "method", by))
+    values = image_values(indices, of_rows, values_of_rows, by, run.controls)
     groups = choose_images(values, asked["count"], run.configuration.get("seed", 0))
     chosen = list(dict.fromkeys(index for group in groups.values() for index in group))
     drawn = run.pictures()
@@ -270,10 +287,11 @@ def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery
             overlays=[
                 _Overlay(
                     row["method"],
+                    row["method"] in run.controls,
                     _picture(pictures[row["method"]]) if row["method"] in pictures else None,
                     [(METRICS[name], printed(METRICS[name], row[name])) for name in shown],
                 )
-                for row in rows
+                for row in controls_last(rows, run.controls)
             ],
         )
         cards.append(card)

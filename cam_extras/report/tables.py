@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -15,30 +16,48 @@ from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
 
 
-def summary_table(values: Mapping[str, Mapping[str, float | None]], title: str) -> Table:
-    """Make a table of methods x metrics: arrows for direction, best in bold.
+def summary_table(
+    values: Mapping[str, Mapping[str, float | None]], title: str, controls: Collection[str] = ()
+) -> Table:
+    """Make a table of methods x metrics: arrows for direction, best in bold; controls below, and never the best.
 
     Args:
         values: of the whole set, by method and metric, "win_percentage" among them where it is known; None for none.
         title: of the table.
+        controls: which of the methods are controls.
     """
     table = Table(title=Text(title), caption="per cent, where a metric has a greatest value; best in bold")
     table.add_column("method", no_wrap=True)
     cells = []
-    for name in next(iter(values.values())):
+    methods = sorted(values, key=lambda method: method in controls)
+    for name in dict.fromkeys(name for row in values.values() for name in row):
         metric = METRICS.get(name)
         scale, heading = (100, "Win ↑") if metric is None else (metric.scale, f"{metric.short} {metric.arrow}")
         table.add_column(heading, justify="right", no_wrap=True)
-        column = [row[name] for row in values.values()]
+        column = [values[method].get(name) for method in methods]
         printed = [
             None if value is None else round(scale * value, 1) for value in column
         ]  # equal cells are equally bold
-        known = [value for value in printed if value is not None]
+        known = [v for method, v in zip(methods, printed, strict=True) if v is not None and method not in controls]
         best = (max if metric is None or metric.higher_is_better else min)(known, default=None)
-        cells.append(["" if v is None else f"[bold]{v:.1f}[/bold]" if v == best else f"{v:.1f}" for v in printed])
-    for method, *row in zip(values, *cells, strict=True):
-        table.add_row(Text(method), *row)
+        cells.append(
+            [
+                "" if v is None else f"[bold]{v:.1f}[/bold]" if v == best and method not in controls else f"{v:.1f}"
+                for method, v in zip(methods, printed, strict=True)
+            ]
+        )
+    for is_control, rows in groupby(zip(methods, *cells, strict=True), lambda row: row[0] in controls):
+        if is_control:
+            head_controls(table)
+        for method, *row in rows:
+            table.add_row(Text(method), *row)
     return table
+
+
+def head_controls(table: Table) -> None:
+    """Begin the part of a table that has the controls."""
+    table.add_section()
+    table.add_row("[italic]Controls[/italic]")
 
 
 def list_table() -> list[Table]:
@@ -46,8 +65,12 @@ def list_table() -> list[Table]:
     methods = Table(title="methods")
     for heading in ("name", "meaning", "paper"):
         methods.add_column(heading)
-    for name, method in METHODS.items():
-        methods.add_row(name, (method.__doc__ or "").split("\n")[0].partition(": ")[2], method.paper)
+    ordered = sorted(METHODS.items(), key=lambda item: item[1].control)
+    for is_control, of_kind in groupby(ordered, lambda item: item[1].control):
+        if is_control:
+            head_controls(methods)
+        for name, method in of_kind:
+            methods.add_row(name, (method.__doc__ or "").split("\n")[0].partition(": ")[2], method.paper)
     metrics = Table(title="metrics")
     for heading in ("name", "short", "better", "meaning", "paper"):
         metrics.add_column(heading)

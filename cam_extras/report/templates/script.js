@@ -13,11 +13,15 @@ function sort(header) {
   const value = (row) => row.cells[header.cellIndex].dataset.value;
   const compare =
     header.dataset.kind === "number" ? (a, b) => a - b : (a, b) => a.localeCompare(b, "en", { numeric: true });
-  const rows = [...table.tBodies[0].rows].sort((first, second) => {
-    const [a, b] = [value(first), value(second)];
-    return a === "" || b === "" ? (a === "") - (b === "") : way * compare(a, b);
-  });
-  table.tBodies[0].append(...rows);
+  for (const body of table.tBodies) {
+    // The heading of a group stays where it is, and its rows below it.
+    const rows = [...body.rows].filter((row) => !row.classList.contains("group"));
+    rows.sort((first, second) => {
+      const [a, b] = [value(first), value(second)];
+      return a === "" || b === "" ? (a === "") - (b === "") : way * compare(a, b);
+    });
+    body.append(...rows);
+  }
   for (const other of table.tHead.querySelectorAll("[aria-sort]")) {
     other.setAttribute("aria-sort", other === header ? order : "none");
   }
