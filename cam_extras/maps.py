@@ -51,7 +51,16 @@ def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def layer_map(contributions: Tensor) -> Tensor:
-    """Sum contributions over channels, rectify and normalise: n(ReLU(sum_k C_k)), (N, C, *S) -> (N, *S)."""
+    """Sum contributions over channels, rectify and normalise: n(ReLU(sum_k C_k)), (N, C, *S) -> (N, *S).
+
+    Raises:
+        ValueError: there is a single cell, or contributions are NaN or infinite.
+    """
+    if contributions.shape[2:].numel() == 1:
+        raise ValueError(
+            f"the layer's feature map has a single cell, shape {tuple(contributions.shape)}, and a map of one cell "
+            "says nothing of where: choose a layer before pooling, one further down, or give larger images"
+        )
     return normalise(contributions.sum(dim=1).relu())
 
 
