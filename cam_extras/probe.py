@@ -256,8 +256,6 @@ class _Recording:
     ):
         if not callable(model):
             raise TypeError(f"the model must be callable; got {type(model).__name__}")
-        if isinstance(model, torch.export.ExportedProgram):
-            raise TypeError(f"an ExportedProgram has no modules to call: {_ONLY_THE_ORIGINAL}")
         if isinstance(model, nn.DataParallel) and len(model.device_ids) < 2:
             model = model.module
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -675,7 +673,11 @@ def _make_scorer(target: Target, score: Score | None) -> Scorer:
 
 
 def check_layers(model: Model, layers: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return the layers as a list, or raise where one is no module of the model."""
+    """Return the layers as a list, or raise where one is no module of the model, or the model calls none."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"the model is TorchScript: {_ONLY_THE_ORIGINAL}")
+    if isinstance(model, torch.export.ExportedProgram):
+        raise TypeError(f"an ExportedProgram has no modules to call: {_ONLY_THE_ORIGINAL}")
     for layer in layers:
         if not isinstance(layer, nn.Module):
             raise TypeError(f"the layer must be a torch.nn.Module of the model; got {layer!r}")

@@ -1227,10 +1227,16 @@ class TestBadInput:
     def test_torchscript(self):
         model = CNN().eval()
         traced = torch.jit.trace(model, self.x)
-        self.fails(ValueError, "'layer' did not run .* only the original module", model=traced, layer=traced.layer)
+        self.fails(TypeError, "is TorchScript: .* only the original module", model=traced, layer=traced.layer)
         scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))).eval()
-        layer = scripted[0]
-        self.fails(ValueError, "'0' is TorchScript .* only the original module", model=scripted, layer=layer)
+        self.fails(TypeError, "is TorchScript: .* only the original module", model=scripted, layer=scripted[0])
+        partly = nn.Sequential(nn.Identity(), scripted).eval()
+        match = "'1' is TorchScript and takes no hook: .* only the original module"
+        self.fails(ValueError, match, model=partly, layer=partly[1])
+        partly = nn.Sequential(nn.Identity(), traced).eval()
+        match = "'1.layer' did not run .* only the original module"
+        self.fails(ValueError, match, model=partly, layer=partly[1].layer)
+        assert Probe(partly, partly[0], self.x, target=1).gradients.any()  # below it
 
     def test_exported(self):
         exported = torch.export.export(self.model, (self.x,))
