@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from numbers import Real
 
 import torch
 from torch import Tensor
+
+
+_NOT_THE_CALLER = ("cam_extras", "contextlib", "torch", "pytorch_grad_cam", "captum", "quantus")
 
 
 class SampleError(ValueError):
@@ -174,3 +178,11 @@ def list_targets(targets: Iterable[object]) -> list[Callable]:
                 "wrap a class index as cam_extras.scores.Logit(index)"
             )
     return functions  # type: ignore[return-value]
+
+
+def stacklevel_of_the_caller() -> int:
+    """Return the `stacklevel` with which a warning points at the line outside of this package and its hosts."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_CALLER:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_finite, check_unit_range
+from cam_extras._checks import check_finite, check_unit_range, stacklevel_of_the_caller
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -51,8 +53,25 @@ def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def layer_map(contributions: Tensor) -> Tensor:
-    """Sum contributions over channels, rectify and normalise: n(ReLU(sum_k C_k)), (N, C, *S) -> (N, *S)."""
+    """Sum contributions over channels, rectify and normalise: n(ReLU(sum_k C_k)), (N, C, *S) -> (N, *S).
+
+    Raises:
+        ValueError: contributions are NaN or infinite.
+
+    A `UserWarning` says so where there is a single cell: the map of one cell is 0.
+    """
+    warn_of_a_single_cell(contributions)
     return normalise(contributions.sum(dim=1).relu())
+
+
+def warn_of_a_single_cell(values: Tensor) -> None:
+    """Warn where the values of a layer (N, C, *S) have a single cell."""
+    if values.shape[2:].numel() == 1:
+        warnings.warn(
+            f"the layer's feature map has a single cell, shape {tuple(values.shape)}, and the map of one cell is 0, it "
+            "says nothing of where: choose a layer before pooling, one further down, or give larger images",
+            stacklevel=stacklevel_of_the_caller(),
+        )
 
 
 def input_map(contributions: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -28,7 +28,7 @@ from torchvision import models as torchvision_models
 from torchvision.transforms._presets import ImageClassification
 
 from cam_extras._checks import check_input, check_name
-from cam_extras.probe import Probe, every_module_called, undisturbed
+from cam_extras.probe import Probe, hook_of_a_call, undisturbed
 
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 # What a head does to the last feature map, and what leaves it as it is: neither makes a map of its own.
@@ -158,7 +158,7 @@ def auto_layer(
         layer = model.get_submodule(name)
         probe = Probe(model, layer, x, reshape_transform=reshape_transform, second_order=False)
         try:
-            if probe.gradients.any():
+            if probe.is_reached():
                 return name, layer
             reason = "the gradients are 0 in all of them: is the model trained?"
         except ValueError as error:  # off the way to the score
@@ -174,7 +174,7 @@ def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tens
     finished: list[str] = []
     maps: set[str] = set()
 
-    def look(name: str, module: nn.Module, output: Any) -> None:
+    def look(name: str, module: nn.Module, args: Any, output: Any) -> None:
         finished.append(name)
         if isinstance(output, tuple) and len(output) == 1:
             output = output[0]
@@ -191,14 +191,10 @@ def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tens
 
     with ExitStack() as stack:
         stack.enter_context(undisturbed(model, x.device))
-        stack.enter_context(every_module_called())
         stack.enter_context(torch.no_grad())
         for name, module in model.named_modules():
             if name:
-
-                def hook(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
-                    look(name, module, output)
-
+                hook = stack.enter_context(hook_of_a_call(partial(look, name)))
                 stack.callback(module.register_forward_hook(hook).remove)
         model(x.clone())  # it may work in place on its input
     return [name for name in finished if name in maps and finished.count(name) == 1]

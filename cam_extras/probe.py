@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
+from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cam_extras._checks import check_input, check_name
+from cam_extras._checks import SampleError, check_input, check_name, stacklevel_of_the_caller, which
 from cam_extras.scores import CustomScorer, PerSampleScorer, Score, Scorer, Target, TargetScorer
 
 Model = Callable[..., Any]
@@ -28,10 +31,12 @@ class Probe:
     one probe share that forward pass, and those with the same score share its gradients.
 
     The model is left as found: modes, gradients, `requires_grad`, hooks and the state of torch's random number
-    generators, also when it raises. It runs in eval mode.
+    generators, also when it raises. It runs in eval mode, and plain code where it is compiled. Where it was in training
+    mode a `UserWarning` says so, once for each model.
 
     Args:
-        model: the model; any callable will do, but only an `nn.Module` can be put in eval mode.
+        model: the model; any callable will do, but only an `nn.Module` can be put in eval mode. Of a `DataParallel` on
+            one device its module is taken.
         layer: the module whose output (N, C, *S) is looked at. It must run exactly once in a forward pass.
         x: the batch, shape (N, C, *S).
         target: what to explain: a class index, one for each sample, or a function that reads one value per
@@ -48,9 +53,11 @@ class Probe:
 
     Raises:
         TypeError: `layer` is no module, the layer's output is no floating-point tensor, the input is not made of
-            floating-point numbers, or the model returns nothing that can be scored.
+            floating-point numbers, the model returns nothing that can be scored, or is one whose modules are not
+            called: on several devices, or exported.
         ValueError: the layer is not part of the model, did not run or ran more than once, has no spatial
-            dimensions, the score does not depend on it, or the input is empty or not finite.
+            dimensions, the score does not depend on it, or only through what the `reshape_transform` drops, a module
+            above it is quantised, or the input is empty or not finite.
     """
 
     def __init__(
@@ -125,9 +132,20 @@ class Probe:
 
     @property
     def gradients(self) -> Tensor:
-        """G = d score / d A, shape (N, C, *S)."""
+        """G = d score / d A, shape (N, C, *S).
+
+        A `UserWarning` names samples whose gradient is exactly 0, unless this probe was made by `at`.
+        """
+        return self._recording.gradient_map(self._scorer, self._utility, self._layer)
+
+    def is_reached(self) -> bool:
+        """Return whether the score depends on the layer's feature map at x: whether the gradient is not 0 throughout.
+
+        Raises:
+            ValueError: it does not depend on the layer at all.
+        """
         gradients = self._recording.gradients(self._scorer, self._utility)
-        return self._recording.as_feature_map(gradients[self._layer].detach())
+        return bool(self._recording.as_feature_map(gradients[self._layer].detach()).any())
 
     def hessian_vector_product(self, v: Tensor) -> Tensor:
         """H v, where H is the Hessian of the score with respect to A; `v` and the result have A's shape.
@@ -157,6 +175,14 @@ class Probe:
         Probes of several layers share their backward pass where they are given the same `Scorer`.
         """
         return self._with(_scorer=_make_scorer(None, score))
+
+    def without_graph(self) -> Probe:
+        """Return this probe with what it knows and without the graph, which holds memory.
+
+        It is this probe itself where its gradients are not known yet: they would be lost.
+        """
+        recording = self._recording.without_graph(self._scorer, self._utility)
+        return self if recording is None else self._with(_recording=recording)
 
     @property
     def divisible(self) -> bool:
@@ -201,6 +227,8 @@ class Probe:
             if part is None or self._recording.additional_forward_args:
                 return self.score(self.x.index_put((samples,), x))[samples]
             scorer = part
+        if x.requires_grad and torch.is_grad_enabled():
+            check_not_quantised(self.model)
         return scorer(self.run(x), self._utility)
 
     def run(self, x: Tensor) -> Any:
@@ -235,6 +263,8 @@ class _Recording:
     ):
         if not callable(model):
             raise TypeError(f"the model must be callable; got {type(model).__name__}")
+        if isinstance(model, nn.DataParallel) and len(model.device_ids) < 2:
+            model = model.module
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise TypeError(
                 f"{type(model).__name__} runs replicas of the layer, or counts on a backward pass: "
@@ -247,6 +277,7 @@ class _Recording:
         self.additional_forward_args = additional_forward_args
         self.attribute_to_layer_input = attribute_to_layer_input
         self.second_order = second_order
+        self.looked_at: set[tuple[Any, ...]] | None = set()  # keys of gradients; None: zeros are no news
         self._recorded: list[Tensor] = []
         self._outputs: Any = None
         self._feature_maps: list[Tensor] = []
@@ -254,7 +285,7 @@ class _Recording:
         self._curvature: dict[tuple[Any, ...], Tensor] = {}
 
     def at(self, x: Tensor) -> _Recording:
-        return _Recording(
+        there = _Recording(
             self.model,
             self.layers,
             x,
@@ -263,6 +294,19 @@ class _Recording:
             self.attribute_to_layer_input,
             self.second_order,
         )
+        there.looked_at = None  # a baseline may well have no gradient, and its rows are no samples of the user's
+        return there
+
+    def without_graph(self, scorer: Scorer, utility: str) -> _Recording | None:
+        """Return what is known and not recorded; None where these gradients are not known."""
+        key = scorer.key(utility)
+        if key not in self._gradients:
+            return None
+        known = copy.copy(self)
+        known._feature_maps = self.feature_maps
+        known._gradients = {key: [gradient.detach() for gradient in self._gradients[key]]}
+        known._recorded, known._outputs, known._curvature = [], None, {}
+        return known
 
     def run(self, x: Tensor) -> Any:
         """Run the model in the caller's grad mode and leave it as found."""
@@ -309,7 +353,6 @@ class _Recording:
         recorded: dict[int, Tensor] = {}
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self.model, self.x.device))
-            stack.enter_context(every_module_called())
             stack.enter_context(torch.set_grad_enabled(record_below))
 
             def record(index: int, features: Any) -> Tensor:
@@ -325,7 +368,7 @@ class _Recording:
                 return recorded[index].clone()
 
             for index, layer in enumerate(self.layers):
-                stack.callback(self._hook(layer, index, record).remove)
+                stack.enter_context(self._hooked(layer, index, record))
             try:
                 # A clone: the model may work in place on its input.
                 outputs = self.model(self.x.clone(), *map(_leave_inference, self.additional_forward_args))
@@ -338,15 +381,15 @@ class _Recording:
             outputs = _pick_output(outputs, len(self.x))
         missing = [i for i in range(len(self.layers)) if i not in recorded]
         if missing:
+            layer = self.layers[missing[0]]
             raise ValueError(
-                f"layer {_name(self.model, self.layers[missing[0]])} did not run in the model's forward pass: "
-                "choose one that does"
+                f"layer {_name(self.model, layer)} did not run in the model's forward pass: "
+                f"{_what_runs(self.model, layer)}"
             )
         return [recorded[i] for i in range(len(self.layers))], outputs
 
-    def _hook(
-        self, layer: nn.Module, index: int, record: Callable[[int, Any], Tensor]
-    ) -> torch.utils.hooks.RemovableHandle:
+    @contextmanager
+    def _hooked(self, layer: nn.Module, index: int, record: Callable[[int, Any], Tensor]) -> Iterator[None]:
         def record_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if isinstance(output, tuple) and len(output) == 1:
                 return (record(index, output[0]),)
@@ -358,9 +401,22 @@ class _Recording:
             name, features = next(iter(kwargs.items()), ("", None))
             return args, kwargs | {name: record(index, features)}
 
-        if self.attribute_to_layer_input:
-            return layer.register_forward_pre_hook(record_input, with_kwargs=True)
-        return layer.register_forward_hook(record_output)
+        with hook_of_a_call(record_input if self.attribute_to_layer_input else record_output) as hook:
+            try:
+                if self.attribute_to_layer_input:
+                    handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
+                else:
+                    handle = layer.register_forward_hook(hook)
+            except RuntimeError as error:
+                if not isinstance(layer, torch.jit.ScriptModule):
+                    raise
+                raise ValueError(
+                    f"layer {_name(self.model, layer)} is TorchScript and takes no hook: {_ONLY_THE_ORIGINAL}"
+                ) from error
+            try:
+                yield
+            finally:
+                handle.remove()
 
     def _check_features(self, index: int, features: Any, already: bool) -> None:
         name = _name(self.model, self.layers[index])
@@ -400,12 +456,38 @@ class _Recording:
                     )
             for layer, gradient in zip(self.layers, gradients, strict=False):
                 if gradient is None:
+                    check_not_quantised(self.model)
                     raise ValueError(
                         f"the score does not depend on layer {_name(self.model, layer)}: choose a layer on the way "
                         "to the score, and a model and score that can be differentiated (no detach, no inference_mode)"
                     )
             self._gradients[key] = list(gradients)  # type: ignore[arg-type]
         return self._gradients[key]
+
+    def gradient_map(self, scorer: Scorer, utility: str, index: int) -> Tensor:
+        gradient = self.gradients(scorer, utility)[index].detach()
+        maps = self.as_feature_map(gradient)
+        key = (*scorer.key(utility), index)
+        if self.looked_at is not None and key in self.looked_at:
+            return maps
+        nothing = ~maps.flatten(1).any(dim=1)
+        name = _name(self.model, self.layers[index])
+        if self.reshape_transform is not None and nothing.all() and gradient.any():
+            raise ValueError(
+                f"the score depends on layer {name} only through what the reshape_transform drops, such as the class "
+                "token, and the map would be 0: choose a layer before the last attention, such as blocks[-1].norm1"
+            )
+        if self.looked_at is not None:
+            self.looked_at.add(key)
+            if nothing.any():
+                error = SampleError(
+                    f"the gradient of the score in layer {name} is exactly 0",
+                    which(nothing),
+                    "maps made of it show nothing; units that are not active pass none on, and neither does a score "
+                    "that is saturated",
+                )
+                warnings.warn(str(error), stacklevel=stacklevel_of_the_caller())
+        return maps
 
     def hessian_vector_product(self, scorer: Scorer, utility: str, index: int, v: Tensor) -> Tensor:
         if not self.second_order:
@@ -469,14 +551,96 @@ def reference_tensor(model: nn.Module) -> Tensor | None:
     return next((t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point()), None)
 
 
+class _Hook:
+    """A forward hook that does nothing once its call is over, and neither do its copies in copies of the model.
+
+    A copy that the model makes of itself and runs in the same pass is looked at in the layer's place.
+    """
+
+    def __init__(self, function: Callable[..., Any] | None = None):
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return None if self.function is None else self.function(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return self
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
+        return _Hook, ()
+
+
+@contextmanager
+def hook_of_a_call(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Make a forward hook of a function, for one call: what a copied model keeps of it does nothing afterwards."""
+    hook = _Hook(function)
+    try:
+        yield hook
+    finally:
+        hook.function = None
+
+
+_ONLY_THE_ORIGINAL = (
+    "traced, scripted and exported models run the code of their modules and call none, so that only the original "
+    "module can be explained"
+)
+
+
+def _what_runs(model: Model, layer: nn.Module) -> str:
+    """Say what to do where a layer did not run."""
+    if isinstance(layer, torch.jit.ScriptModule):
+        return _ONLY_THE_ORIGINAL
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, fx.GraphModule):
+            called = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
+            called = [name for name in called if not name.startswith("_")]  # torch.export's own
+            if called:
+                return f"of the modules in a graph choose one that it calls, such as {' or '.join(called[-3:])}"
+            return _ONLY_THE_ORIGINAL
+    return "choose one that does"
+
+
+def check_not_quantised(model: Model) -> None:
+    """Raise ValueError where a module is quantised: PyTorch does not differentiate those."""
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        if ".nn.quantized." in type(module).__module__:
+            raise ValueError(
+                f"module {name!r} is quantised, and PyTorch does not differentiate quantised modules: explain the "
+                "model as it was before"
+            )
+
+
+_told_to_be_in_training_mode: WeakSet[nn.Module] = WeakSet()
+_telling = Lock()
+
+
+def _warn_of_training_mode(model: nn.Module) -> None:
+    with _telling:
+        if model in _told_to_be_in_training_mode:
+            return
+        _told_to_be_in_training_mode.add(model)
+    warnings.warn(
+        f"this {type(model).__name__} is in training mode: it is explained in eval mode and then put back, so that "
+        "your own calls of it go on with dropout and the statistics of the batch; call model.eval() first, unless you "
+        "are training it",
+        stacklevel=stacklevel_of_the_caller(),
+    )
+
+
 @contextmanager
 def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
-    """Run a model on `device` in eval mode, and put back modes and random states when done."""
+    """Run a model on `device` in eval mode, and put back modes and random states when done; compiled, the plain code.
+
+    Warn where a model was in training mode: hosts put models in eval mode for good, and scripts count on it. A wrapper
+    in training mode around a model in eval mode, as it is when just made, is no such case.
+    """
     modules = model.modules() if isinstance(model, nn.Module) else ()
     training = [module for module in modules if module.training]
+    if isinstance(model, nn.Module) and any(next(module.children(), None) is None for module in training):
+        _warn_of_training_mode(model)
     cache_autocast = torch.is_autocast_cache_enabled()
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices, device_type="cuda"):
+    with torch.random.fork_rng(devices, device_type="cuda"), every_module_called():
         try:
             for module in training:
                 module.training = False  # not eval(): it may be overridden, and train() would be called to restore
@@ -512,7 +676,11 @@ def _make_scorer(target: Target, score: Score | None) -> Scorer:
 
 
 def check_layers(model: Model, layers: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return the layers as a list, or raise where one is no module of the model."""
+    """Return the layers as a list, or raise where one is no module of the model, or the model calls none."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"the model is TorchScript: {_ONLY_THE_ORIGINAL}")
+    if isinstance(model, torch.export.ExportedProgram):
+        raise TypeError(f"an ExportedProgram has no modules to call: {_ONLY_THE_ORIGINAL}")
     for layer in layers:
         if not isinstance(layer, nn.Module):
             raise TypeError(f"the layer must be a torch.nn.Module of the model; got {layer!r}")
@@ -534,15 +702,26 @@ def _pick_output(outputs: Any, samples: int) -> Any:
             if key in tensors:
                 outputs = tensors[key]
                 break
+    if isinstance(outputs, Tensor) and samples == 1 and (outputs.ndim == 0 or (outputs.ndim == 1 and len(outputs) > 1)):
+        outputs = outputs[None]  # heads that squeeze() drop the batch dimension, too
     of_samples = (isinstance(outputs, Tensor) and outputs.ndim > 0) or isinstance(outputs, list)
     if not of_samples or not len(outputs):
         keys = f" with the keys {list(outputs)}" if isinstance(outputs, Mapping) else ""
+        shape = f" of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else ""
         raise TypeError(
             f"the model must return a tensor (N, C), or a mapping or object that holds one as 'logits' or 'out'; "
-            f"got {type(outputs).__name__}{keys}: wrap the model in a module whose forward picks the tensor"
+            f"got {type(outputs).__name__}{shape}{keys}: wrap the model in a module whose forward picks the tensor"
         )
     if len(outputs) != samples:
-        raise ValueError(f"the model returned {len(outputs)} outputs for {samples} samples")
+        todo = (
+            ": where one is for several frames or views, wrap the model in a module that returns it for each of them, "
+            f"outputs.repeat_interleave({samples // len(outputs)}, dim=0)"
+        )
+        several = samples % len(outputs) == 0
+        plural = "s" if len(outputs) > 1 else ""
+        raise ValueError(
+            f"the model returned {len(outputs)} output{plural} for {samples} samples{todo if several else ''}"
+        )
     return outputs
 
 

@@ -354,8 +354,10 @@ class TestBadInput:
             CAPTUM[name](self.model, [self.model.stem, bad]).attribute(self.x, 1)
 
     def test_data_parallel(self):
+        parallel = nn.DataParallel(self.model)
+        parallel.device_ids = [0, 1]
         with pytest.raises(TypeError, match=r"give the model's \.module"):
-            LayerGradCam(nn.DataParallel(self.model), self.model.layer).attribute(self.x, 1)
+            LayerGradCam(parallel, self.model.layer).attribute(self.x, 1)
 
     def test_unknown_score(self):
         with pytest.raises(ValueError, match=r"score must be one of 'logit', .* got 'odds'"):

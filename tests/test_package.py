@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import cam_extras
+from cam_extras.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cam_extras"
@@ -90,8 +91,35 @@ def test_no_assert_and_no_print_outside_the_command_line():
             assert not is_print, path
 
 
+def test_every_name_of_pytorch_grad_cam_is_ours_too():
+    import pytorch_grad_cam
+
+    import cam_extras.pytorch_grad_cam as front_end
+
+    theirs = {
+        name
+        for name, value in vars(pytorch_grad_cam).items()
+        if callable(value) and value.__module__.startswith("pytorch_grad_cam")
+    }
+    assert len(theirs) > 20
+    assert theirs <= set(cam_extras.__all__)
+    for name in theirs:
+        value = getattr(cam_extras, name)
+        assert getattr(front_end, name) is value
+        own = issubclass(value, front_end.MethodCAM) if isinstance(value, type) else False
+        assert own == (name in METHODS)
+        assert own or value is getattr(pytorch_grad_cam, name)
+    with pytest.raises(AttributeError, match="no attribute 'utils'"):
+        front_end.utils  # noqa: B018
+    told = in_a_fresh_interpreter(
+        "from cam_extras import GradCAM, ScoreCAM; print(GradCAM.__module__, ScoreCAM.__module__)"
+    )
+    assert told == "cam_extras.pytorch_grad_cam pytorch_grad_cam.score_cam"
+
+
 def test_public_names_are_lazy_and_listed():
     assert set(dir(cam_extras)) == set(cam_extras.__all__)
+    assert all(hasattr(cam_extras, name) for name in cam_extras.__all__)
     with pytest.raises(AttributeError, match="no attribute 'GradCam'"):
         cam_extras.GradCam  # noqa: B018
 

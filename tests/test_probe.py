@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import SimpleNamespace
 
 import pytest
 import torch
 from nets import CLASSES, CNN, SETTINGS, LinearHead, TinySwin, TinyViT, make_setting, spread_predictions
 from state import untouched
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import roi_align
 
+from cam_extras import quantus
+from cam_extras.captum import LayerGradCam
+from cam_extras.evaluation import saturation_curves
+from cam_extras.methods import METHODS
+from cam_extras.models import auto_layer
 from cam_extras.probe import Probe, find_layer
+from cam_extras.pytorch_grad_cam import UPSTREAM, GradCAM, upstream_maps
 from cam_extras.scores import Logit, ReST
 
 
@@ -208,6 +219,124 @@ def test_training_mode_is_restored_module_by_module():
     torch.testing.assert_close(gradients, Probe(evaluated, evaluated.layer, x, target=0).gradients)
 
 
+EVERY_WAY_IN = {
+    "probe": lambda model, x: Probe(model, model.layer, x).gradients,
+    "score of another input": lambda model, x: Probe(model, model.layer, x, target=1).score(x),
+    "pytorch-grad-cam": lambda model, x: GradCAM(model, [model.layer])(x),
+    "Captum": lambda model, x: LayerGradCam(model, model.layer).attribute(x, target=1),
+    "Quantus": lambda model, x: quantus.explain("GradCAM", layer="layer")(model, x.numpy(), [1] * len(x)),
+    "upstream": lambda model, x: upstream_maps(UPSTREAM["GradCAM"], model, model.layer, x, torch.tensor([1, 1])),
+    "auto_layer": auto_layer,
+}
+
+
+@pytest.mark.parametrize("way_in", EVERY_WAY_IN)
+def test_training_mode_is_told_once_for_each_model_at_the_callers_line(way_in):
+    x = torch.randn(2, 3, 8, 8)
+    for model in (CNN(), CNN()):
+        with pytest.warns(UserWarning, match=r"this CNN is in training mode: .* call model\.eval\(\) first") as told:
+            EVERY_WAY_IN[way_in](model, x)
+        (warning,) = told
+        assert warning.filename == __file__
+        assert model.training
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            EVERY_WAY_IN[way_in](model, x)
+
+
+def test_eval_mode_is_no_news_within_a_wrapper_either():
+    class Wrapper(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.layer = model, model.layer
+
+        def forward(self, x):
+            return self.model(x)
+
+    x = torch.randn(2, 3, 8, 8)
+    wrapper = Wrapper(CNN().eval())
+    assert wrapper.training
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (CNN().eval(), wrapper):
+            Probe(model, model.layer, x).gradients  # noqa: B018
+    wrapper.model.dropout.train()
+    with pytest.warns(UserWarning, match="this Wrapper is in training mode"):
+        Probe(wrapper, wrapper.layer, x).gradients  # noqa: B018
+
+
+def test_training_mode_is_told_once_to_all_threads():
+    model = CNN()
+    together = Barrier(8)
+
+    def score(number):
+        together.wait()
+        Probe(model, model.layer, torch.randn(1, 3, 8, 8), target=1).score(torch.randn(1, 3, 8, 8))
+
+    with pytest.warns(UserWarning, match="training mode") as told, ThreadPoolExecutor(8) as pool:
+        list(pool.map(score, range(8)))
+    assert len(told) == 1
+
+
+class CopiesItself(CNN):
+    """Keeps a copy of itself from a forward pass, as detectors do that fuse their layers in one."""
+
+    def __init__(self, copy_of):
+        super().__init__()
+        self.kept = []  # no attribute of its own: a list is no module
+        self.copy_of = copy_of
+
+    def forward(self, x):
+        features = super().forward(x)
+        if self.copy_of is not None:
+            way, self.copy_of = self.copy_of, None
+            kept, self.kept = self.kept, []
+            kept.append(way(self))
+            self.kept = kept
+        return features
+
+
+def unpickled(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+def saved_and_loaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, unpickled, saved_and_loaded])
+@pytest.mark.parametrize("way_in", ["probe", "layer's input", "upstream", "auto_layer"])
+def test_copies_made_in_a_forward_pass_are_free_of_live_hooks(way, way_in):
+    model = CopiesItself(way).eval().requires_grad_(False)
+    x = torch.randn(2, 3, 8, 8)
+    if way_in == "layer's input":
+        Probe(model, model.layer, x, attribute_to_layer_input=True).gradients  # noqa: B018
+    else:
+        EVERY_WAY_IN[way_in](model, x)
+    (twin,) = model.kept
+    expected = model(x)
+    for _ in range(2):
+        outputs = twin(x)
+        assert torch.equal(outputs, expected)
+        assert not outputs.requires_grad
+    assert Probe(twin, twin.layer, x).gradients.abs().max() > 0
+    assert not model.layer._forward_hooks
+
+
+def test_copy_that_runs_in_the_forward_pass_is_explained():
+    class Fused(CNN):
+        def forward(self, x):
+            return CNN.forward(copy.deepcopy(self), x)
+
+    model = Fused().eval()
+    x = torch.randn(2, 3, 8, 8)
+    expected = Probe(CNN.forward.__get__(model), model.layer, x, target=1).gradients
+    torch.testing.assert_close(Probe(model, model.layer, x, target=1).gradients, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("net", [CNN, TinyViT])
 def test_works_inside_the_callers_no_grad_and_inference_mode(mode, net):
@@ -369,6 +498,25 @@ def test_compiled_model(method):
         torch.testing.assert_close(
             probe.hessian_vector_product(probe.activations), expected.hessian_vector_product(expected.activations)
         )
+
+
+def test_compiled_model_runs_plain_code_in_every_pass():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    compilations = []
+
+    def backend(graph, inputs):
+        compilations.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend)
+    probe = Probe(compiled, model.layer, x, target=1)
+    for run in (probe.run, probe.score, lambda y: probe.at(y).gradients, lambda y: probe.score(y.requires_grad_())):
+        run(torch.randn(2, 3, 8, 8))
+    METHODS["OptiCAM"](max_iterations=2)(probe)
+    assert not compilations
+    compiled(x)
+    assert compilations  # the caller's own passes stay compiled
 
 
 def test_layer_that_returns_a_tuple_of_one():
@@ -731,6 +879,155 @@ def test_model_with_one_output_a_sample(utility):
     torch.testing.assert_close(probe.gradients, expected.gradients)
 
 
+class Squeezes(CNN):
+    """A head that drops every dimension of one, that of the batch, too."""
+
+    def __init__(self, classes=CLASSES):
+        super().__init__()
+        self.classifier = nn.Linear(8, classes)
+
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+@pytest.mark.parametrize("classes", [CLASSES, 1])
+@pytest.mark.parametrize("name", METHODS)
+def test_head_that_squeezes(name, classes):
+    model = Squeezes(classes).eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert model(x[:1]).shape == ((classes,) if classes > 1 else ())
+    method = METHODS[name]()
+    together = method(Probe(model, model.layer, x, target=classes - 1))
+    expected = method(Probe(CNN.forward.__get__(model), model.layer, x, target=classes - 1))
+    torch.testing.assert_close(together, expected)
+    for sample in x:
+        alone = Probe(model, model.layer, sample[None], target=classes - 1)
+        assert alone.outputs.shape == ((1, classes) if classes > 1 else (1,))
+        assert alone.score(sample[None]).shape == (1,)
+        assert method(alone).shape[1:] == expected.shape[1:]
+    predicted = Probe(model, model.layer, x[:1])
+    torch.testing.assert_close(predicted.gradients, Probe(CNN.forward.__get__(model), model.layer, x[:1]).gradients)
+
+
+def test_data_parallel_on_one_device_is_its_module():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    expected = Probe(model, model.layer, x, target=1).gradients
+    parallel = nn.DataParallel(model)
+    for device_ids in ([], [0]):
+        parallel.device_ids = device_ids
+        probe = Probe(parallel, parallel.module.layer, x, target=1)
+        assert probe.model is model
+        assert torch.equal(probe.gradients, expected)
+    assert (GradCAM(parallel, [model.layer])(x) == GradCAM(model, [model.layer])(x)).all()
+
+
+def test_modules_that_a_traced_graph_calls_can_be_explained():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    graph = fx.symbolic_trace(model)
+    expected = Probe(model, model.layer, x, target=1).gradients
+    assert torch.equal(Probe(graph, graph.layer, x, target=1).gradients, expected)
+    unflattened = torch.export.unflatten(torch.export.export(model, (x,)))
+    found = Probe(unflattened, unflattened.get_submodule("layer"), x, target=1).gradients
+    torch.testing.assert_close(found, expected)
+
+
+def test_layers_of_one_cell_have_contributions_but_no_map():
+    model = CNN().eval()
+    model.head.append(nn.AdaptiveAvgPool2d(1))
+    x = torch.randn(2, 3, 8, 8)
+    attribution = LayerGradCam(model, model.head).attribute(x, target=1)
+    assert attribution.shape == (2, 1, 1, 1)
+    assert attribution.abs().min() > 0
+    assert saturation_curves(model, model.head, x, steps=3).similarity.shape == (2, 4)
+    for way_in in (
+        lambda: GradCAM(model, [model.head])(x),
+        lambda: OptiCAM(model, [model.head], max_iterations=2)(x),
+        lambda: quantus.explain("GradCAM", layer="head")(model, x.numpy(), [1, 1]),
+    ):
+        with pytest.warns(UserWarning, match=r"single cell, shape \(2, 8, 1, 1\), .* choose a layer before pooling"):
+            assert (way_in() == 0).all()
+    fake = quantus.explain("FakeCAM", layer="head")(model, x.numpy(), [1, 1])  # as large as the image
+    assert fake.shape == (2, 1, 8, 8)
+
+
+def after_the_last_attention():
+    torch.manual_seed(0)
+    model = TinyViT().eval()
+    return model, model.blocks[1].norm2, torch.randn(2, 3, 12, 16)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_layer_after_the_last_attention(name):
+    model, layer, x = after_the_last_attention()
+    probe = Probe(model, layer, x, target=1, reshape_transform=TinyViT.reshape)
+    if name in ("FakeCAM", "RandomCAM", "OptiCAM"):  # take no gradient
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert METHODS[name]()(probe).isfinite().all()
+        return
+    with pytest.raises(
+        ValueError,
+        match=r"'blocks\.1\.norm2' only through what the reshape_transform drops, .* such as blocks\[-1\]\.norm1",
+    ):
+        METHODS[name]()(probe)
+
+
+def test_layer_after_the_last_attention_is_not_reached():
+    model, layer, x = after_the_last_attention()
+    assert not Probe(model, layer, x, reshape_transform=TinyViT.reshape).is_reached()
+    assert Probe(model, layer, x, reshape_transform=lambda tokens: tokens.transpose(1, 2)).is_reached()
+    assert Probe(model, model.layer, x, reshape_transform=TinyViT.reshape).is_reached()
+
+
+def dead_where_the_image_is_black():
+    model = CNN().eval()
+    nn.init.zeros_(model.stem[0].bias)
+    nn.init.constant_(model.layer.bias, -1.0)  # the ReLU after the layer is shut where nothing comes in
+    x = torch.randn(4, 3, 8, 8)
+    x[1] = x[3] = 0
+    return model, x * 9
+
+
+def test_samples_without_a_gradient_are_named():
+    model, x = dead_where_the_image_is_black()
+    probes = Probe.several(model, [model.layer, model.head], x, target=1)
+    with pytest.warns(UserWarning, match="gradient of the score in layer 'layer' is exactly 0 in samples 1, 3") as told:
+        gradients = probes[0].gradients
+    assert told[0].filename == __file__
+    assert [bool(gradient.any()) for gradient in gradients] == [True, False, True, False]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(probes[0].gradients, gradients)  # known by now
+        assert probes[1].gradients.flatten(1).any(dim=1).all()
+        there = probes[0].at(x)  # rows of methods that run other images, black baselines among them
+        assert torch.equal(there.gradients, gradients)
+        for name in ("FakeCAM", "RandomCAM"):
+            METHODS[name]()(Probe(model, model.layer, x, target=1))
+    with pytest.warns(UserWarning, match="is exactly 0 in samples 1, 3"):
+        GradCAM(model, [model.layer])(x)
+
+
+def test_without_graph():
+    model = CNN().eval()
+    x = torch.randn(2, 3, 8, 8)
+    calls = counted(model)
+    probe = Probe(model, model.layer, x, target=1)
+    assert probe.without_graph() is probe
+    gradients = probe.gradients
+    bare = probe.without_graph()
+    recording = bare._recording
+    assert not recording._recorded
+    assert not any(t.requires_grad for t in (*recording._feature_maps, *recording._gradients[(probe._scorer, "logit")]))
+    assert torch.equal(bare.gradients, gradients)
+    assert torch.equal(bare.activations, probe.activations)
+    assert calls.number == 1
+    rest = bare.scored_by("rest")  # starts anew
+    torch.testing.assert_close(rest.gradients, probe.scored_by("rest").gradients)
+    assert calls.number == 2
+
+
 def test_changed_vector_gives_another_product():
     model = CNN().eval()
     probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8))
@@ -901,9 +1198,79 @@ class TestBadInput:
         model = Wrapped(wrap).eval()
         self.fails(TypeError, match, model=model, layer=model.layer)
 
+    def test_one_output_for_several_frames(self):
+        class Frames(CNN):
+            def forward(self, x):
+                return super().forward(x).mean(dim=0, keepdim=True)
+
+        model = Frames().eval()
+        self.fails(
+            ValueError,
+            r"returned 1 output for 2 samples: .*frames or views, .* outputs\.repeat_interleave\(2, dim=0\)",
+            model=model,
+            layer=model.layer,
+        )
+
+        class Repeated(Frames):
+            def forward(self, x):
+                return super().forward(x).repeat_interleave(len(x), dim=0)
+
+        model = Repeated().eval()
+        assert Probe(model, model.layer, self.x, target=1).gradients.flatten(1).any(dim=1).all()
+
+    def test_scalar_for_several_samples(self):
+        model = Wrapped(lambda y: y.sum()).eval()
+        self.fails(
+            TypeError, r"must return a tensor \(N, C\), .* got Tensor of shape \(\)", model=model, layer=model.layer
+        )
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's
+    def test_torchscript(self):
+        model = CNN().eval()
+        traced = torch.jit.trace(model, self.x)
+        self.fails(TypeError, "is TorchScript: .* only the original module", model=traced, layer=traced.layer)
+        scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))).eval()
+        self.fails(TypeError, "is TorchScript: .* only the original module", model=scripted, layer=scripted[0])
+        partly = nn.Sequential(nn.Identity(), scripted).eval()
+        match = "'1' is TorchScript and takes no hook: .* only the original module"
+        self.fails(ValueError, match, model=partly, layer=partly[1])
+        partly = nn.Sequential(nn.Identity(), traced).eval()
+        match = "'1.layer' did not run .* only the original module"
+        self.fails(ValueError, match, model=partly, layer=partly[1].layer)
+        assert Probe(partly, partly[0], self.x, target=1).gradients.any()  # below it
+
+    def test_exported(self):
+        exported = torch.export.export(self.model, (self.x,))
+        self.fails(TypeError, "ExportedProgram .* only the original module", model=exported)
+        module = exported.module()
+        layer = module.get_submodule("layer")
+        self.fails(ValueError, "'layer' did not run .* only the original module", model=module, layer=layer)
+
+    def test_container_in_a_traced_graph(self):
+        graph = fx.symbolic_trace(self.model)
+        match = r"'stem' did not run .* in a graph choose one that it calls, such as head\.2 or dropout or classifier"
+        self.fails(ValueError, match, model=graph, layer=graph.stem)
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's
+    def test_quantised(self):
+        model = torch.ao.quantization.quantize_dynamic(CNN().eval(), {nn.Linear})
+        self.fails(
+            ValueError,
+            "module 'classifier' is quantised, .* explain the model as it was",
+            model=model,
+            layer=model.layer,
+        )
+        probe = Probe(model, model.layer, self.x, target=1)
+        assert probe.score(self.x).shape == (2,)
+        assert METHODS["FakeCAM"]()(probe).shape == (2, 1, 8, 8)
+        with pytest.raises(ValueError, match="module 'classifier' is quantised"):
+            METHODS["OptiCAM"]()(probe)
+
     def test_model_returns_another_batch(self):
         model = Wrapped(lambda y: y[:1]).eval()
-        self.fails(ValueError, "returned 1 outputs for 2 samples", model=model, layer=model.layer)
+        self.fails(ValueError, "returned 1 output for 2 samples", model=model, layer=model.layer)
+        model.wrap = lambda y: y[[0, 1, 0]]
+        self.fails(ValueError, "returned 3 outputs for 2 samples$", model=model, layer=model.layer)
 
     def test_prediction_undefined(self):
         model = Wrapped(lambda y: y[:, :, None, None].expand(-1, -1, 2, 2)).eval()
@@ -912,8 +1279,9 @@ class TestBadInput:
     def test_model_is_not_callable(self):
         self.fails(TypeError, "must be callable", model=3)
 
-    def test_data_parallel(self):
+    def test_data_parallel_on_several_devices(self):
         model = nn.DataParallel(self.model)
+        model.device_ids = [0, 1]
         self.fails(TypeError, r"give the model's \.module", model=model)
 
     def test_distributed_data_parallel(self):

@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import sys
+import weakref
 from importlib.metadata import version
 
 import numpy as np
@@ -25,6 +26,7 @@ from torchvision.models import mobilenet_v2, resnet18
 
 import cam_extras as ours
 from cam_extras.methods import GradientMethod
+from cam_extras.probe import Probe
 from cam_extras.scores import Logit, ReST, Softmax
 
 COMPARED = ("GradCAM", "HiResCAM", "ShapleyCAM")
@@ -306,6 +308,158 @@ class TestCalls:
         np.testing.assert_array_equal(identity(x, [Logit(1)] * 2, aug_smooth=True), plain)
 
 
+class TestDroppedIn:
+    """What scripts that were written for pytorch-grad-cam do with its classes."""
+
+    x = torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(1))
+    targets = (Logit(1), Logit(3))
+
+    @pytest.mark.parametrize("layer", ["stem", "layer"])
+    @ALL
+    def test_single_layer(self, name, layer):
+        """An `nn.Sequential` is one layer, too: its output is."""
+        model = CNN().eval()
+        hyper = SEVERAL_PASSES.get(name, {})
+        module = getattr(model, layer)
+        cam = PGC[name](model=model, target_layers=module, **hyper)
+        assert cam.target_layers == [module]
+        np.testing.assert_array_equal(cam(self.x), PGC[name](model, [module], **hyper)(self.x))
+
+    @pytest.mark.parametrize("network", ["cnn", "two layers", "vit", "volume"])
+    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM"])
+    def test_activations_and_gradients_after_a_call(self, name, network):
+        model = {"vit": TinyViT, "volume": lambda: CNN(dims=3, channels=1)}.get(network, CNN)().eval()
+        layers = [model.stem, model.layer] if network == "two layers" else [model.layer]
+        reshape = TinyViT.reshape if network == "vit" else None
+        x = torch.randn(2, 1, 6, 8, 10) if network == "volume" else self.x
+        theirs = getattr(upstream, name)(model, layers, reshape)
+        mine = getattr(ours, name)(model, layers, reshape)
+        assert mine.activations_and_grads.activations == mine.activations_and_grads.gradients == []
+        for targets in ([Logit(1), Logit(3)], None):
+            theirs(x, targets)
+            recorder = theirs.activations_and_grads
+            wanted = {"activations": list(recorder.activations), "gradients": list(recorder.gradients)}
+            mine(x, targets)  # which their hooks see, too
+            for kind, expected in wanted.items():
+                found = getattr(mine.activations_and_grads, kind)
+                assert len(found) == len(expected) == len(layers)
+                for a, b in zip(found, expected, strict=True):
+                    assert (a.dtype, a.device, a.requires_grad) == (b.dtype, b.device, False)
+                    torch.testing.assert_close(a, b)
+                    assert a.abs().max() > 0
+
+    @ALL
+    def test_activations_and_gradients_are_those_of_what_was_explained(self, name):
+        model = CNN().eval()
+        cam = PGC[name](model, [model.layer], **SEVERAL_PASSES.get(name, {}))
+        for targets, score in ((self.targets, list(self.targets)), (None, None)):
+            cam(self.x, targets)
+            utility = getattr(cam.method, "score", "logit")
+            probe = Probe(model, model.layer, self.x, score=score).scored_by(utility)
+            torch.testing.assert_close(cam.activations_and_grads.gradients[0], probe.gradients)
+            torch.testing.assert_close(cam.activations_and_grads.activations[0], probe.activations)
+            for twin in (copy.deepcopy(cam), pickle.loads(pickle.dumps(cam))):
+                assert twin.activations_and_grads.gradients == []
+                twin(self.x, targets)
+                torch.testing.assert_close(twin.activations_and_grads.gradients[0], probe.gradients)
+
+    @ALL
+    def test_what_is_not_asked_is_not_computed_and_what_is_known_holds_no_graph(self, name):
+        model = CNN().eval()
+        passes = []
+
+        def count(module, args, outputs):
+            passes.append("forward")
+            if outputs.requires_grad:
+                outputs.register_hook(lambda gradient: passes.append("backward"))
+
+        cam = PGC[name](model, [model.layer], **SEVERAL_PASSES.get(name, {}))
+        cam(self.x)  # an optimiser's first state takes a pass more
+        model.classifier.register_forward_hook(count)
+        probe = Probe(model, model.layer, self.x)
+        cam.method(probe)
+        by_the_method = list(passes)
+        passes.clear()
+        cam(self.x)
+        assert passes == by_the_method
+        recorder = cam.activations_and_grads
+        assert recorder.activations[0].shape == (2, 7, 6, 8)
+        assert passes == by_the_method
+        recorder.gradients  # noqa: B018
+        at_x = name in ("GradCAM", "HiResCAM", "ShapleyCAM", "ShapleyCAMH", "ShapleyCAME", "MIGradCAM")
+        assert passes == by_the_method + ["backward"] * (not at_x)
+        if at_x:
+            assert not recorder.seen[0]._recording._recorded
+
+    def test_they_go_with_the_next_call_and_with_the_block(self):
+        model = CNN().eval()
+        with ours.GradCAM(model, [model.layer]) as cam:
+            recorder = cam.activations_and_grads
+            cam(self.x, self.targets)
+            first = weakref.ref(recorder.seen[0]._recording)
+            cam(self.x[:1], self.targets[:1])
+            assert first() is None
+            assert [a.shape[0] for a in (*recorder.activations, *recorder.gradients)] == [1, 1]
+            with pytest.raises(ValueError, match="expected 2 targets"):
+                cam(self.x, self.targets[:1])
+            assert recorder.activations == recorder.gradients == []
+            cam(self.x, self.targets)
+        assert recorder.activations == recorder.gradients == []
+
+    def test_recorder_called_by_itself(self):
+        model = CNN().eval()
+        recorder = ours.GradCAM(model, [model.layer]).activations_and_grads
+        torch.testing.assert_close(recorder(self.x), model(self.x).detach())
+        torch.testing.assert_close(recorder.activations[0], Probe(model, model.layer, self.x).activations)
+
+    @pytest.mark.parametrize("network", ["cnn", "two layers", "vit", "volume"])
+    def test_overridden_channel_weights(self, network):
+        """A subclass of theirs and the same of ours: what the override is given, and the map."""
+
+        def subclass(base):
+            class Mine(base):
+                def get_cam_weights(self, input_tensor, target_layer, targets, activations, grads):
+                    for array in (activations, grads):
+                        assert isinstance(array, np.ndarray)
+                    given.append((target_layer, [target.category for target in targets], activations, grads))
+                    space = tuple(range(2, grads.ndim))
+                    # Large, because their scaling adds an absolute epsilon.
+                    return 1e4 * np.maximum(grads, 0).mean(axis=space) * activations.std(axis=space)
+
+            return Mine
+
+        given = []
+        model = {"vit": TinyViT, "volume": lambda: CNN(dims=3, channels=1)}.get(network, CNN)().eval()
+        layers = [model.stem, model.layer] if network == "two layers" else [model.layer]
+        reshape = TinyViT.reshape if network == "vit" else None
+        x = torch.randn(2, 1, 6, 8, 10) if network == "volume" else self.x
+        for targets in ([ClassifierOutputTarget(1), ClassifierOutputTarget(3)], None):
+            given.clear()
+            theirs = subclass(upstream.GradCAM)(model, layers, reshape)(x, targets)
+            mine = subclass(ours.GradCAM)(model, layers, reshape)(x, targets)
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+            assert np.abs(mine - ours.GradCAM(model, layers, reshape)(x, targets)).max() > 0.01
+            assert len(given) == 2 * len(layers)
+            for (layer, classes, *expected), (found, same, *arrays) in zip(
+                given[: len(layers)], given[len(layers) :], strict=True
+            ):
+                assert found is layer
+                assert same == classes
+                for a, b in zip(arrays, expected, strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+    def test_overridden_channel_weights_of_another_shape(self):
+        class Wrong(ours.GradCAM):
+            def get_cam_weights(self, input_tensor, target_layer, targets, activations, grads):
+                return grads
+
+        model = CNN().eval()
+        with pytest.raises(
+            ValueError, match=r"Wrong must return one weight a channel, shape \(2, 7\); got \(2, 7, 6, 8"
+        ):
+            Wrong(model, [model.layer])(self.x)
+
+
 class TestDefectsOfUpstream:
     """Each shows what BaseCAM 1.5.7 does, and that ours does not."""
 
@@ -436,9 +590,10 @@ class TestBadInput:
     model = CNN().eval()
     x = torch.randn(2, 3, 8, 8)
 
-    def test_layer_instead_of_a_list(self):
-        with pytest.raises(TypeError, match=r"got Sequential: write \[layer\]"):
-            ours.GradCAM(self.model, self.model.stem)
+    @pytest.mark.parametrize("layers", [None, 3, {CNN()}], ids=str)
+    def test_no_list_of_layers(self, layers):
+        with pytest.raises(TypeError, match="must be a module or a list of modules; got"):
+            ours.GradCAM(self.model, layers)
 
     def test_no_layer(self):
         with pytest.raises(ValueError, match="at least one layer"):
@@ -466,8 +621,8 @@ class TestBadInput:
         gc.collect()
         unraisable = []
         monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-        with pytest.raises(TypeError, match=r"write \[layer\]"):
-            ours.GradCAM(self.model, self.model.stem)
+        with pytest.raises(TypeError, match="must be a module or a list of modules"):
+            ours.GradCAM(self.model, None)
         gc.collect()
         assert not unraisable
 

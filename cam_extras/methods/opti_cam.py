@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from cam_extras._checks import SampleError, check_choice, check_count, check_fill, which
-from cam_extras.maps import mask, normalise, resize
+from cam_extras.maps import mask, normalise, resize, warn_of_a_single_cell
 from cam_extras.methods.base import GradientMethod, above_minimum, rows_of_a_pass, weigh_channels
 from cam_extras.probe import Probe
 
@@ -202,7 +202,10 @@ class OptiCAM(GradientMethod):
         return NORMALISATIONS[self.normalisation](resize(self._sum(activations, u), size))
 
     def _check_start(self, activations: Tensor, u: Tensor, gradient: Tensor, objective: Tensor) -> None:
-        """Raise SampleError for samples whose optimisation cannot start, and say why."""
+        """Raise SampleError for samples whose optimisation cannot start, and say why; of a single cell only warn."""
+        warn_of_a_single_cell(activations)
+        if activations.shape[2:].numel() == 1:
+            return
         summed = weigh_channels(u.softmax(dim=1), activations).sum(dim=1).flatten(1)
         emptied = (summed <= 0).all(dim=1) & (summed < 0).any(dim=1) & (self.h == "relu" or self.normalisation == "max")
         constant = (summed == summed[:, :1]).all(dim=1)
