@@ -10,7 +10,6 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-
 _NOT_THE_CALLER = ("cam_extras", "contextlib", "torch", "pytorch_grad_cam", "captum", "quantus")
 
 

@@ -283,6 +283,7 @@ class _Recording:
         self._feature_maps: list[Tensor] = []
         self._gradients: dict[tuple[Any, ...], list[Tensor]] = {}
         self._curvature: dict[tuple[Any, ...], Tensor] = {}
+        self._checked: set[tuple[Any, ...]] = set()
 
     def at(self, x: Tensor) -> _Recording:
         there = _Recording(
@@ -434,9 +435,12 @@ class _Recording:
             )
 
     def check_score(self, scorer: Scorer, utility: str) -> None:
-        self._record()
-        with self._differentiating():
-            scorer(self._outputs, utility)
+        key = scorer.key(utility)
+        if key not in self._checked:  # the functions of a user's own are called once, however many layers there are
+            self._record()
+            with self._differentiating():
+                scorer(self._outputs, utility)
+            self._checked.add(key)
 
     def gradients(self, scorer: Scorer, utility: str) -> list[Tensor]:
         """Return d score / d layer for every layer, in the layers' own shapes."""

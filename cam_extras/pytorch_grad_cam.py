@@ -406,9 +406,13 @@ def upstream_maps(
     layers = check_layers(model, [layer])
     if issubclass(cam_type, upstream.FullGrad):
         layers, reshape_transform = [], None
-    with _traceless(model, x.device), hook_of_a_call(_begin_recording) as hook:
-        layer.register_forward_hook(hook)
-        model.register_forward_hook(_class_check(targets))
+    with (
+        _traceless(model, x.device),
+        hook_of_a_call(_begin_recording) as record,
+        hook_of_a_call(_class_check(targets)) as check,
+    ):
+        layer.register_forward_hook(record)
+        model.register_forward_hook(check)
         made = _RandomCAM if cam_type is upstream.RandomCAM else cam_type
         cam = made(model, layers, reshape_transform, **options)
         base = getattr(cam, "base_cam", cam)

@@ -25,7 +25,7 @@ from cam_extras.evaluation import saturation_curves
 from cam_extras.methods import METHODS
 from cam_extras.models import auto_layer
 from cam_extras.probe import Probe, find_layer
-from cam_extras.pytorch_grad_cam import UPSTREAM, GradCAM, upstream_maps
+from cam_extras.pytorch_grad_cam import UPSTREAM, GradCAM, OptiCAM, upstream_maps
 from cam_extras.scores import Logit, ReST
 
 

@@ -199,7 +199,10 @@ class OptiCAM(GradientMethod):
 
     def _masks(self, activations: Tensor, u: Tensor, size: tuple[int, ...]) -> Tensor:
         """Return s = n(Up(S(u))), shape (N, *size)."""
-        return NORMALISATIONS[self.normalisation](resize(self._sum(activations, u), size))
+        summed = self._sum(activations, u)
+        if self.normalisation == "range":  # a constant, of which rounding makes none when it is enlarged, stays one
+            summed = normalise(summed)
+        return NORMALISATIONS[self.normalisation](resize(summed, size))
 
     def _check_start(self, activations: Tensor, u: Tensor, gradient: Tensor, objective: Tensor) -> None:
         """Raise SampleError for samples whose optimisation cannot start, and say why; of a single cell only warn."""
