@@ -33,8 +33,8 @@ options = parser.parse_args()
 model, layer, x, labels, boxes = load(options.data, options.images, boxed=True)
 inside = box_mask(boxes, x.shape[2:])
 opti_cam = OptiCAM(max_iterations=options.iterations)
-methods = {"Fake-CAM": FakeCAM(), "Grad-CAM": GradCAM(), "MI-Grad-CAM": MIGradCAM(), "ShapleyCAM": ShapleyCAM()}
-evaluator = Evaluator(model, layer, methods | {"Opti-CAM": opti_cam}, metrics=[])
+methods = {"Grad-CAM": GradCAM(), "MI-Grad-CAM": MIGradCAM(), "ShapleyCAM": ShapleyCAM(), "Opti-CAM": opti_cam}
+evaluator = Evaluator(model, layer, methods | {"Fake-CAM": FakeCAM()}, metrics=[])
 values = {}
 for batch, target, box in track([*zip(x.split(4), labels.split(4), inside.split(4), strict=True)], "Explaining"):
     explained = evaluator(batch, target)
@@ -54,6 +54,8 @@ columns = [(metric, part) for metric in NAMES for part in PARTS]
 headings = [f"{METRICS[metric].short} {METRICS[metric].arrow}\n{PARTS[part]}" for metric, part in columns]
 table = Table("", *headings, title=f"{len(x)} images, per cent; the boxes cover {share:.0%} of them on average")
 for row, parts in values.items():
+    if row == "Fake-CAM":  # a control
+        table.add_section()
     lists = [parts.get(column) for column in columns]
     table.add_row(row, *("" if scores is None else f"{100 * sum(scores) / len(scores):.1f}" for scores in lists))
 Console().print(table)

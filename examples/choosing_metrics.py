@@ -29,7 +29,7 @@ from cam_extras.evaluation import Evaluation, Evaluator
 from cam_extras.evaluation.summary import summarise
 from cam_extras.maps import mask
 from cam_extras.methods import METHODS, GradCAM, HiResCAM, Method, MIGradCAM, OptiCAM, ShapleyCAM
-from cam_extras.metrics import METRICS, MetricOptions, Schedule, average_drop
+from cam_extras.metrics import METRICS, MetricOptions, Schedule, average_drop, win_percentage
 from cam_extras.probe import Probe
 from cam_extras.scores import select_class
 
@@ -46,6 +46,7 @@ MARKERS = ["o", "s", "^", "v", "X", "P", "D"]
 class Picture(Method):
     """A control: the image itself as the map. It knows neither the model nor the class."""
 
+    control: ClassVar[bool] = True
     paper: ClassVar[str] = "none"
 
     def __call__(self, probe: Probe) -> Tensor:
@@ -69,6 +70,7 @@ class Coarse(Method):
 class Noise(Method):
     """A control: channel weights that are new for every image, however alike."""
 
+    control: ClassVar[bool] = True
     paper: ClassVar[str] = "none"
 
     def channel_weights(self, probe: Probe) -> Tensor:
@@ -173,7 +175,8 @@ def main() -> None:
     print("## All metrics, per cent")
     metrics = [*TEN, *CURVES, *PLACES]
     result = Evaluator(model, layer, methods, metrics, MetricOptions(schedule=STEPS))(x, boxes=boxes)
-    wins = result.win_percentage()
+    drops = torch.stack([scores["average_drop"] for scores in result.scores.values()])
+    wins = dict(zip(methods, win_percentage(drops).mean(dim=1).tolist(), strict=True))  # controls compete here
     for group in (TEN, CURVES + PLACES):
         table(short(group), of_set(result, group))
     print("\nwins (least average drop), per cent:", {name: f"{100 * share:.0f}" for name, share in wins.items()})
@@ -276,7 +279,7 @@ def draw_metrics(result: Evaluation, metrics: Sequence[str], path: Path) -> None
     chosen = [name for name in metrics if METRICS[name].range[0] == 0]
     for number, (name, scores) in enumerate(values.items()):
         better = [scores[metric] if METRICS[metric].higher_is_better else 1 - scores[metric] for metric in chosen]
-        control = name in ("`FakeCAM`", "`RandomCAM`", "the image itself")
+        control = name in result.controls
         axes.plot(
             better, range(len(chosen)), MARKERS[number], color=COLOURS[number], ms=7, alpha=0.85,
             mfc=COLOURS[number] if control else "none", mew=1.8, label=name.strip("`") + control * ", a control",

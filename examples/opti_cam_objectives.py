@@ -46,4 +46,4 @@ for batch, target in track([*zip(x.split(4), labels.split(4), strict=True)], "Op
         for metric in NAMES:
             scores[name][metric] += METRICS[metric].function(p, o).tolist()
 values = {name: {metric: METRICS[metric].of_set(found) for metric in NAMES} for name, found in scores.items()}
-Console().print(summary_table(values, f"{len(x)} images, {options.iterations} iterations"))
+Console().print(summary_table(values, f"{len(x)} images, {options.iterations} iterations", {"Fake-CAM"}))

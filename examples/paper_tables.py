@@ -9,7 +9,8 @@ evaluate --model` takes, and by default all of the paper's own models that torch
 
 Each cell is the paper's figure / ours (the difference). Below is whether the order of the methods agrees: Kendall's tau
 with its 95 % bootstrap interval over images, for each of the paper's models, and in the last column the mean tau of
-the paper's models with each other. A run that was interrupted goes on where it ended.
+the paper's models with each other. Controls, which explain nothing, stand below the methods. A run that was interrupted
+goes on where it ended.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau, rankdata
@@ -29,7 +31,6 @@ from torchvision import transforms
 from cam_extras import evaluate
 from cam_extras.evaluation.sources import open_source
 from cam_extras.evaluation.summary import resampled_means
-from cam_extras.maps import black
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS, win_percentage
 from cam_extras.models import load_model
@@ -61,29 +62,47 @@ class Spread:
         return {"image": sample.image, "label": sample.label, "path": sample.path, "boxes": sample.boxes}
 
 
+def black_of(transform):
+    """Return what a transform makes of black, shape (C, 1, 1): the fill that is black for the transform's model.
+
+    Raises:
+        ValueError: the transform makes something else of black than a colour.
+    """
+    x = transform(Image.new("RGB", (512, 512)))
+    values = x.flatten(1)
+    if (values != values[:, :1]).any():
+        raise ValueError(
+            "the paper masks with black, and the transform does not make one colour of a black image: give a transform "
+            "that draws no random numbers and paints nothing"
+        )
+    return values[:, :1, None]
+
+
 def classifier_and_data(folder, model, weights, layer, boxes, limit):
-    """Return what `evaluate` takes as model, layer and data."""
+    """Return what `evaluate` takes as model, layer and data, and what makes the model's input of an image."""
 
     def limited(data):
         return data if limit is None else Spread(data, classifier.categories, limit)
 
     if not (folder / "models.py").exists():
         classifier = load_model(model, weights)
-        return classifier, layer, limited(folder)
+        return classifier, layer, limited(folder), classifier.transform
+    normalise = transforms.Normalize(MEAN, STD)
     if model == "mobilenet_v2":
-        normalise = transforms.Normalize(MEAN, STD)
         prepare = transforms.Compose([transforms.CenterCrop(224), transforms.ToTensor(), normalise])
         weights = str(folder / "mobilenet_v2_imagenet.safetensors")
         classifier = load_model(f"{folder / 'models.py'}:mobilenet_v2", weights, prepare)
-        return classifier, layer, limited(folder / ("imagenet_boxes/boxes.csv" if boxes else "imagenet/labels.csv"))
+        data = limited(folder / ("imagenet_boxes/boxes.csv" if boxes else "imagenet/labels.csv"))
+        return classifier, layer, data, prepare
     sys.path.insert(0, str(folder))
     from models import resnet_cifar
 
     depth = int(model.removeprefix("resnet"))
     file = np.load(folder / "cifar10_test500.npz")
     x = torch.from_numpy(file["images"]).permute(0, 3, 1, 2) / 255
-    items = list(zip(transforms.Normalize(MEAN, STD)(x), file["labels"].tolist(), strict=True))[:limit]
-    return resnet_cifar(depth, folder / f"resnet{depth}_cifar10.safetensors"), layer, items
+    items = list(zip(normalise(x), file["labels"].tolist(), strict=True))[:limit]
+    prepare = transforms.Compose([transforms.ToTensor(), normalise])
+    return resnet_cifar(depth, folder / f"resnet{depth}_cifar10.safetensors"), layer, items, prepare
 
 
 def methods_of(table, without, fill):
@@ -140,13 +159,19 @@ def agreement(theirs, ours):
     return taus[0], *np.nanquantile(taus[1:], [0.025, 0.975])
 
 
-def show(title, headings, rows, console, markdown):
-    """Print a table, and write it as Markdown."""
+def show(title, headings, rows, console, markdown, controls=()):
+    """Print a table, and write it as Markdown; rows of controls below the others."""
     table = Table(title=title)
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place else "left")
     for row in rows:
         table.add_row(*row)
+    if controls:
+        apart = [["Controls", *[""] * (len(headings) - 1)], *controls]
+        table.add_section()
+        for row in apart:
+            table.add_row(*row)
+        rows = [*rows, *apart]
     console.print(table)
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     markdown.write(f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n")
@@ -163,7 +188,7 @@ def compare(paper, table, model, run, samples, console, markdown):
     methods = run.configuration["methods"]
     ours = values_of(run.results, methods, columns, samples)
     beside = next((name for name in table["models"] if paper["torchvision"].get(name) == model), table["models"][0])
-    rows = []
+    rows, controls = [], []
     for method, row in table["rows"].items():
         cells = []
         for column, about in columns.items():
@@ -172,11 +197,12 @@ def compare(paper, table, model, run, samples, console, markdown):
             left, right = ("-" if v is None else f"{v:.{digits}f}" for v in (theirs, None if mine is None else mine[0]))
             difference = "" if theirs is None or mine is None else f" ({mine[0] - theirs:+.{digits}f})"
             cells.append(f"{left} / {right}{difference}")
-        rows.append([method, *cells])
+        is_control = getattr(METHODS.get(row.get("ours")), "control", False)
+        (controls if is_control else rows).append([method, *cells])
     arrows = [f"{name} {'↑' if about['better'] == 'higher' else '↓'}" for name, about in columns.items()]
     images, failed = len(set(run.results["index"].to_pylist())), run.errors.num_rows
     title = f"Table {table['number']}, {beside} / ours, {model}, {images} images" + f", {failed} failed" * bool(failed)
-    show(title, ["method", *arrows], rows, console, markdown)
+    show(title, ["method", *arrows], rows, console, markdown, controls)
 
     def of_paper(name, column):
         return {
@@ -247,10 +273,10 @@ def main():
             for table in (table for table in tables if wanted(table, model)):
                 about = table["measured"]
                 settings = dict(about.get("options", {}))
-                if settings.get("fill") == "black":
-                    settings["fill"] = black(MEAN, STD)
                 place = options.data, model, options.weights, options.layer, about.get("boxes", False), options.limit
-                classifier, layer, data = classifier_and_data(*place)
+                classifier, layer, data, prepare = classifier_and_data(*place)
+                if settings.get("fill") == "black":
+                    settings["fill"] = black_of(prepare)
                 metrics = [column["ours"] for column in table["metrics"].values() if column.get("ours") in METRICS]
                 methods = methods_of(table, options.without, settings.get("fill", 0.0))
                 folder = options.output / re.sub(r"[^\w.]+", "_", f"{options.paper}_{table['number']}_{model}")

@@ -93,7 +93,8 @@ def make_run(folder, rows, errors=(), configuration=CONFIGURATION, environment=N
     ) as store:
         store.write(0, rows, errors, pictures)
         store.finish()
-        write_summary(folder, summarise(store.results(), metrics))
+        controls = environment.get("controls", ())
+        write_summary(folder, summarise(store.results(), metrics, controls=controls))
     return Run(folder)
 
 

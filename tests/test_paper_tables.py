@@ -16,12 +16,15 @@ import torch
 import yaml
 from PIL import Image
 from scipy.stats import kendalltau
+from torchvision import transforms
 from torchvision.models import list_models
+from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import to_pil_image
 
 import cam_extras
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.evaluation.summary import summarise
+from cam_extras.maps import black
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
 from cam_extras.pytorch_grad_cam import UPSTREAM
@@ -131,7 +134,7 @@ def digits_to_explain(tmp_path, monkeypatch):
         "from cam_extras.models import Classifier\n"
         "from torchvision import transforms as T\n"
         "def model():\n"
-        "    prepare = T.Compose([T.Grayscale(), T.ToTensor(), T.Normalize([0.0], [0.26])])\n"
+        "    prepare = T.Compose([T.Grayscale(), T.ToTensor(), T.Normalize([0.3], [0.26])])\n"
         "    return Classifier(load_classifier(), prepare)\n"
     )
     canvases = make_canvases(6, "test", seed=5)
@@ -162,6 +165,25 @@ def test_limit_spreads_over_the_table(digits_to_explain, monkeypatch, capsys):
     assert sorted(set(results["path"].to_pylist())) == ["digits/0.png", "digits/2.png", "digits/4.png"]
 
 
+class TestBlack:
+    black_of = staticmethod(TestNumbers.script["black_of"])
+
+    @pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.5, 0.5, 0.5)])
+    def test_is_what_the_transform_makes_of_it(self, mean):
+        std = (0.229, 0.5, 0.225)
+        steps = [transforms.Resize(40), transforms.CenterCrop(32), transforms.ToTensor()]
+        fill = self.black_of(transforms.Compose([*steps, transforms.Normalize(mean, std)]))
+        torch.testing.assert_close(fill, black(mean, std))
+        presets = ImageClassification(crop_size=32, mean=mean, std=std)
+        torch.testing.assert_close(self.black_of(presets), black(mean, std))
+        assert torch.equal(self.black_of(transforms.Compose(steps)), torch.zeros(3, 1, 1))
+
+    def test_of_a_transform_that_paints(self):
+        frame = transforms.Compose([transforms.ToTensor(), lambda x: torch.nn.functional.pad(x, (1, 1, 1, 1), value=1)])
+        with pytest.raises(ValueError, match="does not make one colour of a black image"):
+            self.black_of(frame)
+
+
 class Stopped(Exception):
     """Raised in place of a run."""
 
@@ -172,7 +194,9 @@ class Stopped(Exception):
         ("mi", "1 (0.7)", "predicted", {"threshold": 0.7}),
         ("mi", "2", "predicted", {"schedule": "mi"}),
         ("expected", "3", "predicted", {}),
-        ("opti", "1", "label", {"fill": [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]}),
+        ("opti", "1", "label", {"fill": [-0.3 / 0.26]}),  # black is what the model's own transform makes of it
+        ("opti", "3", "predicted", {"fill": [-0.3 / 0.26]}),
+        ("opti", "4", "label", {}),
         ("adcc", "2", "predicted", {}),
         ("shapley", "1", "predicted", {}),
     ],
@@ -196,7 +220,8 @@ def test_measured_as_the_papers_do(paper, table, target, options, digits_to_expl
     explained = {name: method.get("score") for name, method in known["methods"].items()}
     masked = {name: method["fill"] for name, method in known["methods"].items() if "fill" in method}
     assert list(masked) == ["Opti-CAM"] * (paper == "opti")  # it is optimised for what the metrics show
-    assert all(fill is known["options"]["fill"] for fill in masked.values())
+    assert all(fill is known["options"].get("fill", fill) for fill in masked.values())
+    assert "fill" in options or all(fill == 0 for fill in masked.values())
     if paper == "shapley":
         assert explained.pop("RandomCAM") is None
         assert {"GradCAM", "GradCAM++", "ShapleyCAM"} <= set(explained)
@@ -230,6 +255,9 @@ def test_script(digits_to_explain, monkeypatch, capsys):
     (order,) = (line for line in written.splitlines() if line.startswith("| AD |") and "[" in line)
     assert order.split(" | ")[-1] == f"{np.mean(among):.2f} |"
     assert "Table 1, ResNet-18 / ours, mine.py:model, 6 images" in first
+    names = re.findall(r"^\| ([^|]+?) \|", written.split("\n\n")[1], re.MULTILINE)
+    assert names[-2:] == ["Controls", "RandomCAM"]  # apart, though the paper has it first
+    assert next(iter(table["rows"])) == "RandomCAM"
     parts = Path("out", "shapley_1_mine.py_model", "parts")
     before = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert run("1") == first
