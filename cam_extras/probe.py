@@ -277,7 +277,8 @@ class _Recording:
         self.additional_forward_args = additional_forward_args
         self.attribute_to_layer_input = attribute_to_layer_input
         self.second_order = second_order
-        self.looked_at: set[tuple[Any, ...]] | None = set()  # keys of gradients; None: zeros are no news
+        self.tells_of_zeros = True
+        self._told_of_zeros: set[tuple[Any, ...]] = set()
         self._recorded: list[Tensor] = []
         self._outputs: Any = None
         self._feature_maps: list[Tensor] = []
@@ -295,7 +296,7 @@ class _Recording:
             self.attribute_to_layer_input,
             self.second_order,
         )
-        there.looked_at = None  # a baseline may well have no gradient, and its rows are no samples of the user's
+        there.tells_of_zeros = False  # a baseline may well have no gradient, and its rows are not the user's samples
         return there
 
     def without_graph(self, scorer: Scorer, utility: str) -> _Recording | None:
@@ -469,20 +470,19 @@ class _Recording:
         return self._gradients[key]
 
     def gradient_map(self, scorer: Scorer, utility: str, index: int) -> Tensor:
+        """Return d score / d A of a layer; warn of samples in which it is 0 when it is first asked for."""
         gradient = self.gradients(scorer, utility)[index].detach()
         maps = self.as_feature_map(gradient)
-        key = (*scorer.key(utility), index)
-        if self.looked_at is not None and key in self.looked_at:
-            return maps
-        nothing = ~maps.flatten(1).any(dim=1)
         name = _name(self.model, self.layers[index])
-        if self.reshape_transform is not None and nothing.all() and gradient.any():
+        if self.reshape_transform is not None and not maps.any() and gradient.any():
             raise ValueError(
                 f"the score depends on layer {name} only through what the reshape_transform drops, such as the class "
                 "token, and the map would be 0: choose a layer before the last attention, such as blocks[-1].norm1"
             )
-        if self.looked_at is not None:
-            self.looked_at.add(key)
+        key = (*scorer.key(utility), index)
+        if self.tells_of_zeros and key not in self._told_of_zeros:
+            self._told_of_zeros.add(key)
+            nothing = ~maps.flatten(1).any(dim=1)
             if nothing.any():
                 error = SampleError(
                     f"the gradient of the score in layer {name} is exactly 0",
