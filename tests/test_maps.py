@@ -71,6 +71,6 @@ def test_mask_keeps_what_the_map_shows():
 
 def test_black_is_masking_before_normalising():
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    pixels, maps = torch.rand(2, 3, 4, 5), torch.rand(2, 4, 5)
+    pixels, maps = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.rand(2, 4, 5, dtype=torch.float64)
     masked = mask(tf.normalize(pixels, mean, std), maps, black(mean, std))
-    torch.testing.assert_close(masked, tf.normalize(pixels * maps[:, None], mean, std), rtol=0, atol=1e-6)
+    torch.testing.assert_close(masked, tf.normalize(pixels * maps[:, None], mean, std), rtol=0, atol=1e-6)  # black is float32

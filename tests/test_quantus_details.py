@@ -9,7 +9,7 @@ import pytest
 import pytorch_grad_cam as upstream
 import quantus
 import torch
-from nets import CNN, TinyViT
+from nets import CNN, TinyViT, in_double
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from quantus.metrics.base import Metric
 
@@ -218,7 +218,7 @@ def test_components_of_box_accuracy():
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_value_of_a_set_of_several_batches(batch_size):
-    model, maps = CNN().eval(), np.random.default_rng(1).random((3, 1, 12, 16))
+    model, maps = in_double(CNN().eval()), np.random.default_rng(1).random((3, 1, 12, 16))
     metric = ours.HCI(return_aggregate=True)
     expected = metric(model, X, Y, maps)
     assert metric(model, X, Y, maps, batch_size=batch_size) == pytest.approx(expected)

@@ -56,8 +56,8 @@ def constant(value):
 @pytest.mark.parametrize(
     "metric", [cls for cls in ours.METRIC_CLASSES if cls not in (ours.EnergyPointingGame, ours.SaliencyMetric)]
 )
-def test_constant_maps_in_batches_of_any_size(metric, value, digits):
-    model, x, y = digits
+def test_constant_maps_in_batches_of_any_size(metric, value, double_digits):
+    model, x, y = double_digits
     explain_func = constant(value)
     found = [score(metric, model, x, y, explain_func=explain_func, batch_size=size) for size in (1, 3, 7)]
     found.append(score(metric, model, x, y, explain_func(model, x, y), explain_func=explain_func))
@@ -120,8 +120,8 @@ def test_not_one_target_for_each_sample(targets, digits):
 
 
 @ALL_METRICS
-def test_turned_arrays(metric, digits):
-    model, x, y = digits
+def test_turned_arrays(metric, double_digits):
+    model, x, y = double_digits
     explain_func = ours.explain("GradCAM", layer=LAYER)
     maps = explain_func(model, x, y)
     expected = score(metric, model, x, y, maps, masks_for(x), explain_func=explain_func)
