@@ -15,6 +15,8 @@ from torchvision.models import resnet18
 
 from cam_extras.captum import LayerFakeCam, LayerGradCam, LayerHiResCam, LayerShapleyCam
 
+pytestmark = pytest.mark.numerical
+
 ALL = pytest.mark.parametrize("name", CAPTUM)
 
 

@@ -19,6 +19,8 @@ from cam_extras import quantus
 from cam_extras.probe import Probe, reference_tensor
 from cam_extras.scores import SCORES
 
+pytestmark = pytest.mark.numerical
+
 CASES = pytest.mark.parametrize("host", HOSTS)
 ALL_METHODS = pytest.mark.parametrize("name", METHODS)
 ALL_SETTINGS = pytest.mark.parametrize("setting_name", SETTINGS)

@@ -16,6 +16,8 @@ from cam_extras.metrics import (
 )
 from cam_extras.metrics.base import harmonic_mean
 
+pytestmark = pytest.mark.numerical
+
 
 def tensor(*values):
     return torch.tensor(values, dtype=torch.float64)

@@ -20,6 +20,8 @@ from cam_extras.methods import METHODS, mutual_information
 from cam_extras.methods.information import grey
 from cam_extras.probe import Probe
 
+pytestmark = pytest.mark.numerical
+
 SIZES = [
     ((3, 4), (12, 16)),
     ((3, 4), (13, 17)),  # neither divides the other

@@ -15,6 +15,8 @@ from cam_extras.methods import OptiCAM
 from cam_extras.methods.opti_cam import NORMALISATIONS, OBJECTIVES
 from cam_extras.probe import Probe
 
+pytestmark = pytest.mark.numerical
+
 CLASSES = [4, 0, 2]
 
 

@@ -17,6 +17,8 @@ from torchvision.ops import roi_align
 from cam_extras.probe import Probe, find_layer
 from cam_extras.scores import Logit, ReST
 
+pytestmark = pytest.mark.numerical
+
 
 def counted(model):
     """Count forward passes of a model."""

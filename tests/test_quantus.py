@@ -34,6 +34,8 @@ from cam_extras.metrics import (
 from cam_extras.probe import Probe, find_layer
 from cam_extras.scores import SCORES
 
+pytestmark = pytest.mark.numerical
+
 ALL_METHODS = pytest.mark.parametrize("name", METHODS)
 
 

@@ -17,6 +17,8 @@ import cam_extras.quantus as ours
 from cam_extras.methods import GradCAM
 from cam_extras.metrics import Schedule, best_box_accuracy, coherency
 
+pytestmark = pytest.mark.numerical
+
 X = np.random.default_rng(0).normal(size=(3, 3, 12, 16)).astype(np.float32)
 Y = np.array([0, 1, 2])
 

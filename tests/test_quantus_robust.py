@@ -16,6 +16,8 @@ from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS, MetricOptions
 from cam_extras.probe import find_layer
 
+pytestmark = pytest.mark.numerical
+
 
 class Louder(torch.nn.Module):
     """A model whose logits are a multiple of another's."""

@@ -73,6 +73,7 @@ def raising_on(*troubled, error=None):
     return trouble
 
 
+@pytest.mark.numerical
 class TestRows:
     def test_equal_those_of_the_evaluator(self):
         model = load_classifier()
@@ -143,11 +144,11 @@ class TestTrouble:
     @pytest.mark.parametrize("batch_size", [1, 4, IMAGES])
     @pytest.mark.parametrize("troubled", [(0,), (3, 4), (6,)])
     def test_model_that_raises_on_images(self, batch_size, troubled):
-        scored = scorer(Troubled(raising_on(*troubled)), batch_size=batch_size)(inputs())
+        scored = scorer(Troubled(raising_on(*troubled)), ["adcc"], batch_size=batch_size)(inputs())
         message = "RuntimeError: this picture is not for me"
         assert scored.errors == [Failure(index, f"{index}.png", "model", message) for index in troubled]
         whole = [index for index in range(IMAGES) if index not in troubled]
-        expected = scorer(batch_size=IMAGES)([item for item in inputs() if item.index in whole]).rows
+        expected = scorer(None, ["adcc"], batch_size=IMAGES)([item for item in inputs() if item.index in whole]).rows
         assert [row["index"] for row in scored.rows] == [index for index in whole for _ in range(3)]
         for row, other in zip(scored.rows, expected, strict=True):
             assert row["adcc"] == pytest.approx(other["adcc"], abs=1e-5)
