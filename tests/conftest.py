@@ -80,3 +80,12 @@ def digits():
 
     canvases = make_canvases(7, "test", seed=3)
     return load_classifier(), prepare(canvases.images).numpy(), canvases.labels.numpy()
+
+
+@pytest.fixture(scope="session")
+def double_digits(digits):
+    """The same with a classifier that computes in float64, for comparisons between batches of different sizes."""
+    from nets import in_double
+
+    model, x, y = digits
+    return in_double(model), x, y

@@ -76,6 +76,7 @@ def test_ratios(load, monkeypatch, capsys):
                 assert cells[3] == {3: "1.33", 5: "1.20"}.get(seconds, "")  # the peer comes after ours
 
 
+@pytest.mark.slow
 def test_speed(load, capsys):
     load("speed", "--rounds=1", "--batch=2").main()
     rows = rows_of(capsys.readouterr().out)
@@ -147,6 +148,7 @@ class TestPeers:
         assert [row[:2] for row in found.values()] == [(n, n / 2) for n in range(2, len(found) + 2)]
         assert len(found) == 37
 
+    @pytest.mark.slow
     def test_all_are_measured(self, peers, monkeypatch, capsys):
         def small(*args, **options):
             return VisionTransformer(224, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
@@ -171,6 +173,7 @@ class TestPeers:
             ]
 
 
+@pytest.mark.slow
 def test_ray_workers(load, tmp_path):
     module = load("ray_workers")
     rng = np.random.default_rng(0)

@@ -15,6 +15,8 @@ from torchvision.models import resnet18
 
 from cam_extras.captum import LayerFakeCam, LayerGradCam, LayerHiResCam, LayerShapleyCam
 
+pytestmark = pytest.mark.numerical
+
 ALL = pytest.mark.parametrize("name", CAPTUM)
 
 
@@ -134,7 +136,7 @@ class TestTargets:
     @ALL
     def test_every_method_on_every_form(self, name):
         model = CNN().eval()
-        attribute = CAPTUM[name](model, model.layer).attribute
+        attribute = CAPTUM[name](model, model.layer, **SEVERAL_PASSES.get(name, {})).attribute
         expected = attribute(self.x, 2)
         for target in (torch.tensor(2), [2, 2, 2], torch.tensor([2, 2, 2]), (2,)):
             assert torch.equal(attribute(self.x, target), expected)
@@ -154,24 +156,24 @@ class TestMachinery:
     @ALL
     def test_interpolate(self, name):
         model = CNN().eval()
-        attribution = CAPTUM[name](model, model.layer).attribute(self.x, 1)
+        attribution = CAPTUM[name](model, model.layer, **SEVERAL_PASSES.get(name, {})).attribute(self.x, 1)
         assert LayerAttribution.interpolate(attribution, (12, 16)).shape == (2, 1, 12, 16)
 
     @ALL
     @pytest.mark.parametrize("nt_type", ["smoothgrad", "vargrad"])
     def test_noise_tunnel(self, name, nt_type):
-        model = CNN().eval()
-        layer_method = CAPTUM[name](model, model.layer)
-        still = NoiseTunnel(layer_method).attribute(self.x, nt_samples=3, stdevs=0.0, target=1)
-        torch.testing.assert_close(still, layer_method.attribute(self.x, 1))
-        noisy = NoiseTunnel(layer_method).attribute(self.x, nt_type=nt_type, nt_samples=3, target=[1, 2])
+        model, x = CNN().double().eval(), self.x.double()
+        layer_method = CAPTUM[name](model, model.layer, **SEVERAL_PASSES.get(name, {}))
+        still = NoiseTunnel(layer_method).attribute(x, nt_samples=3, stdevs=0.0, target=1)
+        torch.testing.assert_close(still, layer_method.attribute(x, 1))
+        noisy = NoiseTunnel(layer_method).attribute(x, nt_type=nt_type, nt_samples=3, target=[1, 2])
         assert noisy.shape == still.shape
         assert noisy.isfinite().all()
 
     @ALL
     def test_infidelity_and_sensitivity(self, name):
         model = CNN().eval()
-        layer_method = CAPTUM[name](model, model.layer)
+        layer_method = CAPTUM[name](model, model.layer, **SEVERAL_PASSES.get(name, {}))
 
         def perturb(x):
             noise = 0.1 * torch.randn_like(x)

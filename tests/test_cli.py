@@ -117,7 +117,7 @@ def test_number_of_images_must_be_positive(capsys):
 
 def test_narrow_and_plain_terminals_lose_no_number(tmp_path):
     command = [sys.executable, "-m", "cam_extras.cli", "demo", "--images", "1", "--output", str(tmp_path / "out")]
-    environment = os.environ | {"COLUMNS": "40", "PYTHONIOENCODING": "ascii"}
+    environment = os.environ | {"COLUMNS": "40", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     row = next(line for line in printed.splitlines() if "FakeCAM" in line)
     assert len(re.findall(r"\d+\.\d", row)) == len(DEMO_METRICS)
@@ -255,6 +255,7 @@ class TestExplain:
         assert self.explain(weights, weights / "image.png", "--model", "resnet18", "--layer", "layer4") == 2
         assert "image.png is a file: give a folder" in capsys.readouterr().err
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "layer", "cells"), [("swin_t", "features.7", 7), ("swin_t", "features.0.0", 56), ("vit_b_32", "", 7)]
     )

@@ -17,6 +17,8 @@ from cam_extras.metrics import (
     sources_of,
 )
 
+pytestmark = pytest.mark.numerical
+
 X = 3 * torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 BOXES = [torch.tensor([[0, 0, 2, 3]]), torch.tensor([[1, 1, 5, 4]])]  # the first pixel is in the first
 AREAS = torch.tensor([6 / 20, 12 / 20], dtype=torch.float64)

@@ -8,6 +8,8 @@ import torch
 from cam_extras._checks import SampleError
 from cam_extras.metrics.counterfactual import counterfactual, counterfactual_sensitivity
 
+pytestmark = pytest.mark.numerical
+
 SIZES = pytest.mark.parametrize("size", [(7,), (4, 5), (2, 3, 4)])
 
 

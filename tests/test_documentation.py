@@ -94,7 +94,10 @@ def run_page(page: str, folder: Path) -> None:
     assert process.exitcode == 0, log.read_text()
 
 
-@pytest.mark.parametrize("page", count(RUN))
+SLOW = ("README.md", "docs/evaluate.md", "docs/faq.md", "docs/metrics.md", "docs/pytorch_grad_cam.md", "docs/tour.md")
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in count(RUN)])
 def test_blocks_run(page, tmp_path):
     run_page(page, tmp_path)
     if page == "docs/evaluate.md":

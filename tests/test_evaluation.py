@@ -39,6 +39,8 @@ from cam_extras.metrics import (
 )
 from cam_extras.probe import Probe
 
+pytestmark = pytest.mark.numerical
+
 METHODS_USED = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAMH", "FakeCAM")}
 BOXES = [torch.tensor([[0, 0, 4, 5]]), torch.tensor([[3, 2, 9, 9], [0, 0, 2, 2]]), torch.tensor([[5, 1, 7, 8]])]
 

@@ -29,6 +29,7 @@ EXAMPLES = [
     ("choosing_a_method.py", ["--canvases", "4"]),
     ("choosing_metrics.py", ["--canvases", "4"]),
 ]
+SLOW = EXAMPLES[3:]
 IN_THE_DOCUMENTATION = ("choosing_a_method.py", "choosing_metrics.py")  # the pictures are there
 
 
@@ -113,7 +114,11 @@ def check_picture(path):
     assert (colours != 255).any(axis=1).mean() > 0.02  # not the white of an empty figure
 
 
-@pytest.mark.parametrize(("script", "arguments"), EXAMPLES, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [pytest.param(*example, marks=[pytest.mark.slow] * (example in SLOW)) for example in EXAMPLES],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_example(script, arguments, tmp_path, monkeypatch):
     found = run(script, arguments, tmp_path, monkeypatch)
     pictures = list(tmp_path.rglob("*.png"))

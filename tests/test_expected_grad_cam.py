@@ -26,6 +26,8 @@ from cam_extras.methods.sampling import DISTRIBUTIONS, in_turn, noise_for, strat
 from cam_extras.methods.smooth_grad_cam import plus_plus_weights
 from cam_extras.probe import Probe
 
+pytestmark = pytest.mark.numerical
+
 CLASSES = [4, 0, 2]
 METHODS = {cls.__name__: cls for cls in (ExpectedGradCAM, IntegratedGradCAM, SmoothGradCAMPlusPlus)}
 SIZE = (10, 8)

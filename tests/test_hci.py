@@ -8,6 +8,8 @@ import torch
 
 from cam_extras.metrics import average_drop, hci, threshold_mask, thresholded_drop, thresholded_increase, win_percentage
 
+pytestmark = pytest.mark.numerical
+
 
 def tensor(*values):
     return torch.tensor(values, dtype=torch.float64)

@@ -24,6 +24,8 @@ from cam_extras.metrics.insertion_and_deletion import (
     insertion_deletion,
 )
 
+pytestmark = pytest.mark.numerical
+
 SIZES = [(7,), (5, 6), (3, 4, 2)]
 REFERENCES = {"zeros": reference.zeros, "mean": reference.mean, "blur": reference.blur}
 

@@ -30,6 +30,8 @@ from cam_extras.metrics.localisation import (
     selectivity,
 )
 
+pytestmark = pytest.mark.numerical
+
 HEIGHT, WIDTH = 9, 12
 
 

@@ -6,6 +6,8 @@ import torchvision.transforms.functional as tf
 
 from cam_extras.maps import black, input_map, layer_map, mask, normalise, resize
 
+pytestmark = pytest.mark.numerical
+
 
 def test_normalise_reaches_zero_and_one_at_any_scale():
     maps = torch.rand(4, 5, 6) * torch.tensor([1e-30, 1e-9, 1.0, 1e30])[:, None, None]
@@ -71,6 +73,7 @@ def test_mask_keeps_what_the_map_shows():
 
 def test_black_is_masking_before_normalising():
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    pixels, maps = torch.rand(2, 3, 4, 5), torch.rand(2, 4, 5)
+    pixels, maps = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.rand(2, 4, 5, dtype=torch.float64)
     masked = mask(tf.normalize(pixels, mean, std), maps, black(mean, std))
+    # black() is float32.
     torch.testing.assert_close(masked, tf.normalize(pixels * maps[:, None], mean, std), rtol=0, atol=1e-6)

@@ -20,6 +20,8 @@ from cam_extras.metrics import (
 from cam_extras.metrics.base import harmonic_mean, metric
 from cam_extras.metrics.quantities import _quantity
 
+pytestmark = pytest.mark.numerical
+
 
 def tensor(*values):
     return torch.tensor(values, dtype=torch.float64)

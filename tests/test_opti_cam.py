@@ -21,6 +21,8 @@ from cam_extras.probe import Probe
 from cam_extras.quantus import explain
 from cam_extras.scores import Logit
 
+pytestmark = pytest.mark.numerical
+
 CLASSES = [4, 0, 2]
 
 

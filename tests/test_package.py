@@ -31,6 +31,7 @@ def test_importing_the_package_imports_no_host_and_no_torch():
     assert loaded == "[]"
 
 
+@pytest.mark.slow
 def test_only_the_front_ends_import_a_host():
     modules = ["methods", "metrics", "probe", "maps", "scores", "evaluation", "report", "run", "cli"]
     loaded = in_a_fresh_interpreter(
@@ -42,6 +43,7 @@ def test_only_the_front_ends_import_a_host():
     assert loaded == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_front_end_imports_its_own_host_alone(host):
     others = tuple(set(HOSTS) - {host})

@@ -23,6 +23,8 @@ from cam_extras.evaluation import Evaluator
 from cam_extras.methods import MIGradCAM
 from cam_extras.metrics import crop_boxes
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # Imported once, by the process that those of the scripts are forked from: it takes longer than most of the scripts.
 SHARED_IMPORTS = ["sklearn.datasets", "skimage.metrics", "cam_extras.evaluation", "cam_extras.report"]

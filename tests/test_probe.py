@@ -28,6 +28,8 @@ from cam_extras.probe import Probe, _warn_of_training_mode, find_layer
 from cam_extras.pytorch_grad_cam import UPSTREAM, GradCAM, OptiCAM, upstream_maps
 from cam_extras.scores import Logit, ReST
 
+pytestmark = pytest.mark.numerical
+
 
 def counted(model):
     """Count forward passes of a model."""

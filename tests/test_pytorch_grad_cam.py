@@ -29,6 +29,8 @@ from cam_extras.methods import GradientMethod
 from cam_extras.probe import Probe
 from cam_extras.scores import Logit, ReST, Softmax
 
+pytestmark = pytest.mark.numerical
+
 COMPARED = ("GradCAM", "HiResCAM", "ShapleyCAM")
 ALL = pytest.mark.parametrize("name", PGC)
 ONE_PASS = pytest.mark.parametrize("name", [name for name in PGC if name not in SEVERAL_PASSES])
@@ -208,7 +210,7 @@ class TestCalls:
     def test_with_block_aug_smooth_and_eigen_smooth(self, name):
         model = CNN().eval()
         x = torch.randn(2, 3, 12, 16)
-        with PGC[name](model, [model.layer]) as cam:
+        with PGC[name](model, [model.layer], **SEVERAL_PASSES.get(name, {})) as cam:
             for options in ({"aug_smooth": True}, {"eigen_smooth": True}, {"aug_smooth": True, "eigen_smooth": True}):
                 maps = cam(x, [Logit(1)] * 2, **options)
                 assert maps.shape == (2, 12, 16)
@@ -228,7 +230,7 @@ class TestCalls:
     def test_recording_goes_with_the_call(self, name):
         model = CNN().eval()
         x = torch.randn(2, 3, 12, 16)
-        with PGC[name](model, [model.layer]) as cam:
+        with PGC[name](model, [model.layer], **SEVERAL_PASSES.get(name, {})) as cam:
             recorder = cam.activations_and_grads
             cam(x)
             assert not recorder.probes
@@ -253,10 +255,11 @@ class TestCalls:
     def test_deep_copy_and_pickle(self, name):
         model = CNN().eval()
         x = torch.randn(2, 3, 12, 16)
-        cam = PGC[name](model, [model.layer])
+        hyper = SEVERAL_PASSES.get(name, {})
+        cam = PGC[name](model, [model.layer], **hyper)
         expected = cam(x)
         copied = copy.deepcopy(model)
-        np.testing.assert_array_equal(PGC[name](copied, [copied.layer])(x), expected)
+        np.testing.assert_array_equal(PGC[name](copied, [copied.layer], **hyper)(x), expected)
         for twin in (copy.deepcopy(cam), pickle.loads(pickle.dumps(cam))):
             assert twin.model is not model
             np.testing.assert_array_equal(twin(x), expected)

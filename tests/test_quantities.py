@@ -30,6 +30,8 @@ from cam_extras.metrics import (
     threshold_mask,
 )
 
+pytestmark = pytest.mark.numerical
+
 BOXES = [torch.tensor([[0, 0, 2, 3]]), torch.tensor([[1, 1, 5, 4], [0, 0, 1, 1]])]
 
 

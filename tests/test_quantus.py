@@ -34,6 +34,8 @@ from cam_extras.metrics import (
 from cam_extras.probe import Probe, find_layer
 from cam_extras.scores import SCORES
 
+pytestmark = pytest.mark.numerical
+
 ALL_METHODS = pytest.mark.parametrize("name", METHODS)
 
 
@@ -45,8 +47,8 @@ class TestMetrics:
             assert (cls.score_direction.value == "higher") == higher
 
     @ALL_METRICS
-    def test_batch_size_does_not_change_a_score(self, metric, digits):
-        model, x, y = digits
+    def test_batch_size_does_not_change_a_score(self, metric, double_digits):
+        model, x, y = double_digits
         results = []
         for batch_size in (1, 3, len(x)):
             for a_batch in (None, ours.explain("ShapleyCAM", layer=LAYER)(model, x, y)):
@@ -190,7 +192,7 @@ class TestMetrics:
                 if cls.metric in METRICS and cls.name in row:
                     low, high = METRICS[cls.metric].range
                     assert low <= row[cls.name] <= high
-        assert results["FakeCAM"]["Coherency"] == pytest.approx(1, abs=1e-6)
+        assert results["FakeCAM"]["Coherency"] == pytest.approx(1, abs=1e-5)  # sums over 4096 float32 pixels
         assert results["FakeCAM"]["ADCC"] < 0.01 < results["ShapleyCAM"]["ADCC"]
 
     def test_set_level_numbers(self, digits):
@@ -232,8 +234,8 @@ class TestMetrics:
         torch.testing.assert_close(inserted.scores[:, -1], deleted.scores[:, 0])  # the image itself
 
     @pytest.mark.parametrize("name", ["GradCAM", "MIGradCAM", "OptiCAM", "RandomCAM"])
-    def test_channel_weights_are_kept(self, name, digits):
-        model, x, y = digits
+    def test_channel_weights_are_kept(self, name, double_digits):
+        model, x, y = double_digits
         explain_func = ours.explain(name, layer=LAYER, **SEVERAL_PASSES.get(name, {}))
         metric = ours.CounterfactualSensitivity(delta=0.2, seed=5)
         scores = metric(model, x, y, explain_func=explain_func, batch_size=3)
@@ -243,9 +245,9 @@ class TestMetrics:
         assert scores == pytest.approx(change.tolist(), abs=1e-5)
         probe = Probe(model, find_layer(model, LAYER), torch.from_numpy(x), target=y)
         method = METHODS[name](**SEVERAL_PASSES.get(name, {}))
-        torch.testing.assert_close(before, method.channel_weights(probe), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(before, method.channel_weights(probe).float(), rtol=1e-5, atol=1e-7)
         changed = probe.at(counterfactual(probe.x, delta=0.2, seed=5))
-        torch.testing.assert_close(after, method.channel_weights(changed), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(after, method.channel_weights(changed).float(), rtol=1e-5, atol=1e-7)
 
     @pytest.mark.parametrize(
         ("explain_func", "match"),
@@ -532,8 +534,8 @@ class TestExplain:
         np.testing.assert_allclose(maps[:, 0], expected, rtol=0, atol=1e-5)
 
     @ALL_METHODS
-    def test_leaves_the_model_as_found_and_can_be_pickled(self, name, digits):
-        model, x, y = digits
+    def test_leaves_the_model_as_found_and_can_be_pickled(self, name, double_digits):
+        model, x, y = double_digits
         explainer = ours.explain(name, layer=LAYER, batch_size=3, **SEVERAL_PASSES.get(name, {}))
         with untouched(model):
             maps = explainer(model, x, y)

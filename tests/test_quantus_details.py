@@ -9,13 +9,15 @@ import pytest
 import pytorch_grad_cam as upstream
 import quantus
 import torch
-from nets import CNN, TinyViT
+from nets import CNN, TinyViT, in_double
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from quantus.metrics.base import Metric
 
 import cam_extras.quantus as ours
 from cam_extras.methods import GradCAM
 from cam_extras.metrics import Schedule, best_box_accuracy, coherency
+
+pytestmark = pytest.mark.numerical
 
 X = np.random.default_rng(0).normal(size=(3, 3, 12, 16)).astype(np.float32)
 Y = np.array([0, 1, 2])
@@ -246,7 +248,7 @@ def test_components_of_box_accuracy():
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_value_of_a_set_of_several_batches(batch_size):
-    model, maps = CNN().eval(), np.random.default_rng(1).random((3, 1, 12, 16))
+    model, maps = in_double(CNN().eval()), np.random.default_rng(1).random((3, 1, 12, 16))
     metric = ours.HCI(return_aggregate=True)
     expected = metric(model, X, Y, maps)
     assert metric(model, X, Y, maps, batch_size=batch_size) == pytest.approx(expected)

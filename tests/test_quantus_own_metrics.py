@@ -30,6 +30,8 @@ from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
 from cam_extras.methods import METHODS
 
+pytestmark = pytest.mark.numerical
+
 SLOW = ("Continuity", "EfficientMPRT", "AvgSensitivity", "RelativeOutputStability", "MonotonicityCorrelation")
 CLASS_INDEPENDENT = ("FakeCAM", "RandomCAM")
 PAGE = Path(__file__).parent.parent / "docs" / "quantus.md"
@@ -197,8 +199,8 @@ def centre(count, size):
 @pytest.fixture(
     params=[
         "digits",
-        pytest.param("cifar", marks=pytest.mark.realdata),
-        pytest.param("photographs", marks=pytest.mark.realdata),
+        pytest.param("cifar", marks=[pytest.mark.realdata, pytest.mark.slow]),
+        pytest.param("photographs", marks=[pytest.mark.realdata, pytest.mark.slow]),
     ]
 )
 def run(request):

@@ -16,6 +16,8 @@ from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS, MetricOptions
 from cam_extras.probe import find_layer
 
+pytestmark = pytest.mark.numerical
+
 
 class Louder(torch.nn.Module):
     """A model whose logits are a multiple of another's."""
@@ -56,8 +58,8 @@ def constant(value):
 @pytest.mark.parametrize(
     "metric", [cls for cls in ours.METRIC_CLASSES if cls not in (ours.EnergyPointingGame, ours.SaliencyMetric)]
 )
-def test_constant_maps_in_batches_of_any_size(metric, value, digits):
-    model, x, y = digits
+def test_constant_maps_in_batches_of_any_size(metric, value, double_digits):
+    model, x, y = double_digits
     explain_func = constant(value)
     found = [score(metric, model, x, y, explain_func=explain_func, batch_size=size) for size in (1, 3, 7)]
     found.append(score(metric, model, x, y, explain_func(model, x, y), explain_func=explain_func))
@@ -117,8 +119,8 @@ def test_not_one_target_for_each_sample(targets, digits):
 
 
 @ALL_METRICS
-def test_turned_arrays(metric, digits):
-    model, x, y = digits
+def test_turned_arrays(metric, double_digits):
+    model, x, y = double_digits
     explain_func = ours.explain("GradCAM", layer=LAYER)
     maps = explain_func(model, x, y)
     expected = score(metric, model, x, y, maps, masks_for(x), explain_func=explain_func)

@@ -139,6 +139,7 @@ def same(run, other):
     return all((run.folder / name).read_bytes() == (other.folder / name).read_bytes() for name in WHOLE)
 
 
+@pytest.mark.slow
 class TestRuns:
     """With two workers each."""
 

@@ -31,6 +31,7 @@ def images(realdata):
     return realdata.read(6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_method_and_metric(realdata, images, layer):
     module = realdata.model.get_submodule(layer)
@@ -83,6 +84,7 @@ def test_class_activation_map_weights(realdata, images):
     torch.testing.assert_close(weights, realdata.model.classifier.weight[probe.target] / 49, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_opti_cam_shows_what_the_class_is_seen_in(realdata, images):
     methods = {"OptiCAM": METHODS["OptiCAM"](**METHODS["OptiCAM"].FAST), "GradCAM": METHODS["GradCAM"]()}
     names = ["average_drop", "average_gain"]
@@ -132,6 +134,7 @@ def test_localisation(realdata, boxed):
         assert torch.equal(scores["official_metric"][~wrong], scores["localisation_error"][~wrong])
 
 
+@pytest.mark.slow
 def test_quantus(realdata, boxed):
     x, classes, boxes = boxed[0][:4], np.array(boxed[1][:4]), boxed[2][:4]
     metrics = {
@@ -157,6 +160,7 @@ def test_quantus(realdata, boxed):
     assert results["ShapleyCAM"]["Insertion - Deletion"] > results["FakeCAM"]["Insertion - Deletion"]
 
 
+@pytest.mark.slow
 def test_explain_command(realdata, tmp_path):
     image = next(path for path in realdata.paths if "flamingo" in path.name)
     arguments = ["--model", f"{realdata.folder / 'models.py'}:mobilenet_v2", "--weights", str(realdata.weights)]

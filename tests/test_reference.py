@@ -11,6 +11,8 @@ from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS, Curve, Quantities, box_mask
 from cam_extras.probe import Probe
 
+pytestmark = pytest.mark.numerical
+
 
 def double_net(kind):
     torch.manual_seed(3)

@@ -468,6 +468,7 @@ def interrupt_run(command, whole, killed):
     os.write(1, json.dumps({"status": status, "done": before}).encode())
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(command, tmp_path):
     """kill -9, ten times, each time resumed: the tables are those of a run that was left alone, to the bit."""
     here, whole, killed = os.path.dirname(__file__), tmp_path / "whole", tmp_path / "killed"
@@ -549,6 +550,7 @@ def measure_memory(folder):
     print(json.dumps({"used": used, "rows": len(run.results)}))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_5000_images(tmp_path):
     here = os.path.dirname(__file__)

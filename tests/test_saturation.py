@@ -13,6 +13,8 @@ from torch import nn
 from cam_extras._checks import SampleError
 from cam_extras.evaluation.saturation import SaturationCurves, saturation_curves
 
+pytestmark = pytest.mark.numerical
+
 SETTINGS = pytest.mark.parametrize("name", ["plain", "volume", "vit", "swin", "inplace", "batch_norm_train"])
 
 

@@ -10,6 +10,8 @@ from pytorch_grad_cam.utils.model_targets import (
 
 from cam_extras.scores import SCORES, Logit, LogSoftmax, ReST, Softmax
 
+pytestmark = pytest.mark.numerical
+
 OUTPUTS = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
 
 

@@ -393,6 +393,7 @@ def same(one, other):
     )
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
     """kill -9, ten times: the tables are those of a run that was left alone, to the bit."""
     parts = 55
@@ -407,6 +408,7 @@ def test_killed_at_random_moments(tmp_path):
     assert len(pq.ParquetFile(tmp_path / "killed" / "results.parquet").read()) == 50 * parts
 
 
+@pytest.mark.slow
 def test_killed_before_every_step(tmp_path):
     write_all(tmp_path / "whole", 1)
     steps = in_a_fresh_interpreter(die_everywhere, tmp_path, 1)

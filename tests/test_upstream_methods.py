@@ -28,6 +28,8 @@ from cam_extras.metrics import coherency
 from cam_extras.probe import Probe
 from cam_extras.pytorch_grad_cam import UPSTREAM, OptiCAM, Upstream, check_upstream, upstream_maps
 
+pytestmark = pytest.mark.numerical
+
 ALL = pytest.mark.parametrize("name", UPSTREAM)
 CLASSES = torch.tensor([1, 0, 4])
 
