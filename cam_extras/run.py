@@ -26,6 +26,7 @@ from cam_extras.evaluation.scoring import TARGETS, Drawing, Input, Reader
 from cam_extras.evaluation.sources import Indexed, Source, open_source
 from cam_extras.evaluation.store import Run, Store, atomic_write
 from cam_extras.evaluation.summary import summarise, write_summary
+from cam_extras.fingerprints import identify
 from cam_extras.methods import Method
 from cam_extras.metrics import DEFAULT_METRICS, METRICS, MetricOptions, sources_of
 from cam_extras.models import Classifier, auto_layer, fingerprint, picture_of
@@ -64,6 +65,7 @@ def evaluate(
     categories: Sequence[str] = (),
     name: str | None = None,
     mode: str = "new",
+    insist: bool = False,
     limit: int | None = None,
     batch_size: int | str = "auto",
     images_per_part: int = 32,
@@ -102,6 +104,8 @@ def evaluate(
         categories: names of the classes; by default the classifier's own.
         name: what to call the model.
         mode: "new", "resume" or "overwrite", see `Store.open`.
+        insist: go on with a run though images, functions, transforms or the model differ from what they were at its
+            start, or where that cannot be told. `run.json` notes it.
         limit: take the first images only, so many.
         batch_size: most images at a time; "auto" for what the device does best. Where memory runs out it is halved.
         images_per_part: how many images are lost at most when a run is interrupted.
@@ -118,7 +122,8 @@ def evaluate(
 
     Raises:
         TypeError: a method or metric has no such option, or an argument has another type.
-        ValueError: an argument is out of its range, there are no images, or the folder holds another run.
+        ValueError: an argument is out of its range, there are no images, or the folder holds another run, or one that
+            cannot be told to be the same.
         RuntimeError: the model fails on all of the first images; or another process works on the folder.
         NoSpaceError: the disk is full; make room, and resume.
     """
@@ -144,6 +149,19 @@ def evaluate(
     source = open_source(data, categories=categories, labels_needed=target == "label", limit=limit)
     object_needed = any("object" in sources_of(metric) for metric in of_metrics)
     reader = Reader(transform, target, object_needed)
+    identity = identify(
+        {
+            "model": model,
+            "transform": transform,
+            "reshape_transform": reshape_transform,
+            "methods": of_methods,
+            "metrics": [
+                METRICS[need] for metric in of_metrics for need in (metric, *METRICS[metric].needs) if need in METRICS
+            ],
+            "options": options,
+            "data": source.contents(),
+        }
+    )
     with _on_device(model, device) as at:
         layer = _layer_name(model, layer, source, reader, reshape_transform, at)
         columns = [*of_metrics, *(need for metric in of_metrics for need in METRICS[metric].needs if need in METRICS)]
@@ -188,7 +206,15 @@ def evaluate(
         environment = {"categories": list(categories), "engine": engine, **_environment(at)}
         curves = any(name in columns for name in ("insertion", "deletion"))
         with Store.open(
-            output, configuration, mode, metrics=columns, curves=curves, maps=maps, environment=environment
+            output,
+            configuration,
+            mode,
+            metrics=columns,
+            curves=curves,
+            maps=maps,
+            environment=environment,
+            identity=identity,
+            insist=insist,
         ) as store:
             done = store.done()
             with _progress(source.size, len(done) * images_per_part, progress) as advance:

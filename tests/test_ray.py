@@ -102,7 +102,7 @@ def start(classifier, images):
     """Evaluate the images in a folder; options go to `evaluate`."""
 
     def evaluated(folder, **options):
-        log = folder.with_suffix(".log")
+        log = options.pop("log", folder.with_suffix(".log"))
         classifier.model.log = str(log)
         options = {"methods": METHODS, "metrics": ["adcc", "insertion"], "images_per_part": PART, **options}
         return evaluate(classifier, f"features.{LAYER}", images, folder, maps=True, pictures=2, **options), log
@@ -150,7 +150,9 @@ class TestRuns:
         for part in (0, BROKEN // PART, TROUBLED // PART, 4, 6):
             for path in (tmp_path / "out" / "parts").glob(f"{part:08}*"):
                 path.unlink()
-        log, killed = tmp_path / "out.log", []
+        # An attribute of the model, which has to be what it was.
+        log, killed = local.folder.with_suffix(".log"), []
+        log.unlink()
 
         def kill():
             calls = random.randint(1, 20)
@@ -162,7 +164,7 @@ class TestRuns:
         thread = threading.Thread(target=kill, daemon=True)
         thread.start()
         with pytest.warns(UserWarning, match="white is nothing I know"):
-            run, log = start(tmp_path / "out", engine="ray", workers=2, mode="resume")
+            run, log = start(tmp_path / "out", engine="ray", workers=2, mode="resume", log=log)
         thread.join()
         assert ray.is_initialized()
         assert same(run, local)

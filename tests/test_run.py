@@ -345,7 +345,7 @@ class TestResume:
     def test_of_a_stream(self, tmp_path):
         def run(folder, mode, images=IMAGES):
             items = ({"image": image} for image in prepare(CANVASES.images[:images]))
-            return evaluate(load_classifier(), LAYER, items, folder, mode=mode, **QUICK)
+            return evaluate(load_classifier(), LAYER, items, folder, mode=mode, insist=mode == "resume", **QUICK)
 
         run(tmp_path / "whole", "new")
         run(tmp_path / "cut", "new")

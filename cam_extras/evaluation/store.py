@@ -95,6 +95,8 @@ class Store:
         curves: bool = False,
         maps: bool = False,
         environment: Mapping[str, Any] | None = None,
+        identity: Mapping[str, Any] | None = None,
+        insist: bool = False,
     ) -> Store:
         """Start a run in a folder, or go on with the one that is there.
 
@@ -107,17 +109,20 @@ class Store:
             curves: whether rows have an `insertion_curve`, a `deletion_curve` and their `curve_fractions`.
             maps: whether rows have a `map` and its `map_shape`, see `pack_map`.
             environment: facts that may change between starts, such as versions and the date, of JSON types.
+            identity: what `cam_extras.fingerprints.identify` says of all that results depend on.
+            insist: go on with a run though its identity differs, or cannot be told; `run.json` notes it.
 
         Raises:
             TypeError: a value is of no JSON type; the key is named.
             ValueError: a value is NaN or infinite; or the mode does not fit what is in the folder, with every
-                difference of the configuration.
+                difference of the configuration and the identity.
             RuntimeError: another process works on the folder.
             NoSpaceError: the disk is full.
         """
         check_choice("mode", mode, MODES)
         _check_json(configuration, "configuration")
         _check_json(environment or {}, "environment")
+        _check_json(identity or {}, "identity")
         scores = [pa.field(name, pa.float64()) for name in metrics]
         lists = [pa.field(name, pa.list_(pa.float64())) for name in _CURVES if curves]
         schema = pa.schema([*_FIXED, *scores, *lists, *(_MAPS if maps else ())])
@@ -125,27 +130,27 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         store = cls(folder, schema, _lock(folder))
         try:
-            store._start(json.loads(json.dumps(configuration)), mode, dict(environment or {}))
+            run = json.loads(json.dumps({"configuration": configuration, "identity": identity or {}}))
+            store._start({**run, "columns": schema.names, "starts": [dict(environment or {})]}, mode, insist)
         except BaseException:
             store.close()
             raise
         return store
 
-    def _start(self, configuration: dict[str, Any], mode: str, environment: dict[str, Any]) -> None:
+    def _start(self, run: dict[str, Any], mode: str, insist: bool) -> None:
         for name in _FILES:
             _temporary(self.folder / name).unlink(missing_ok=True)
         for path in self._parts.glob(".*.partial"):  # left by a run that was killed
             path.unlink()
         there = [path for name in _FILES if (path := self.folder / name).exists()]
         there += [path for path in self._parts.glob("*.parquet") if _OF_PARTS.fullmatch(path.name)]
-        run = {"configuration": configuration, "columns": self.schema.names, "starts": [environment]}
         if mode == "new" and there:
             raise ValueError(
                 f"{self.folder} holds a run already ({there[-1].name}): give --resume to go on with it, or --overwrite "
                 "to start anew"
             )
         if mode == "resume" and there:
-            run["starts"] = [*self._known(configuration), environment]
+            run = self._resumed(run, insist)
         if mode == "overwrite":
             for path in there:
                 if path.name != _RUN:  # it stays until the new one stands in its place: no part is ever without
@@ -157,22 +162,37 @@ class Store:
         self._parts.mkdir(exist_ok=True)
         _sync(self.folder)
 
-    def _known(self, configuration: dict[str, Any]) -> list[Any]:
-        """Return the environments of earlier starts, or raise ValueError unless the run is the one to go on with."""
+    def _resumed(self, run: dict[str, Any], insist: bool) -> dict[str, Any]:
+        """Return the run that is there with one more start, or raise ValueError unless it is the one to go on with."""
         path = self.folder / _RUN
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            known, columns, starts = stored["configuration"], stored["columns"], stored["starts"]
+            configuration, columns, starts = stored["configuration"], stored["columns"], stored["starts"]
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, what the run is of, cannot be read ({error}): give --overwrite") from error
-        differences = [*_differences(known, configuration)]
+        identity = run["identity"]
+        if identity and (stored.get("identity") or {}).get("version") != identity["version"]:
+            raise ValueError(
+                f"{self.folder} holds a run of another version of cam_extras, whose fingerprints of images, functions "
+                "and modules cannot be compared with those of this one: finish it with that version, or give another "
+                "folder, or --overwrite to start anew"
+            )
+        differences = [*_differences(configuration, run["configuration"])]
         if differences or columns != self.schema.names:
             lines = "\n  ".join(differences or [f"columns: {columns} -> {self.schema.names}"])
             raise ValueError(
                 f"{self.folder} holds a run of another configuration (stored -> given):\n  {lines}\n"
                 "give what is stored, or another folder, or --overwrite to start anew"
             )
-        return starts
+        doubts = [*_doubts(stored["identity"], identity)] if identity else []
+        if doubts and not insist:
+            lines = "\n  ".join(doubts)
+            raise ValueError(
+                f"{self.folder} holds a run that is not known to be the same:\n  {lines}\n"
+                "give what was there, or another folder, --overwrite to start anew, or --insist to go on all the same"
+            )
+        start = {**run["starts"][0], **({"insisted": doubts} if doubts else {})}
+        return {**stored, "starts": [*starts, start]}
 
     def done(self) -> set[int]:
         """Return the parts that are done."""
@@ -478,3 +498,20 @@ def _differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: st
                 json.dumps(side[key], ensure_ascii=False) if key in side else "nothing" for side in (stored, given)
             ]
             yield f"{prefix}{key}: {' -> '.join(sides)}"
+
+
+_LOOKED_AT = {
+    "data": "the images show something else, or other items are read",
+    "model": "its modules, their settings, their tensors or their code are others",
+}
+
+
+def _doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for everything that is not known to be what it was."""
+    if stored["python"] != given["python"]:
+        yield f"python: the bytecode is of {stored['python']}, and of {given['python']} now: it cannot be compared"
+    for name in {**stored["sha256"], **given["sha256"]}:
+        if stored["sha256"].get(name) != given["sha256"].get(name):
+            yield f"{name}: {_LOOKED_AT.get(name, 'its values, its attributes or its code are others')}"
+    for unknown in dict.fromkeys([*stored["unknown"], *given["unknown"]]):
+        yield f"it cannot be told: {unknown}"
