@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from cam_extras._checks import check_choice, check_count, check_name, check_seed
 from cam_extras.configuration import describe, read_methods, read_options
 from cam_extras.evaluation.engine import Job, local_parts
+from cam_extras.evaluation.pictures import choose_images, image_values
 from cam_extras.evaluation.scoring import TARGETS, Drawing, Input, Reader
 from cam_extras.evaluation.sources import Indexed, Source, open_source
 from cam_extras.evaluation.store import Run, Store, atomic_write
@@ -235,6 +236,11 @@ def evaluate(
                     parts = local_parts(job, source, done, at, advance)
                 for part, scored in parts:
                     store.write(part, scored.rows, scored.errors, scored.pictures)
+            if pictures:
+                values = store.results(["index", best])
+                of_images = image_values(values["index"].to_pylist(), values[best].to_pylist(), best)
+                groups = choose_images(of_images, pictures, seed)
+                store.keep_pictures({index for group in groups.values() for index in group})
             store.finish()
             write_summary(store.folder, summarise(store.results(["index", "method", *columns]), columns, seed=seed))
             if settings is not None:

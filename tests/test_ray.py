@@ -176,8 +176,11 @@ class TestRuns:
         assert os.getpid() not in processes(log)
         rows = run.results.to_pylist()
         values = image_values([row["index"] for row in rows], [row["adcc"] for row in rows], "adcc")
-        for index in {index for group in choose_images(values, 2, seed=0).values() for index in group}:
-            assert run.pictures()[index] == local.pictures()[index]
+        assert set(local.pictures()) == {
+            index for group in choose_images(values, 2, seed=0).values() for index in group
+        }
+        for path in (local.folder / "parts").iterdir():
+            assert path.read_bytes() == (run.folder / "parts" / path.name).read_bytes()
 
     def test_first_images_that_all_fail_alike(self, running, classifier, tmp_path, capfd):
         """The run stops with the message of the local engine and no other, and keeps none of the parts."""

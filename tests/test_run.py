@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,17 @@ def digits(tmp_path_factory):
 
 def classifier():
     return Classifier(load_classifier(), PREPARE, tuple(map(str, range(10))))
+
+
+def everything(folder):
+    """Return what is in every file of a folder, but for the list of starts with their dates, in run.json and report."""
+    contents = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run = json.loads(contents["run.json"])
+    del run["starts"]
+    contents["run.json"] = run
+    starts = rb"\s*<details>\s*<summary>Start \d+ of .*?</details>|(?<=maps), \d{4}-\d\d-\d\d"
+    contents["report.html"] = re.sub(starts, b"", contents["report.html"], flags=re.DOTALL)
+    return contents
 
 
 def same(first, second):
@@ -313,7 +325,7 @@ class TestResume:
     @pytest.mark.parametrize("moment", [0, 1, 6, 19])
     def test_interrupted(self, digits, tmp_path, monkeypatch, moment):
         def run(folder, mode):
-            return evaluate(classifier(), LAYER, digits, folder, mode=mode, batch_size=2, **QUICK)
+            return evaluate(classifier(), LAYER, digits, folder, mode=mode, batch_size=2, pictures=1, **QUICK)
 
         run(tmp_path / "whole", "new")
         calls, evaluate_batch = iter(range(moment // 2)), Scorer._evaluate
@@ -339,7 +351,7 @@ class TestResume:
             )
             resumed = run(tmp_path / "cut", "resume")
         assert again == list(range(4 * done, IMAGES))
-        assert same(tmp_path / "whole", tmp_path / "cut")
+        assert everything(tmp_path / "whole") == everything(tmp_path / "cut")
         assert len(resumed.starts) == 2
 
     def test_of_a_stream(self, tmp_path):
@@ -410,6 +422,7 @@ def command(digits, tmp_path):
         f"--data={digits}",
         "--images-per-part=1",
         "--batch-size=1",
+        "--pictures=2",
         "--methods",
         "GradCAM",
         "RandomCAM",
@@ -424,7 +437,8 @@ def command(digits, tmp_path):
 def interrupt_run(command, whole, killed):
     """Run in a fresh interpreter: one run is left alone, another killed at 10 random moments and resumed each time."""
     moments = random.Random(0)
-    status = [in_a_child(main, [*command, f"--output={whole}"])]
+    status = [in_a_child(main, [*command, f"--output={killed}"])]
+    killed.rename(whole)  # so that both have the same settings
 
     def done():
         return len(list(killed.glob("parts/*[0-9].parquet")))
@@ -447,8 +461,8 @@ def interrupt_run(command, whole, killed):
     os.write(1, json.dumps({"status": status, "done": before}).encode())
 
 
-def test_killed_at_random_moments(command, tmp_path):
-    """kill -9, ten times, each time resumed: the tables are those of a run that was left alone, to the bit."""
+def test_killed_at_random_moments(command, tmp_path, capsys):
+    """kill -9, ten times, each time resumed: all files are those of a run that was left alone, to the bit."""
     here, whole, killed = os.path.dirname(__file__), tmp_path / "whole", tmp_path / "killed"
     code = (
         f"import sys; sys.path.insert(0, {here!r}); from pathlib import Path, PosixPath; import test_run; "
@@ -459,7 +473,13 @@ def test_killed_at_random_moments(command, tmp_path):
     found = json.loads(printed.stdout.splitlines()[-1])
     assert found["status"] == [0] + [-9] * 10 + [0]
     assert 0 < found["done"] < IMAGES
-    assert same(whole, killed)
+    expected, contents = everything(whole), everything(killed)
+    assert sorted(contents) == sorted(expected)
+    assert [name for name in expected if contents[name] != expected[name]] == []
+    assert len(expected) > 2 * IMAGES
+    assert any(name.endswith(".pictures.parquet") for name in expected)
+    with capsys.disabled():
+        print(f"\nkill -9 ten times: {len(expected)} files compared, {len(Run(killed).starts)} starts")
     # The first starts may have been killed before there was anything to be known of them.
     assert 2 <= len(Run(killed).starts) <= 11
 

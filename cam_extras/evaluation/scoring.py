@@ -219,6 +219,7 @@ class Scorer:
             self._on_progress(len(batch))
         scored.rows.sort(key=lambda row: row["index"])  # stable: methods stay in order
         scored.errors.sort(key=lambda error: error.index)
+        scored.pictures.sort(key=lambda picture: picture["index"])
         return scored
 
     def _batches(self, inputs: Iterable[Input | Failure], scored: Scored) -> Iterator[list[Input]]:
