@@ -23,7 +23,7 @@ from cam_extras._checks import check_choice, check_count, check_name, check_seed
 from cam_extras.configuration import describe, read_methods, read_options
 from cam_extras.evaluation.engine import Job, local_parts
 from cam_extras.evaluation.pictures import choose_images, image_values
-from cam_extras.evaluation.scoring import TARGETS, Drawing, Input, Reader
+from cam_extras.evaluation.scoring import TARGETS, Drawing, Input, Reader, Scored
 from cam_extras.evaluation.sources import Indexed, Source, open_source
 from cam_extras.evaluation.store import Run, Store, atomic_write
 from cam_extras.evaluation.summary import summarise, write_summary
@@ -46,6 +46,7 @@ DEFAULT_METHODS = (
     "FakeCAM",
     "RandomCAM",
 )
+_UNREAD = 32  # so many images that cannot be read, one after the other, are no accident
 _PACKAGES = (
     "cam_extras", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pyarrow", "ray"
 )  # fmt: skip
@@ -67,6 +68,7 @@ def evaluate(
     name: str | None = None,
     mode: str = "new",
     insist: bool = False,
+    retry_errors: bool = False,
     limit: int | None = None,
     batch_size: int | str = "auto",
     images_per_part: int = 32,
@@ -106,7 +108,9 @@ def evaluate(
         name: what to call the model.
         mode: "new", "resume" or "overwrite", see `Store.open`.
         insist: go on with a run though images, functions, transforms or the model differ from what they were at its
-            start, or where that cannot be told. `run.json` notes it.
+            start, or where that cannot be told, which `run.json` notes; and where many images in a row cannot be read.
+        retry_errors: with "resume", do again the parts with images that have no scores, for what went wrong may have
+            passed: files that were out of reach for a while, memory that others had.
         limit: take the first images only, so many.
         batch_size: most images at a time; "auto" for what the device does best. Where memory runs out it is halved.
         images_per_part: how many images are lost at most when a run is interrupted.
@@ -125,13 +129,16 @@ def evaluate(
         TypeError: a method or metric has no such option, or an argument has another type.
         ValueError: an argument is out of its range, there are no images, or the folder holds another run, or one that
             cannot be told to be the same.
-        RuntimeError: the model fails on all of the first images; or another process works on the folder.
+        RuntimeError: the model fails on all of the first images; 32 images in a row cannot be read; or another process
+            works on the folder.
         NoSpaceError: the disk is full; make room, and resume.
     """
     check_choice("engine", engine, ENGINES)
     check_count("images_per_part", images_per_part)
     check_count("pictures", pictures, least=0)
     check_seed(seed)
+    if retry_errors and mode != "resume":
+        raise ValueError(f"retry_errors goes with mode 'resume': there is nothing to retry with {mode!r}")
     if batch_size != "auto":
         check_count("batch_size", batch_size)
     if isinstance(target, str):
@@ -217,7 +224,9 @@ def evaluate(
             identity=identity,
             insist=insist,
         ) as store:
-            done = store.done()
+            done, retried = store.done(), store.with_errors() if retry_errors else set()
+            done -= retried
+            check_reads = _Reads(insist)
             with _progress(source.size, len(done) * images_per_part, progress) as advance:
                 if engine == "ray":
                     from cam_extras.evaluation.ray_engine import ray_parts
@@ -235,7 +244,8 @@ def evaluate(
                 else:
                     parts = local_parts(job, source, done, at, advance)
                 for part, scored in parts:
-                    store.write(part, scored.rows, scored.errors, scored.pictures)
+                    check_reads(scored)
+                    store.write(part, scored.rows, scored.errors, scored.pictures, replace=part in retried)
             if pictures:
                 values = store.results(["index", best])
                 of_images = image_values(values["index"].to_pylist(), values[best].to_pylist(), best)
@@ -249,6 +259,26 @@ def evaluate(
             run = Run(store.folder)
             write_report(run)
     return run
+
+
+class _Reads:
+    """Raises RuntimeError where so many images in a row cannot be read that the data must be out of reach."""
+
+    def __init__(self, insist: bool):
+        self._insist, self._failed = insist, 0
+
+    def __call__(self, scored: Scored) -> None:
+        """Look at one more part."""
+        errors = {error.index: error for error in scored.errors}
+        for index in sorted({*errors, *(row["index"] for row in scored.rows)}):
+            unread = index in errors and errors[index].stage == "read"
+            self._failed = self._failed + 1 if unread else 0
+            if self._failed == _UNREAD and not self._insist:
+                raise RuntimeError(
+                    f"{_UNREAD} images in a row cannot be read, the last {errors[index].path}: "
+                    f"{errors[index].message}: see whether the data is out of reach. What is done is kept: go on with "
+                    "--resume --retry-errors; or with --insist where these files are what they are to be"
+                )
 
 
 @contextmanager

@@ -7,10 +7,12 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -408,6 +410,129 @@ class TestResume:
         Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / "3.png")
         with pytest.raises(ValueError, match=r"data.images: 3 -> 4"):
             run("resume")
+
+
+class TestPassingErrors:
+    """Data that is out of reach for a while."""
+
+    @pytest.fixture
+    def images(self, digits, tmp_path):
+        return Path(shutil.copytree(digits, tmp_path / "images"))
+
+    def run(self, images, folder, mode="new", **options):
+        options = {
+            "methods": ["GradCAM", "RandomCAM"],
+            "metrics": ["adcc"],
+            "pictures": 2,
+            "images_per_part": 4,
+        } | options
+        return evaluate(classifier(), LAYER, images, folder, mode=mode, **options)
+
+    def away(self, images, monkeypatch, after):
+        """Have the data moved away when some images have been scored, and back when the run is done."""
+        calls, score = iter(range(after)), Scorer._evaluate
+        gone = images.with_name("gone")
+
+        def moved(self, batch):
+            if next(calls, None) is None and images.exists():
+                images.rename(gone)
+            return score(self, batch)
+
+        @contextlib.contextmanager
+        def while_running():
+            with monkeypatch.context() as patch:
+                patch.setattr(Scorer, "_evaluate", moved)
+                patch.setattr("cam_extras.evaluation.engine._READ_AHEAD", 1)
+                yield
+            gone.rename(images)
+
+        return while_running()
+
+    def test_retry_errors(self, images, tmp_path, monkeypatch):
+        self.run(images, tmp_path / "whole")
+        with self.away(images, monkeypatch, after=1):
+            cut = self.run(images, tmp_path / "cut", batch_size="auto")
+        failed = cut.errors.to_pylist()
+        assert len(failed) >= 8
+        assert {error["stage"] for error in failed} == {"read"}
+        assert len(self.run(images, tmp_path / "cut", "resume").errors) == len(failed)
+        again, score = [], Scorer._evaluate
+        with monkeypatch.context() as patch:
+            patch.setattr(Scorer, "_evaluate", lambda self, batch: again.extend(batch) or score(self, batch))
+            healed = self.run(images, tmp_path / "cut", "resume", retry_errors=True)
+        assert len(healed.errors) == 0
+        assert {item.index // 4 for item in again} == {error["index"] // 4 for error in failed}
+        assert everything(tmp_path / "whole") == everything(tmp_path / "cut")
+
+    def test_errors_that_stay(self, images, tmp_path):
+        next(images.rglob("*.png")).write_bytes(b"no")
+        first = self.run(images, tmp_path / "out")
+        again = self.run(images, tmp_path / "out", "resume", retry_errors=True)
+        assert len(first.errors) == 1
+        assert again.errors.equals(first.errors)
+        assert again.results.equals(first.results)
+
+    @pytest.mark.parametrize("mode", ["new", "overwrite"])
+    def test_nothing_to_retry(self, images, tmp_path, mode):
+        with pytest.raises(ValueError, match=f"goes with mode 'resume': there is nothing to retry with '{mode}'"):
+            self.run(images, tmp_path / "out", mode, retry_errors=True)
+        assert not (tmp_path / "out").exists()
+
+    def test_many_in_a_row_stop_the_run(self, images, tmp_path, monkeypatch):
+        """And the run goes on as if nothing had been."""
+        for number in range(40):
+            shutil.copy(next(images.rglob("*.png")), images / "9" / f"z{number:02}.png")
+        self.run(images, tmp_path / "whole")
+        with (
+            self.away(images, monkeypatch, after=1),
+            pytest.raises(
+                RuntimeError,
+                match=r"32 images in a row cannot be read, the last .*: there is no image .*--retry-errors",
+            ),
+        ):
+            self.run(images, tmp_path / "cut")
+        assert not (tmp_path / "cut" / "results.parquet").exists()
+        healed = self.run(images, tmp_path / "cut", "resume", retry_errors=True)
+        assert len(healed.errors) == 0
+        assert everything(tmp_path / "whole") == everything(tmp_path / "cut")
+
+    @pytest.mark.parametrize("read", [None, 31])
+    def test_how_many(self, tmp_path, digits, read):
+        """In a row: one that can be read among them, and the run goes on; and it does where somebody insists."""
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for number in range(40):
+            (folder / f"{number:02}.png").write_bytes(b"no")
+        if read is not None:
+            shutil.copy(next(digits.rglob("*.png")), folder / f"{read:02}.png")
+            assert len(self.run(folder, tmp_path / "out").errors) == 39
+            return
+        with pytest.raises(RuntimeError, match=r"the last 31.png: cannot read .*or with --insist"):
+            self.run(folder, tmp_path / "out")
+        assert len(self.run(folder, tmp_path / "out", "resume", insist=True).errors) == 40
+
+    def test_by_command(self, command, images, tmp_path, capsys):
+        command = [f"--data={images}" if part.startswith("--data") else part for part in command]
+        image = next(images.rglob("*.png"))
+        command += [f"--output={tmp_path / 'out'}", "--methods", "GradCAM", "--metrics", "adcc"]
+        content = image.read_bytes()
+        read = module.Reader.read
+
+        def failing(self, source, index):
+            if source.path(index).endswith(image.name):
+                image.unlink(missing_ok=True)
+            return read(self, source, index)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module.Reader, "read", failing)
+            assert main(command) == 3
+        image.write_bytes(content)
+        assert main([*command, "--resume"]) == 3
+        capsys.readouterr()
+        assert main([*command, "--resume", "--retry-errors"]) == 0
+        assert len(Run(tmp_path / "out").errors) == 0
+        assert main([*command, "--overwrite", "--retry-errors"]) == 2
+        assert "there is nothing to retry with 'overwrite'" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -203,6 +203,10 @@ class Store:
         """Return the parts that are done."""
         return {int(found[1]) for path in self._parts.iterdir() if (found := _PART.fullmatch(path.name))}
 
+    def with_errors(self) -> set[int]:
+        """Return the parts that are done and have images without scores."""
+        return {part for part in self.done() if ".errors" in dict(self._sums(part))}
+
     def _drop_damaged(self) -> None:
         """Have the parts that are not as they were written done again, and warn of each."""
         for part in sorted(self.done()):
