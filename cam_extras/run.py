@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from torch import Tensor, nn
 
-from cam_extras._checks import check_choice, check_count, check_name, check_seed
+from cam_extras._checks import check_choice, check_count, check_name
 from cam_extras.configuration import describe, read_methods, read_options
 from cam_extras.evaluation.engine import Job, local_parts
 from cam_extras.evaluation.pictures import choose_images, image_values
@@ -136,13 +137,23 @@ def evaluate(
     check_choice("engine", engine, ENGINES)
     check_count("images_per_part", images_per_part)
     check_count("pictures", pictures, least=0)
-    check_seed(seed)
+    check_count("seed", seed, least=0)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be less than 2**63; got {seed}")
     if retry_errors and mode != "resume":
         raise ValueError(f"retry_errors goes with mode 'resume': there is nothing to retry with {mode!r}")
     if batch_size != "auto":
         check_count("batch_size", batch_size)
     if isinstance(target, str):
         check_choice("target", target, TARGETS)
+    elif isinstance(target, bool) or not isinstance(target, Integral):
+        raise TypeError(
+            f"target must be 'predicted', 'label' or the number of a class; got {target!r}: for a class of its own for "
+            "each image give the data labels, and 'label'"
+        )
+    else:
+        check_count("target", target, least=0)
+        target = int(target)
     if isinstance(model, Classifier):
         transform = transform or model.transform
         reshape_transform = reshape_transform or model.reshape_transform
@@ -288,9 +299,12 @@ def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[
     if device is None:
         yield tensor.device
         return
-    model.to(device)
+    at = torch.empty(0, device=device).device  # raises where there is no such device
+    if at.type == "meta":
+        raise ValueError("device='meta' has no values, and a model that is moved there loses its own: give another")
     try:
-        yield torch.empty(0, device=device).device
+        model.to(at)
+        yield at
     finally:
         model.to(tensor.device)
 

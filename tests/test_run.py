@@ -174,6 +174,18 @@ class TestArguments:
         with untouched(model):
             evaluate(model, LAYER, digits, tmp_path, transform=PREPARE, limit=5, device="cpu", **QUICK)
 
+    def test_a_device_without_values_is_refused_before_the_model_is_moved(self, digits, tmp_path):
+        model = load_classifier()
+        with untouched(model), pytest.raises(ValueError, match="device='meta' has no values"):
+            evaluate(model, LAYER, digits, tmp_path / "out", transform=PREPARE, device="meta", **QUICK)
+        assert all(parameter.device.type == "cpu" for parameter in model.parameters())
+        assert not (tmp_path / "out").exists()
+
+    def test_the_largest_seed(self, digits, tmp_path):
+        run = evaluate(classifier(), LAYER, digits, tmp_path, seed=2**63 - 1, limit=2, **QUICK)
+        assert len(run.results) == 4
+        assert len(run.summary) > 0
+
     def test_layers(self, digits, tmp_path):
         model = load_classifier()
         by_name = evaluate(model, "features.block5.2", digits, tmp_path / "a", transform=PREPARE, limit=3, **QUICK)
@@ -185,7 +197,8 @@ class TestArguments:
         assert by_name.results.equals(auto.results)  # the container ends with it
 
     def test_target(self, digits, tmp_path):
-        run = evaluate(classifier(), LAYER, digits, tmp_path, target=3, limit=3, **QUICK)
+        run = evaluate(classifier(), LAYER, digits, tmp_path, target=np.int64(3), limit=3, **QUICK)
+        assert run.configuration["target"] == 3
         assert set(run.results["target"].to_pylist()) == {3}
 
     def test_seed(self, digits, tmp_path):
@@ -249,6 +262,18 @@ class TestArguments:
             ({"images_per_part": 0}, ValueError, "images_per_part must be 1 or more"),
             ({"pictures": -1}, ValueError, "pictures must be 0 or more"),
             ({"seed": 0.5}, TypeError, "seed must be an integer"),
+            ({"seed": -1}, ValueError, "seed must be 0 or more; got -1"),
+            ({"seed": 2**63}, ValueError, r"seed must be less than 2\*\*63; got 9223372036854775808"),
+            (
+                {"target": [1, 2]},
+                TypeError,
+                r"target must be 'predicted', 'label' or the number of a class; got \[1, 2\]",
+            ),
+            ({"target": None}, TypeError, "got None: for a class of its own for each image give the data labels"),
+            ({"target": True}, TypeError, "got True"),
+            ({"target": 1.0}, TypeError, "got 1.0"),
+            ({"target": torch.tensor([1, 2])}, TypeError, "got tensor"),
+            ({"target": -1}, ValueError, "target must be 0 or more; got -1"),
             ({"limit": 0}, ValueError, "limit must be 1 or more"),
             ({"layer": "features.block9"}, ValueError, "there is no layer 'features.block9'"),
             ({"layer": nn.Conv2d(1, 1, 1)}, ValueError, "the layer Conv2d is not a module of this Classifier"),
