@@ -114,6 +114,15 @@ def _parser() -> argparse.ArgumentParser:
     modes = evaluation.add_mutually_exclusive_group()
     for mode, what in (("resume", "go on with the run in the output folder"), ("overwrite", "start anew there")):
         modes.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, default="new", help=what)
+    evaluation.add_argument(
+        "--retry-errors", action="store_true", help="with --resume: do again what has images without scores"
+    )
+    evaluation.add_argument(
+        "--insist",
+        action="store_true",
+        help="resume though images, functions or the model differ, or where it cannot be told whether they do; go on "
+        "where 32 images in a row cannot be read",
+    )
     evaluation.set_defaults(run=_evaluate)
 
     comparison = commands.add_parser("compare", help="show two runs of evaluate side by side")
@@ -196,7 +205,15 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     of_run = {name: value for name, value in settings.items() if name not in ("model", "weights", "transform")}
     of_run["target"] = target if target in TARGETS else classifier.class_index(str(target))
     of_run["device"] = _DEVICE if settings["device"] is None else _device(settings["device"])
-    run = evaluate(classifier, **of_run, name=settings["model"], mode=options.mode, settings=settings)
+    run = evaluate(
+        classifier,
+        **of_run,
+        name=settings["model"],
+        mode=options.mode,
+        insist=options.insist,
+        retry_errors=options.retry_errors,
+        settings=settings,
+    )
     return _conclude(console, run, f"{settings['model']}, layer {_layer(settings['layer'], run)}")
 
 

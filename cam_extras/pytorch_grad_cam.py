@@ -36,6 +36,7 @@ from cam_extras._checks import (
     check_unit_range,
     list_targets,
 )
+from cam_extras.batches import granted
 from cam_extras.maps import layer_map
 from cam_extras.methods.base import weigh_channels
 from cam_extras.methods.random_cam import random_weights
@@ -416,6 +417,8 @@ def upstream_maps(
         made = _RandomCAM if cam_type is upstream.RandomCAM else cam_type
         cam = made(model, layers, reshape_transform, **options)
         base = getattr(cam, "base_cam", cam)
+        if hasattr(base, "batch_size") or isinstance(base, upstream.ScoreCAM):
+            base.batch_size = granted(getattr(base, "batch_size", 16))  # what ScoreCAM takes where it is told nothing
         second_order = not getattr(base, "detach", True)
         if second_order and reshape_transform is not None:
             raise ValueError(f"pytorch-grad-cam's {type(base).__name__} cannot use a reshape_transform: take ours")

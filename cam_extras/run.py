@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -19,13 +20,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from torch import Tensor, nn
 
-from cam_extras._checks import check_choice, check_count, check_name, check_seed
+from cam_extras._checks import check_choice, check_count, check_name
 from cam_extras.configuration import describe, read_methods, read_options
 from cam_extras.evaluation.engine import Job, local_parts
-from cam_extras.evaluation.scoring import TARGETS, Drawing, Input, Reader
+from cam_extras.evaluation.pictures import choose_images, image_values
+from cam_extras.evaluation.scoring import TARGETS, Drawing, Input, Reader, Scored
 from cam_extras.evaluation.sources import Indexed, Source, open_source
 from cam_extras.evaluation.store import Run, Store, atomic_write
 from cam_extras.evaluation.summary import summarise, write_summary
+from cam_extras.fingerprints import identify
 from cam_extras.methods import Method
 from cam_extras.methods.base import controls_of
 from cam_extras.metrics import DEFAULT_METRICS, METRICS, MetricOptions, sources_of
@@ -45,6 +48,7 @@ DEFAULT_METHODS = (
     "FakeCAM",
     "RandomCAM",
 )
+_UNREAD = 32  # so many images that cannot be read, one after the other, are no accident
 _PACKAGES = (
     "cam_extras", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pyarrow", "ray"
 )  # fmt: skip
@@ -65,6 +69,8 @@ def evaluate(
     categories: Sequence[str] = (),
     name: str | None = None,
     mode: str = "new",
+    insist: bool = False,
+    retry_errors: bool = False,
     limit: int | None = None,
     batch_size: int | str = "auto",
     images_per_part: int = 32,
@@ -103,6 +109,10 @@ def evaluate(
         categories: names of the classes; by default the classifier's own.
         name: what to call the model.
         mode: "new", "resume" or "overwrite", see `Store.open`.
+        insist: go on with a run though images, functions, transforms or the model differ from what they were at its
+            start, or where that cannot be told, which `run.json` notes; and where many images in a row cannot be read.
+        retry_errors: with "resume", do again the parts with images that have no scores, for what went wrong may have
+            passed: files that were out of reach for a while, memory that others had.
         limit: take the first images only, so many.
         batch_size: most images at a time; "auto" for what the device does best. Where memory runs out it is halved.
         images_per_part: how many images are lost at most when a run is interrupted.
@@ -119,18 +129,32 @@ def evaluate(
 
     Raises:
         TypeError: a method or metric has no such option, or an argument has another type.
-        ValueError: an argument is out of its range, there are no images, or the folder holds another run.
-        RuntimeError: the model fails on all of the first images; or another process works on the folder.
+        ValueError: an argument is out of its range, there are no images, or the folder holds another run, or one that
+            cannot be told to be the same.
+        RuntimeError: the model fails on all of the first images; 32 images in a row cannot be read; or another process
+            works on the folder.
         NoSpaceError: the disk is full; make room, and resume.
     """
     check_choice("engine", engine, ENGINES)
     check_count("images_per_part", images_per_part)
     check_count("pictures", pictures, least=0)
-    check_seed(seed)
+    check_count("seed", seed, least=0)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be less than 2**63; got {seed}")
+    if retry_errors and mode != "resume":
+        raise ValueError(f"retry_errors goes with mode 'resume': there is nothing to retry with {mode!r}")
     if batch_size != "auto":
         check_count("batch_size", batch_size)
     if isinstance(target, str):
         check_choice("target", target, TARGETS)
+    elif isinstance(target, bool) or not isinstance(target, Integral):
+        raise TypeError(
+            f"target must be 'predicted', 'label' or the number of a class; got {target!r}: for a class of its own for "
+            "each image give the data labels, and 'label'"
+        )
+    else:
+        check_count("target", target, least=0)
+        target = int(target)
     if isinstance(model, Classifier):
         transform = transform or model.transform
         reshape_transform = reshape_transform or model.reshape_transform
@@ -145,6 +169,19 @@ def evaluate(
     source = open_source(data, categories=categories, labels_needed=target == "label", limit=limit)
     object_needed = any("object" in sources_of(metric) for metric in of_metrics)
     reader = Reader(transform, target, object_needed)
+    identity = identify(
+        {
+            "model": model,
+            "transform": transform,
+            "reshape_transform": reshape_transform,
+            "methods": of_methods,
+            "metrics": [
+                METRICS[need] for metric in of_metrics for need in (metric, *METRICS[metric].needs) if need in METRICS
+            ],
+            "options": options,
+            "data": source.contents(),
+        }
+    )
     with _on_device(model, device) as at:
         layer = _layer_name(model, layer, source, reader, reshape_transform, at)
         columns = [*of_metrics, *(need for metric in of_metrics for need in METRICS[metric].needs if need in METRICS)]
@@ -190,9 +227,19 @@ def evaluate(
         environment = {"categories": list(categories), "controls": controls, "engine": engine, **_environment(at)}
         curves = any(name in columns for name in ("insertion", "deletion"))
         with Store.open(
-            output, configuration, mode, metrics=columns, curves=curves, maps=maps, environment=environment
+            output,
+            configuration,
+            mode,
+            metrics=columns,
+            curves=curves,
+            maps=maps,
+            environment=environment,
+            identity=identity,
+            insist=insist,
         ) as store:
-            done = store.done()
+            done, retried = store.done(), store.with_errors() if retry_errors else set()
+            done -= retried
+            check_reads = _Reads(insist)
             with _progress(source.size, len(done) * images_per_part, progress) as advance:
                 if engine == "ray":
                     from cam_extras.evaluation.ray_engine import ray_parts
@@ -210,7 +257,14 @@ def evaluate(
                 else:
                     parts = local_parts(job, source, done, at, advance)
                 for part, scored in parts:
-                    store.write(part, scored.rows, scored.errors, scored.pictures)
+                    check_reads(scored)
+                    store.write(part, scored.rows, scored.errors, scored.pictures, replace=part in retried)
+            if pictures:
+                values = store.results(["index", "method", best])
+                index, method, score = (values[column].to_pylist() for column in ("index", "method", best))
+                of_images = image_values(index, method, score, best, controls)
+                groups = choose_images(of_images, pictures, seed)
+                store.keep_pictures({index for group in groups.values() for index in group})
             store.finish()
             table = store.results(["index", "method", *columns])
             write_summary(store.folder, summarise(table, columns, controls=controls, seed=seed))
@@ -222,6 +276,26 @@ def evaluate(
     return run
 
 
+class _Reads:
+    """Raises RuntimeError where so many images in a row cannot be read that the data must be out of reach."""
+
+    def __init__(self, insist: bool):
+        self._insist, self._failed = insist, 0
+
+    def __call__(self, scored: Scored) -> None:
+        """Look at one more part."""
+        errors = {error.index: error for error in scored.errors}
+        for index in sorted({*errors, *(row["index"] for row in scored.rows)}):
+            unread = index in errors and errors[index].stage == "read"
+            self._failed = self._failed + 1 if unread else 0
+            if self._failed == _UNREAD and not self._insist:
+                raise RuntimeError(
+                    f"{_UNREAD} images in a row cannot be read, the last {errors[index].path}: "
+                    f"{errors[index].message}: see whether the data is out of reach. What is done is kept: go on with "
+                    "--resume --retry-errors; or with --insist where these files are what they are to be"
+                )
+
+
 @contextmanager
 def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
     """Have the model on a device, and where it was after that."""
@@ -229,9 +303,12 @@ def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[
     if device is None:
         yield tensor.device
         return
-    model.to(device)
+    at = torch.empty(0, device=device).device  # raises where there is no such device
+    if at.type == "meta":
+        raise ValueError("device='meta' has no values, and a model that is moved there loses its own: give another")
     try:
-        yield torch.empty(0, device=device).device
+        model.to(at)
+        yield at
     finally:
         model.to(tensor.device)
 

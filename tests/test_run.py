@@ -6,10 +6,13 @@ import contextlib
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -69,6 +72,17 @@ def digits(tmp_path_factory):
 
 def classifier():
     return Classifier(load_classifier(), PREPARE, tuple(map(str, range(10))))
+
+
+def everything(folder):
+    """Return what is in every file of a folder, but for the list of starts with their dates, in run.json and report."""
+    contents = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run = json.loads(contents["run.json"])
+    del run["starts"]
+    contents["run.json"] = run
+    starts = rb"\s*<details>\s*<summary>Start \d+ of .*?</details>|(?<=maps), \d{4}-\d\d-\d\d"
+    contents["report.html"] = re.sub(starts, b"", contents["report.html"], flags=re.DOTALL)
+    return contents
 
 
 def same(first, second):
@@ -160,6 +174,18 @@ class TestArguments:
         with untouched(model):
             evaluate(model, LAYER, digits, tmp_path, transform=PREPARE, limit=5, device="cpu", **QUICK)
 
+    def test_a_device_without_values_is_refused_before_the_model_is_moved(self, digits, tmp_path):
+        model = load_classifier()
+        with untouched(model), pytest.raises(ValueError, match="device='meta' has no values"):
+            evaluate(model, LAYER, digits, tmp_path / "out", transform=PREPARE, device="meta", **QUICK)
+        assert all(parameter.device.type == "cpu" for parameter in model.parameters())
+        assert not (tmp_path / "out").exists()
+
+    def test_the_largest_seed(self, digits, tmp_path):
+        run = evaluate(classifier(), LAYER, digits, tmp_path, seed=2**63 - 1, limit=2, **QUICK)
+        assert len(run.results) == 4
+        assert len(run.summary) > 0
+
     def test_layers(self, digits, tmp_path):
         model = load_classifier()
         by_name = evaluate(model, "features.block5.2", digits, tmp_path / "a", transform=PREPARE, limit=3, **QUICK)
@@ -171,7 +197,8 @@ class TestArguments:
         assert by_name.results.equals(auto.results)  # the container ends with it
 
     def test_target(self, digits, tmp_path):
-        run = evaluate(classifier(), LAYER, digits, tmp_path, target=3, limit=3, **QUICK)
+        run = evaluate(classifier(), LAYER, digits, tmp_path, target=np.int64(3), limit=3, **QUICK)
+        assert run.configuration["target"] == 3
         assert set(run.results["target"].to_pylist()) == {3}
 
     def test_seed(self, digits, tmp_path):
@@ -235,6 +262,18 @@ class TestArguments:
             ({"images_per_part": 0}, ValueError, "images_per_part must be 1 or more"),
             ({"pictures": -1}, ValueError, "pictures must be 0 or more"),
             ({"seed": 0.5}, TypeError, "seed must be an integer"),
+            ({"seed": -1}, ValueError, "seed must be 0 or more; got -1"),
+            ({"seed": 2**63}, ValueError, r"seed must be less than 2\*\*63; got 9223372036854775808"),
+            (
+                {"target": [1, 2]},
+                TypeError,
+                r"target must be 'predicted', 'label' or the number of a class; got \[1, 2\]",
+            ),
+            ({"target": None}, TypeError, "got None: for a class of its own for each image give the data labels"),
+            ({"target": True}, TypeError, "got True"),
+            ({"target": 1.0}, TypeError, "got 1.0"),
+            ({"target": torch.tensor([1, 2])}, TypeError, "got tensor"),
+            ({"target": -1}, ValueError, "target must be 0 or more; got -1"),
             ({"limit": 0}, ValueError, "limit must be 1 or more"),
             ({"layer": "features.block9"}, ValueError, "there is no layer 'features.block9'"),
             ({"layer": nn.Conv2d(1, 1, 1)}, ValueError, "the layer Conv2d is not a module of this Classifier"),
@@ -334,7 +373,7 @@ class TestResume:
     @pytest.mark.parametrize("moment", [0, 1, 6, 19])
     def test_interrupted(self, digits, tmp_path, monkeypatch, moment):
         def run(folder, mode):
-            return evaluate(classifier(), LAYER, digits, folder, mode=mode, batch_size=2, **QUICK)
+            return evaluate(classifier(), LAYER, digits, folder, mode=mode, batch_size=2, pictures=1, **QUICK)
 
         run(tmp_path / "whole", "new")
         calls, evaluate_batch = iter(range(moment // 2)), Scorer._evaluate
@@ -360,13 +399,13 @@ class TestResume:
             )
             resumed = run(tmp_path / "cut", "resume")
         assert again == list(range(4 * done, IMAGES))
-        assert same(tmp_path / "whole", tmp_path / "cut")
+        assert everything(tmp_path / "whole") == everything(tmp_path / "cut")
         assert len(resumed.starts) == 2
 
     def test_of_a_stream(self, tmp_path):
         def run(folder, mode, images=IMAGES):
             items = ({"image": image} for image in prepare(CANVASES.images[:images]))
-            return evaluate(load_classifier(), LAYER, items, folder, mode=mode, **QUICK)
+            return evaluate(load_classifier(), LAYER, items, folder, mode=mode, insist=mode == "resume", **QUICK)
 
         run(tmp_path / "whole", "new")
         run(tmp_path / "cut", "new")
@@ -419,6 +458,129 @@ class TestResume:
             run("resume")
 
 
+class TestPassingErrors:
+    """Data that is out of reach for a while."""
+
+    @pytest.fixture
+    def images(self, digits, tmp_path):
+        return Path(shutil.copytree(digits, tmp_path / "images"))
+
+    def run(self, images, folder, mode="new", **options):
+        options = {
+            "methods": ["GradCAM", "RandomCAM"],
+            "metrics": ["adcc"],
+            "pictures": 2,
+            "images_per_part": 4,
+        } | options
+        return evaluate(classifier(), LAYER, images, folder, mode=mode, **options)
+
+    def away(self, images, monkeypatch, after):
+        """Have the data moved away when some images have been scored, and back when the run is done."""
+        calls, score = iter(range(after)), Scorer._evaluate
+        gone = images.with_name("gone")
+
+        def moved(self, batch):
+            if next(calls, None) is None and images.exists():
+                images.rename(gone)
+            return score(self, batch)
+
+        @contextlib.contextmanager
+        def while_running():
+            with monkeypatch.context() as patch:
+                patch.setattr(Scorer, "_evaluate", moved)
+                patch.setattr("cam_extras.evaluation.engine._READ_AHEAD", 1)
+                yield
+            gone.rename(images)
+
+        return while_running()
+
+    def test_retry_errors(self, images, tmp_path, monkeypatch):
+        self.run(images, tmp_path / "whole")
+        with self.away(images, monkeypatch, after=1):
+            cut = self.run(images, tmp_path / "cut", batch_size="auto")
+        failed = cut.errors.to_pylist()
+        assert len(failed) >= 8
+        assert {error["stage"] for error in failed} == {"read"}
+        assert len(self.run(images, tmp_path / "cut", "resume").errors) == len(failed)
+        again, score = [], Scorer._evaluate
+        with monkeypatch.context() as patch:
+            patch.setattr(Scorer, "_evaluate", lambda self, batch: again.extend(batch) or score(self, batch))
+            healed = self.run(images, tmp_path / "cut", "resume", retry_errors=True)
+        assert len(healed.errors) == 0
+        assert {item.index // 4 for item in again} == {error["index"] // 4 for error in failed}
+        assert everything(tmp_path / "whole") == everything(tmp_path / "cut")
+
+    def test_errors_that_stay(self, images, tmp_path):
+        next(images.rglob("*.png")).write_bytes(b"no")
+        first = self.run(images, tmp_path / "out")
+        again = self.run(images, tmp_path / "out", "resume", retry_errors=True)
+        assert len(first.errors) == 1
+        assert again.errors.equals(first.errors)
+        assert again.results.equals(first.results)
+
+    @pytest.mark.parametrize("mode", ["new", "overwrite"])
+    def test_nothing_to_retry(self, images, tmp_path, mode):
+        with pytest.raises(ValueError, match=f"goes with mode 'resume': there is nothing to retry with '{mode}'"):
+            self.run(images, tmp_path / "out", mode, retry_errors=True)
+        assert not (tmp_path / "out").exists()
+
+    def test_many_in_a_row_stop_the_run(self, images, tmp_path, monkeypatch):
+        """And the run goes on as if nothing had been."""
+        for number in range(40):
+            shutil.copy(next(images.rglob("*.png")), images / "9" / f"z{number:02}.png")
+        self.run(images, tmp_path / "whole")
+        with (
+            self.away(images, monkeypatch, after=1),
+            pytest.raises(
+                RuntimeError,
+                match=r"32 images in a row cannot be read, the last .*: there is no image .*--retry-errors",
+            ),
+        ):
+            self.run(images, tmp_path / "cut")
+        assert not (tmp_path / "cut" / "results.parquet").exists()
+        healed = self.run(images, tmp_path / "cut", "resume", retry_errors=True)
+        assert len(healed.errors) == 0
+        assert everything(tmp_path / "whole") == everything(tmp_path / "cut")
+
+    @pytest.mark.parametrize("read", [None, 31])
+    def test_how_many(self, tmp_path, digits, read):
+        """In a row: one that can be read among them, and the run goes on; and it does where somebody insists."""
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for number in range(40):
+            (folder / f"{number:02}.png").write_bytes(b"no")
+        if read is not None:
+            shutil.copy(next(digits.rglob("*.png")), folder / f"{read:02}.png")
+            assert len(self.run(folder, tmp_path / "out").errors) == 39
+            return
+        with pytest.raises(RuntimeError, match=r"the last 31.png: cannot read .*or with --insist"):
+            self.run(folder, tmp_path / "out")
+        assert len(self.run(folder, tmp_path / "out", "resume", insist=True).errors) == 40
+
+    def test_by_command(self, command, images, tmp_path, capsys):
+        command = [f"--data={images}" if part.startswith("--data") else part for part in command]
+        image = next(images.rglob("*.png"))
+        command += [f"--output={tmp_path / 'out'}", "--methods", "GradCAM", "--metrics", "adcc"]
+        content = image.read_bytes()
+        read = module.Reader.read
+
+        def failing(self, source, index):
+            if source.path(index).endswith(image.name):
+                image.unlink(missing_ok=True)
+            return read(self, source, index)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module.Reader, "read", failing)
+            assert main(command) == 3
+        image.write_bytes(content)
+        assert main([*command, "--resume"]) == 3
+        capsys.readouterr()
+        assert main([*command, "--resume", "--retry-errors"]) == 0
+        assert len(Run(tmp_path / "out").errors) == 0
+        assert main([*command, "--overwrite", "--retry-errors"]) == 2
+        assert "there is nothing to retry with 'overwrite'" in capsys.readouterr().err
+
+
 @pytest.fixture
 def command(digits, tmp_path):
     """The command line of a run on digits, slow enough to be killed in the middle."""
@@ -431,6 +593,7 @@ def command(digits, tmp_path):
         f"--data={digits}",
         "--images-per-part=1",
         "--batch-size=1",
+        "--pictures=2",
         "--methods",
         "GradCAM",
         "RandomCAM",
@@ -445,7 +608,8 @@ def command(digits, tmp_path):
 def interrupt_run(command, whole, killed):
     """Run in a fresh interpreter: one run is left alone, another killed at 10 random moments and resumed each time."""
     moments = random.Random(0)
-    status = [in_a_child(main, [*command, f"--output={whole}"])]
+    status = [in_a_child(main, [*command, f"--output={killed}"])]
+    killed.rename(whole)  # so that both have the same settings
 
     def done():
         return len(list(killed.glob("parts/*[0-9].parquet")))
@@ -469,8 +633,8 @@ def interrupt_run(command, whole, killed):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(command, tmp_path):
-    """kill -9, ten times, each time resumed: the tables are those of a run that was left alone, to the bit."""
+def test_killed_at_random_moments(command, tmp_path, capsys):
+    """kill -9, ten times, each time resumed: all files are those of a run that was left alone, to the bit."""
     here, whole, killed = os.path.dirname(__file__), tmp_path / "whole", tmp_path / "killed"
     code = (
         f"import sys; sys.path.insert(0, {here!r}); from pathlib import Path, PosixPath; import test_run; "
@@ -481,7 +645,13 @@ def test_killed_at_random_moments(command, tmp_path):
     found = json.loads(printed.stdout.splitlines()[-1])
     assert found["status"] == [0] + [-9] * 10 + [0]
     assert 0 < found["done"] < IMAGES
-    assert same(whole, killed)
+    expected, contents = everything(whole), everything(killed)
+    assert sorted(contents) == sorted(expected)
+    assert [name for name in expected if contents[name] != expected[name]] == []
+    assert len(expected) > 2 * IMAGES
+    assert any(name.endswith(".pictures.parquet") for name in expected)
+    with capsys.disabled():
+        print(f"\nkill -9 ten times: {len(expected)} files compared, {len(Run(killed).starts)} starts")
     # The first starts may have been killed before there was anything to be known of them.
     assert 2 <= len(Run(killed).starts) <= 11
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
+from cam_extras.configuration import read_methods
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
 from cam_extras.evaluation import Evaluator
 from cam_extras.evaluation.scoring import Drawing, Input, Reader, Scorer
 from cam_extras.evaluation.sources import Sample
 from cam_extras.evaluation.store import Failure, unpack_map
-from cam_extras.methods import FakeCAM, GradCAM, RandomCAM
+from cam_extras.methods import ExpectedGradCAM, FakeCAM, GradCAM, OptiCAM, RandomCAM
 from cam_extras.probe import find_layer
 from cam_extras.report import overlay
 
@@ -208,6 +210,62 @@ class TestTrouble:
         expected = scorer(batch_size=2, metrics=["average_drop"])(inputs()).rows
         for row, other in zip(scored.rows, expected, strict=True):
             assert row["average_drop"] == pytest.approx(other["average_drop"], abs=1e-5)
+
+    @pytest.mark.parametrize("name", ["insertion", "ExpectedGradCAM", "OptiCAM", "ScoreCAM", "AblationCAM", "blur"])
+    def test_out_of_memory_reaches_passes_inside_of_a_batch(self, name):
+        """A model that takes 3 rows at most: everything is scored, as without that."""
+
+        def trouble(x, net):
+            if len(x) > 3:
+                raise MemoryError
+            return net(x)
+
+        methods = {
+            "insertion": {"GradCAM": GradCAM()},
+            "ExpectedGradCAM": {"expected": ExpectedGradCAM(n_samples=16, internal_batch_size=20)},
+            "blur": {"blur": ExpectedGradCAM(n_samples=4, baselines="blur", difference="input")},
+            "OptiCAM": {"opti": OptiCAM(max_iterations=2)},
+        }.get(name) or read_methods([name], 0)
+        metrics = ["insertion"] if name == "insertion" else ["average_drop"]
+        given = [replace(item, x=item.x.double()) for item in inputs()]
+
+        def score(trouble):
+            model = Troubled(trouble)
+            model.double()
+            evaluator = Evaluator(model, find_layer(model, f"net.{LAYER}"), methods, metrics)
+            return Scorer(evaluator, batch_size=6)(given), model
+
+        expected, _ = score(lambda x, net: net(x))
+        with pytest.warns(RuntimeWarning) as told:
+            scored, model = score(trouble)
+        assert scored.errors == []
+        messages = [str(warning.message) for warning in told if "no memory" in str(warning.message)]
+        if name != "OptiCAM":  # of which a pass has no more images than the batch
+            assert "internal_batch_size=" in messages[-1]
+        assert len(messages) <= 6
+        assert max(rows for rows in model.calls if rows <= 3) == 3 or name == "OptiCAM"
+        for row, other in zip(scored.rows, expected.rows, strict=True):
+            for column in metrics:
+                assert row[column] == pytest.approx(other[column], abs=1e-6 if name == "ScoreCAM" else 1e-9), column
+
+    def test_an_image_that_is_too_large_does_not_slow_down_the_others(self):
+        given = inputs()
+        given[1].x.mul_(100 / given[1].x.max())
+
+        def trouble(x, net):
+            if any(image.max() > 20 and not torch.equal(image, given[1].x) for image in x):
+                raise MemoryError
+            return net(x)
+
+        model = Troubled(trouble)
+        layer = find_layer(model, f"net.{LAYER}")
+        evaluator = Evaluator(model, layer, {"expected": ExpectedGradCAM(n_samples=16)}, ["average_drop"])
+        with pytest.warns(RuntimeWarning) as told:
+            scored = Scorer(evaluator, batch_size=1)(given[:3])
+        halved = [f"internal_batch_size={rows}" for rows in (16, 8, 4, 2, 1)]
+        assert [str(warning.message).split()[-1] for warning in told] == halved
+        assert [(error.index, error.stage) for error in scored.errors] == [(1, "memory")]
+        assert 16 in model.calls[-4:]  # the passes of the last image
 
     def test_no_memory_for_one_image(self):
         def trouble(x, net):

@@ -74,7 +74,8 @@ def test_parts_come_back_in_order(tmp_path):
         assert pq.ParquetFile(folder / "errors.parquet").read().equals(store.errors())
     assert json.loads((folder / "run.json").read_text())["configuration"] == CONFIGURATION
     parts = {f"parts/{name}.parquet" for name in ("00000000", "00000000.errors", "00000002", "00000010")}
-    assert files(folder) == {"run.json", "results.parquet", "errors.parquet"} | parts | {
+    sums = {f"parts/{name}.sha256" for name in ("00000000", "00000002", "00000010")}
+    assert files(folder) == {"run.json", "results.parquet", "errors.parquet", "tables.sha256"} | parts | sums | {
         "parts/00000010.errors.parquet"
     }
 
@@ -191,7 +192,7 @@ class TestModes:
 
     def test_parts_never_outlive_their_configuration(self, tmp_path, monkeypatch):
         """Whatever an overwrite is stopped at, what is there is of the run that is described."""
-        for stop in range(1, 15):
+        for stop in range(1, 30):
             folder = tmp_path / str(stop)
             with start(folder) as store:
                 store.write(0, rows_of(0), [Failure(0, "", "", "")])
@@ -493,12 +494,12 @@ class TestNoRoom:
             take()
             there = files(folder)
             with pytest.raises(
-                NoSpaceError, match=r"no room to write 00000001.parquet in .*parts .*go on with --resume"
+                NoSpaceError, match=r"no room to write 00000001\.(sha256|parquet) in .*parts .*go on with --resume"
             ):
                 store.write(1, rows_of(1, 20))
             with pytest.raises(NoSpaceError, match=r"no room to write (errors|results).parquet in "):
                 store.finish()
-            assert files(folder) - {"errors.parquet"} == there
+            assert files(folder) - {"errors.parquet", "parts/00000001.sha256"} == there
             assert store.done() == {0}
             assert store.results().to_pylist() == rows_of(0, 20)
         give()
@@ -541,4 +542,166 @@ def test_files_left_by_a_killed_run_are_removed(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / ".mine.partial").touch()
     start(tmp_path, "resume").close()
-    assert files(tmp_path) == {"run.json", "parts/00000000.parquet", ".mine.partial"}
+    assert files(tmp_path) == {"run.json", "parts/00000000.parquet", "parts/00000000.sha256", ".mine.partial"}
+
+
+def picture_rows(*indices):
+    return [{"index": index, "method": "", "picture": bytes([index]) * 50} for index in indices]
+
+
+class TestDamage:
+    @pytest.fixture
+    def whole(self, tmp_path):
+        with start(tmp_path / "run") as store:
+            for part in range(3):
+                store.write(part, rows_of(part), [Failure(part, "x.png", "read", "gone")], picture_rows(part, 9))
+            store.finish()
+        return tmp_path / "run"
+
+    def flips(self, path, count):
+        """Flip a bit of a file at `count` places, one after the other."""
+        content = path.read_bytes()
+        for place in np.linspace(0, len(content) - 1, count).astype(int):
+            changed = bytearray(content)
+            changed[place] ^= 1 << int(place % 8)
+            path.write_bytes(changed)
+            yield
+        path.write_bytes(content)
+
+    def resumed(self, folder, named):
+        """Resume, doing again what is to be done, and return which parts were."""
+        with pytest.warns(RuntimeWarning, match=rf"{named} is damaged: .*; part 1 is done again"):
+            store = start(folder, "resume")
+        with store:
+            missing = set(range(3)) - store.done()
+            for part in missing:
+                store.write(part, rows_of(part), [Failure(part, "x.png", "read", "gone")], picture_rows(part, 9))
+            store.finish()
+        return missing
+
+    @pytest.mark.parametrize("kind", ["", ".errors", ".pictures"])
+    def test_any_flipped_bit_of_a_part(self, whole, kind):
+        """In pages, headers or footer: the file is named, and the part done again on resume."""
+        path = whole / "parts" / f"00000001{kind}.parquet"
+        before = {name: (whole / name).read_bytes() for name in files(whole) if name != "run.json"}
+        for _ in self.flips(path, 12):
+            assert self.resumed(whole, path.name) == {1}
+            assert before == {name: (whole / name).read_bytes() for name in before}
+            path = whole / "parts" / f"00000001{kind}.parquet"
+
+    @pytest.mark.parametrize("kind", [".parquet", ".errors.parquet", ".pictures.parquet", ".sha256"])
+    @pytest.mark.parametrize("damage", ["cut off", "empty", "gone"])
+    def test_what_is_cut_off_or_gone(self, whole, kind, damage, recwarn):
+        path = whole / "parts" / f"00000001{kind}"
+        before = {name: (whole / name).read_bytes() for name in files(whole) if name != "run.json"}
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[: 70 if damage == "cut off" else 0])
+        with start(whole, "resume") as store:
+            assert set(range(3)) - store.done() == {1}
+            store.write(1, rows_of(1), [Failure(1, "x.png", "read", "gone")], picture_rows(1, 9))
+            store.finish()
+        told = [str(warning.message) for warning in recwarn]
+        if (kind, damage) != (".parquet", "gone"):  # a part that is not done
+            assert len(told) == 1
+            assert path.name in told[0]
+        assert before == {name: (whole / name).read_bytes() for name in before}
+
+    def test_while_a_run_is_open(self, whole):
+        with start(whole, "resume") as store:
+            path = whole / "parts" / "00000001.parquet"
+            path.write_bytes(path.read_bytes()[:-1])
+            for use in (store.results, store.finish):
+                with pytest.raises(ValueError, match=r"00000001.parquet is damaged: it is not what was written"):
+                    use()
+
+    @pytest.mark.parametrize("name", ["results", "errors"])
+    def test_any_flipped_bit_of_a_table(self, whole, name):
+        for _ in self.flips(whole / f"{name}.parquet", 50):
+            with pytest.raises(ValueError, match=rf"{name}.parquet cannot be read .*is damaged.*--resume"):
+                getattr(module.Run(whole), name)
+        assert len(getattr(module.Run(whole), name))
+
+    def test_pictures_of_a_finished_run(self, whole):
+        path = whole / "parts" / "00000001.pictures.parquet"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(ValueError, match=r"00000001.pictures.parquet cannot be read .*is damaged.*--resume"):
+            module.Run(whole).pictures()
+
+    def test_checksums_are_those_of_sha256sum(self, whole):
+        for folder, sums in ((whole, "tables.sha256"), (whole / "parts", "00000001.sha256")):
+            subprocess.run(["sha256sum", "--check", "--strict", sums], cwd=folder, check=True, capture_output=True)
+
+    def test_pages_have_checksums_that_other_readers_check(self, whole):
+        """Of the finished tables, whose own readers know nothing of the file beside them."""
+        told, silent, expected = 0, 0, module.Run(whole).results
+        for _ in self.flips(whole / "results.parquet", 50):
+            try:
+                table = pq.ParquetFile(whole / "results.parquet", page_checksum_verification=True).read()
+                silent += not table.equals(expected)
+            except (OSError, ValueError):
+                told += 1
+        assert silent <= 2  # in the footer, of which they know nothing
+        assert told >= 25
+
+
+class TestPictures:
+    def test_only_those_chosen_are_kept(self, tmp_path):
+        """Whatever else was drawn, the folder is the same."""
+        contents = []
+        for number, drawn in enumerate(((0, 1, 2), (1, 2), (2, 1, 0, 7))):
+            folder = tmp_path / str(number)
+            with start(folder) as store:
+                store.write(0, rows_of(0), [], picture_rows(*sorted({1, 2} & set(drawn)), *({0, 7} & set(drawn))))
+                store.write(1, rows_of(1), [], picture_rows(5) if number else [])
+                store.write(2, rows_of(2))
+                store.keep_pictures({1, 2})
+                store.keep_pictures({1, 2})
+                store.finish()
+            contents.append({name: (folder / name).read_bytes() for name in files(folder)})
+            assert set(module.Run(folder).pictures()) == {1, 2}
+        assert contents[0] == contents[1] == contents[2]
+        assert "parts/00000001.pictures.parquet" not in contents[1]
+        start(folder, "resume").close()
+
+    def test_stopped_at_every_step(self, tmp_path, monkeypatch):
+        """The part is whole wherever the removal is cut short, and the folder the same when that is done again."""
+
+        def written(name):
+            with start(tmp_path / name) as store:
+                store.write(0, rows_of(0), [], picture_rows(0, 1))
+                store.write(1, rows_of(1), [], picture_rows(3))
+            return tmp_path / name
+
+        def all_of(folder):
+            return {name: (folder / name).read_bytes() for name in files(folder) if name != "run.json"}
+
+        whole = written("whole")
+        with start(whole, "resume") as store:
+            store.keep_pictures({0})
+        for stop in range(20):
+            folder = written(str(stop))
+            calls = iter(range(stop))
+
+            def stopped(real, calls=calls):
+                def call(*args, **options):
+                    if next(calls, None) is None:
+                        raise KeyboardInterrupt
+                    return real(*args, **options)
+
+                return call
+
+            with start(folder, "resume") as store, monkeypatch.context() as patch:
+                for owner, name in ((Path, "unlink"), (os, "replace")):
+                    patch.setattr(owner, name, stopped(getattr(owner, name)))
+                try:
+                    store.keep_pictures({0})
+                    finished = True
+                except KeyboardInterrupt:
+                    finished = False
+            with start(folder, "resume") as store:
+                assert store.done() == {0, 1}
+                store.keep_pictures({0})
+            assert all_of(folder) == all_of(whole)
+        assert finished

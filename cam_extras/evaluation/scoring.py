@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cam_extras._checks import SampleError, check_finite
-from cam_extras.batches import best_rows
+from cam_extras.batches import best_rows, limited
 from cam_extras.evaluation.batch import Evaluation, Evaluator
 from cam_extras.evaluation.pictures import Chosen, image_values
 from cam_extras.evaluation.sources import Indexed, Sample
@@ -183,7 +183,8 @@ class Scorer:
     """Scores inputs with an evaluator, in batches; what goes wrong with an image becomes a `Failure`.
 
     A batch with an image that the model fails on, or whose scores are undefined, is scored again without it. Where
-    memory runs out, batches are halved from there on. An image is scored by all methods or by none.
+    memory runs out, what is larger is halved from there on, batches or the passes that methods and metrics make inside
+    of one (their `internal_batch_size`), down to one image. An image is scored by all methods or by none.
 
     Args:
         evaluator: methods and metrics.
@@ -215,6 +216,8 @@ class Scorer:
         self._device, self._maps, self._drawing, self._on_progress = torch.device(device), maps, drawing, on_progress
         self._chosen = None if drawing is None else Chosen(drawing.count, drawing.seed)
         self._failed_alike: list[str] | None = [] if stop_early else None
+        self._rows: int | None = None  # most images in a pass inside of a batch
+        self._rows_that_fit: int | None = None
 
     def __call__(self, inputs: Iterable[Input | Failure]) -> Scored:
         """Score the inputs of a part."""
@@ -228,6 +231,7 @@ class Scorer:
             self._on_progress(len(batch))
         scored.rows.sort(key=lambda row: row["index"])  # stable: methods stay in order
         scored.errors.sort(key=lambda error: error.index)
+        scored.pictures.sort(key=lambda picture: picture["index"])
         return scored
 
     def _batches(self, inputs: Iterable[Input | Failure], scored: Scored) -> Iterator[list[Input]]:
@@ -249,8 +253,10 @@ class Scorer:
         """Score a batch, or return the batches to try instead."""
         undefined: dict[int, str] = {}
         out_of_memory = False
+        largest = len(batch)
         try:
-            self._add(batch, self._evaluate(batch), scored)
+            with limited(self._rows) as passes:
+                self._add(batch, self._evaluate(batch), scored)
         except Exception as error:  # the model is somebody's own, and may raise anything
             message = _message(error)
             if isinstance(error, SampleError) and max(error.samples) < len(batch):
@@ -259,29 +265,41 @@ class Scorer:
                 raise RuntimeError(f"{self._device} cannot go on: {message}") from error
             else:
                 out_of_memory = _out_of_memory(error)
+                largest = max(len(batch), passes.largest)
         else:
-            self._failed_alike = None
+            self._failed_alike, self._rows_that_fit = None, self._rows
             return []
         # Only here are the tensors gone that the exception held.
         if undefined:
             scored.errors += [batch[number].failure("score", wrong) for number, wrong in undefined.items()]
             left = [item for number, item in enumerate(batch) if number not in undefined]
             return [left] if left else []
+        if out_of_memory and largest > 1:
+            self._shrink(len(batch), passes.largest, (largest + 1) // 2)
+            return [batch]
         if len(batch) > 1:
             half = (len(batch) + 1) // 2
-            if out_of_memory:
-                self._shrink(len(batch), half)
             return [batch[half:], batch[:half]]
+        self._rows = self._rows_that_fit  # for it is not the number that this image fails on
         scored.errors.append(batch[0].failure("memory" if out_of_memory else "model", message))
         self._check_first(message)
         return []
 
-    def _shrink(self, images: int, fewer: int) -> None:
-        self._batch_size = fewer
+    def _shrink(self, images: int, rows: int, fewer: int) -> None:
+        """Go on with fewer images in a batch, or in a pass inside of one."""
+        most, going_on = max(images, rows), []
+        if images > fewer:
+            self._batch_size = fewer
+            going_on.append(str(fewer))
+        if rows > fewer:
+            self._rows = fewer
+            going_on.append(f"internal_batch_size={fewer}")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         warnings.warn(
-            f"there is no memory for {images} images at a time: going on with {fewer}", RuntimeWarning, stacklevel=2
+            f"there is no memory for {most} images at a time: going on with {' and '.join(going_on)}",
+            RuntimeWarning,
+            stacklevel=2,
         )
 
     def _check_first(self, message: str) -> None:

@@ -11,9 +11,10 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -28,12 +29,14 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from cam_extras._checks import check_count
 from cam_extras.configuration import describe
+from cam_extras.fingerprints import Contents, hash_file
 from cam_extras.images import read_image, to_rgb
 
 _FILE_COLUMNS = ("path", "file", "filename", "image")
 _LABEL_COLUMNS = ("label", "class_index", "target", "class")
 _BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
 _KEYS = ("image", "label", "path", "boxes", "mask")
+_READERS = min(4, os.cpu_count() or 1)
 _MAGIC = re.compile(r"[*?[]")
 _EXPECTED = (
     'expected a Pillow image or a tensor (C, *S), a pair of that and a label, or a dict with "image" and, if known, '
@@ -77,7 +80,11 @@ class Source(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what tells this data from other data, of JSON types."""
+        """Return what tells this data from other data, of JSON types, without a look at its images."""
+
+    @abstractmethod
+    def contents(self) -> Contents:
+        """Return what images show, for `cam_extras.fingerprints.identify`."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Sample]: ...
@@ -154,6 +161,10 @@ class Files(Indexed):
         )
         return {"kind": "files", "location": self.location, "images": len(self), "sha256": _sha256(facts)}
 
+    def contents(self) -> Contents:
+        """Return a hash of each file."""
+        return Contents(_hashes(map(self._file, range(len(self)))))
+
     def _file(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
 
@@ -206,6 +217,22 @@ class Items(Indexed):
             "sha256": _sha256(facts),
             "transform": describe(getattr(whole, "transform", None)),
         }
+
+    def contents(self) -> Contents:
+        """Return the data set and hashes of its files, if it says which they are; else its items, read one by one."""
+        whole, _ = self._at(0)
+        if not isinstance(whole, list | tuple):
+            files = [self._known(index).get("path") for index in range(len(self))]
+            if all(isinstance(file, str | os.PathLike) and os.path.isfile(file) for file in files):
+                return Contents(chain([whole], _hashes(os.fspath(file) for file in files if file is not None)))
+        return Contents(map(self._item, range(len(self))))
+
+    def _item(self, index: int) -> Any:
+        try:
+            with _one_at_a_time:
+                return self._data[index]
+        except Exception as error:  # of data sets that are somebody's own; it is said when the item is read for the run
+            return f"error: {_name_of(error)}"
 
     def _at(self, index: int) -> tuple[Any, int]:
         """Return the data set that subsets are of, and the place of an item in it."""
@@ -271,6 +298,12 @@ class Stream(Source):
         if self._known is not None:
             return {**self._known.describe(), "loader": _name_of(self._data)}
         return {"kind": _name_of(self._data), "images": None}
+
+    def contents(self) -> Contents:
+        """Return those of the data set of a `DataLoader`; elsewhere they are known only when all has been read."""
+        if self._known is not None:
+            return self._known.contents()
+        return Contents(unknown=f"what comes out of a {type(self._data).__name__} is known only when it has been read")
 
     def __iter__(self) -> Iterator[Sample]:
         index = -1
@@ -373,8 +406,8 @@ def open_source(
     - A data set with a length and an item for each index, as those of torchvision, or a list. Items are an image, a
       pair (image, label), or a dict with "image" and optionally "label", "path", "boxes" (B, 4) and "mask" (H, W). An
       image is a Pillow image, which becomes upright RGB as files do, or an input tensor (C, *S). Items are read one at
-      a time. What its images show is not part of what is compared when a run is resumed, only what is known without
-      reading them: paths, targets, the values in a list.
+      a time. To tell whether a run can be resumed they are all read once before a run starts, unless the data set says
+      which files they are of, as `torchvision.datasets.ImageFolder` does: then its files are.
     - A `DataLoader` that does not shuffle. Its batches are x, (x, y) or dicts of the same keys, x of shape (N, C, *S).
     - Any other iterable, of such items. An item is a batch if it has a label for each of the first dimension of a
       tensor of four or more; a tensor alone is always one input. An error of the iterable ends the run.
@@ -684,6 +717,12 @@ def _relative(path: str | os.PathLike[str], root: str | None) -> str:
     if root is not None and pure.is_relative_to(root):
         pure = pure.relative_to(root)
     return pure.as_posix()
+
+
+def _hashes(files: Iterable[str]) -> Iterator[str | None]:
+    """Yield the hash of each file, None where it cannot be read."""
+    with ThreadPoolExecutor(_READERS, "hash") as pool:
+        yield from pool.map(hash_file, files)
 
 
 def _bytes_of(file: str) -> int | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +23,15 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from cam_extras._checks import check_choice, check_count
+from cam_extras.fingerprints import hash_file
 
 MODES = ("new", "resume", "overwrite")
 _RUN, _PARTS, _RESULTS, _ERRORS, _SUMMARY = "run.json", "parts", "results.parquet", "errors.parquet", "summary.json"
+_SUMS = "tables.sha256"
 # What stands for a run beside its parts, whoever writes it; what is made of the parts comes first.
-_FILES = ("report.html", "config.yaml", "summary.csv", _SUMMARY, _RESULTS, _ERRORS, _RUN)
+_FILES = ("report.html", "config.yaml", "summary.csv", _SUMMARY, _SUMS, _RESULTS, _ERRORS, _RUN)
 _PART = re.compile(r"(\d{8,})\.parquet")
-_OF_PARTS = re.compile(r"\d{8,}(\.errors|\.pictures)?\.parquet")
+_OF_PARTS = re.compile(r"\d{8,}((\.errors|\.pictures)?\.parquet|\.sha256)")
 _ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 2**16, 2**26
 _FIXED = (
     pa.field("index", pa.int64(), nullable=False),
@@ -73,7 +77,7 @@ class Store:
     """The folder of one run. Part k holds what came out for a fixed slice of the data set; close it, or use `with`.
 
     `run.json` has the configuration, and the environment of every start. `parts/` has a file of results for each part
-    that is done, and a file of errors for each of those that has any.
+    that is done, a file of errors and one of pictures for each of those that has any, and the checksums of these.
 
     >>> with Store.open("run", {"model": "resnet50"}, "resume", metrics=["adcc"]) as store:  # doctest: +SKIP
     ...     for part in set(range(100)) - store.done():
@@ -96,6 +100,8 @@ class Store:
         curves: bool = False,
         maps: bool = False,
         environment: Mapping[str, Any] | None = None,
+        identity: Mapping[str, Any] | None = None,
+        insist: bool = False,
     ) -> Store:
         """Start a run in a folder, or go on with the one that is there.
 
@@ -108,17 +114,20 @@ class Store:
             curves: whether rows have an `insertion_curve`, a `deletion_curve` and their `curve_fractions`.
             maps: whether rows have a `map` and its `map_shape`, see `pack_map`.
             environment: facts that may change between starts, such as versions and the date, of JSON types.
+            identity: what `cam_extras.fingerprints.identify` says of all that results depend on.
+            insist: go on with a run though its identity differs, or cannot be told; `run.json` notes it.
 
         Raises:
             TypeError: a value is of no JSON type; the key is named.
             ValueError: a value is NaN or infinite; or the mode does not fit what is in the folder, with every
-                difference of the configuration.
+                difference of the configuration and the identity.
             RuntimeError: another process works on the folder.
             NoSpaceError: the disk is full.
         """
         check_choice("mode", mode, MODES)
         _check_json(configuration, "configuration")
         _check_json(environment or {}, "environment")
+        _check_json(identity or {}, "identity")
         scores = [pa.field(name, pa.float64()) for name in metrics]
         lists = [pa.field(name, pa.list_(pa.float64())) for name in _CURVES if curves]
         schema = pa.schema([*_FIXED, *scores, *lists, *(_MAPS if maps else ())])
@@ -126,27 +135,27 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         store = cls(folder, schema, _lock(folder))
         try:
-            store._start(json.loads(json.dumps(configuration)), mode, dict(environment or {}))
+            run = json.loads(json.dumps({"configuration": configuration, "identity": identity or {}}))
+            store._start({**run, "columns": schema.names, "starts": [dict(environment or {})]}, mode, insist)
         except BaseException:
             store.close()
             raise
         return store
 
-    def _start(self, configuration: dict[str, Any], mode: str, environment: dict[str, Any]) -> None:
+    def _start(self, run: dict[str, Any], mode: str, insist: bool) -> None:
         for name in _FILES:
             _temporary(self.folder / name).unlink(missing_ok=True)
         for path in self._parts.glob(".*.partial"):  # left by a run that was killed
             path.unlink()
         there = [path for name in _FILES if (path := self.folder / name).exists()]
-        there += [path for path in self._parts.glob("*.parquet") if _OF_PARTS.fullmatch(path.name)]
-        run = {"configuration": configuration, "columns": self.schema.names, "starts": [environment]}
+        there += [path for path in self._parts.glob("*") if _OF_PARTS.fullmatch(path.name)]
         if mode == "new" and there:
             raise ValueError(
                 f"{self.folder} holds a run already ({there[-1].name}): give --resume to go on with it, or --overwrite "
                 "to start anew"
             )
         if mode == "resume" and there:
-            run["starts"] = [*self._known(configuration), environment]
+            run = self._resumed(run, insist)
         if mode == "overwrite":
             for path in there:
                 if path.name != _RUN:  # it stays until the new one stands in its place: no part is ever without
@@ -157,27 +166,57 @@ class Store:
         atomic_write(self.folder / _RUN, lambda file: file.write(text))
         self._parts.mkdir(exist_ok=True)
         _sync(self.folder)
+        self._drop_damaged()
 
-    def _known(self, configuration: dict[str, Any]) -> list[Any]:
-        """Return the environments of earlier starts, or raise ValueError unless the run is the one to go on with."""
+    def _resumed(self, run: dict[str, Any], insist: bool) -> dict[str, Any]:
+        """Return the run that is there with one more start, or raise ValueError unless it is the one to go on with."""
         path = self.folder / _RUN
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            known, columns, starts = stored["configuration"], stored["columns"], stored["starts"]
+            configuration, columns, starts = stored["configuration"], stored["columns"], stored["starts"]
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, what the run is of, cannot be read ({error}): give --overwrite") from error
-        differences = [*_differences(known, configuration)]
+        identity = run["identity"]
+        if identity and (stored.get("identity") or {}).get("version") != identity["version"]:
+            raise ValueError(
+                f"{self.folder} holds a run of another version of cam_extras, whose fingerprints of images, functions "
+                "and modules cannot be compared with those of this one: finish it with that version, or give another "
+                "folder, or --overwrite to start anew"
+            )
+        differences = [*_differences(configuration, run["configuration"])]
         if differences or columns != self.schema.names:
             lines = "\n  ".join(differences or [f"columns: {columns} -> {self.schema.names}"])
             raise ValueError(
                 f"{self.folder} holds a run of another configuration (stored -> given):\n  {lines}\n"
                 "give what is stored, or another folder, or --overwrite to start anew"
             )
-        return starts
+        doubts = [*_doubts(stored["identity"], identity)] if identity else []
+        if doubts and not insist:
+            lines = "\n  ".join(doubts)
+            raise ValueError(
+                f"{self.folder} holds a run that is not known to be the same:\n  {lines}\n"
+                "give what was there, or another folder, --overwrite to start anew, or --insist to go on all the same"
+            )
+        start = {**run["starts"][0], **({"insisted": doubts} if doubts else {})}
+        return {**stored, "starts": [*starts, start]}
 
     def done(self) -> set[int]:
         """Return the parts that are done."""
         return {int(found[1]) for path in self._parts.iterdir() if (found := _PART.fullmatch(path.name))}
+
+    def with_errors(self) -> set[int]:
+        """Return the parts that are done and have images without scores."""
+        return {part for part in self.done() if ".errors" in dict(self._sums(part))}
+
+    def _drop_damaged(self) -> None:
+        """Have the parts that are not as they were written done again, and warn of each."""
+        for part in sorted(self.done()):
+            try:
+                for kind in {"": "", **dict(self._sums(part))}:
+                    _read_checked(self._part(part, kind))
+            except (OSError, ValueError) as error:
+                self._part(part).unlink()
+                warnings.warn(f"{error}; part {part} is done again", RuntimeWarning, stacklevel=4)
 
     def write(
         self,
@@ -185,6 +224,8 @@ class Store:
         rows: Sequence[Mapping[str, Any]] | Mapping[str, Any],
         errors: Sequence[Failure] = (),
         pictures: Sequence[Mapping[str, Any]] = (),
+        *,
+        replace: bool = False,
     ) -> None:
         """Write a part, which is done with that.
 
@@ -194,6 +235,7 @@ class Store:
             errors: the images of the part without scores.
             pictures: for the report, of some images of the part: dicts with `index`, `method`, "" for the image itself,
                 and `picture`, the bytes of an image file.
+            replace: whether it may be done already.
 
         Raises:
             TypeError: a value is of another type than its column.
@@ -204,16 +246,55 @@ class Store:
         check_count("part", part, least=0)
         results = self._table(rows)
         path = self._part(part)
-        if path.exists():
+        if path.exists() and not replace:
             raise ValueError(f"part {part} is done")
         failures = [{name: _text(value) for name, value in asdict(error).items()} for error in errors]
-        # The results last: a part is done when they are there, and then all of it is.
+        contents = {"": _parquet(self.schema, results)}
         for kind, schema, found in ((".errors", _FAILURES, failures), (".pictures", _PICTURES, list(pictures))):
             if found:
-                _write_parquet(self._part(part, kind), schema, [pa.Table.from_pylist(found, schema)])
+                contents[kind] = _parquet(schema, pa.Table.from_pylist(found, schema))
+        path.unlink(missing_ok=True)
+        # The results last: a part is done when they are there, and then all of it is.
+        for kind in (".errors", ".pictures"):
+            if kind in contents:
+                _write_bytes(self._part(part, kind), contents[kind])
             else:
                 self._part(part, kind).unlink(missing_ok=True)  # of an attempt that was cut short
-        _write_parquet(path, self.schema, [results])
+        self._write_sums(part, [(kind, _sha256(content)) for kind, content in contents.items()])
+        _write_bytes(path, contents[""])
+
+    def _write_sums(self, part: int, sums: Iterable[tuple[str, str]]) -> None:
+        """Note the checksums of a part's files, by kind, as `sha256sum --check` reads them."""
+        lines = (f"{checksum}  {self._part(part, kind).name}\n" for kind, checksum in sums)
+        _write_bytes(_sums_of(self._part(part)), "".join(lines).encode())
+
+    def _sums(self, part: int) -> list[tuple[str, str]]:
+        """Return kinds and checksums of a part's files, or raise ValueError where they are not known."""
+        kinds = {self._part(part, kind).name: kind for kind in ("", ".errors", ".pictures")}
+        return [(kinds[name], checksum) for checksum, name in _read_sums(_sums_of(self._part(part))) if name in kinds]
+
+    def keep_pictures(self, indices: Collection[int]) -> None:
+        """Remove the pictures of all other images, so that those that are there depend on the results alone.
+
+        Raises:
+            ValueError: a file is damaged.
+            NoSpaceError: the disk is full; the parts are whole.
+        """
+        for part in sorted(self.done()):
+            path, sums = self._part(part, ".pictures"), self._sums(part)
+            others = [(kind, checksum) for kind, checksum in sums if kind != ".pictures"]
+            table = _open_parquet(_read_checked(path)) if len(others) < len(sums) else _PICTURES.empty_table()
+            chosen = table.filter(pa.array([index in indices for index in table["index"].to_pylist()], pa.bool_()))
+            content = _parquet(_PICTURES, chosen)
+            after = [*others, (".pictures", _sha256(content))] if len(chosen) else others
+            # Wherever this is cut short, the file is one of those that are noted, or none is noted.
+            if after != sums:
+                self._write_sums(part, [*sums, after[-1]] if len(chosen) else after)
+            if not len(chosen):
+                path.unlink(missing_ok=True)
+            elif after != sums:
+                _write_bytes(path, content)
+                self._write_sums(part, after)
 
     def _table(self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> pa.Table:
         if isinstance(rows, Mapping):
@@ -253,19 +334,22 @@ class Store:
         """Write `results.parquet` and `errors.parquet`, the same to the bit however often the run was interrupted.
 
         Raises:
+            ValueError: a part is damaged.
             NoSpaceError: the disk is full; the parts are whole.
         """
+        (self.folder / _SUMS).unlink(missing_ok=True)
         _write_parquet(self.folder / _ERRORS, _FAILURES, self._read(".errors", _FAILURES))
         _write_parquet(self.folder / _RESULTS, self.schema, self._read("", self.schema))
+        lines = (f"{hash_file(str(self.folder / name))}  {name}\n" for name in (_ERRORS, _RESULTS))
+        _write_bytes(self.folder / _SUMS, "".join(lines).encode())
 
     def _part(self, part: int, kind: str = "") -> Path:
         return self._parts / f"{part:08}{kind}.parquet"
 
     def _read(self, kind: str, schema: pa.Schema) -> Iterator[pa.Table]:
         for part in sorted(self.done()):
-            path = self._part(part, kind)
-            if path.exists():
-                yield _read_parquet(path, schema.names).select(schema.names)
+            if kind == "" or kind in dict(self._sums(part)):
+                yield _open_parquet(_read_checked(self._part(part, kind)), schema.names).select(schema.names)
 
     def close(self) -> None:
         """Let other processes work on the folder."""
@@ -332,9 +416,15 @@ class Run:
         """Return image files by index and method, "" for the image itself, of those images that were drawn."""
         drawn: dict[int, dict[str, bytes]] = {}
         for path in sorted((self.folder / _PARTS).glob("*.pictures.parquet")):
-            for row in _read_parquet(path).to_pylist():
+            for row in self._of_part(path).to_pylist():
                 drawn.setdefault(row["index"], {})[row["method"]] = row["picture"]
         return drawn
+
+    def _of_part(self, path: Path) -> pa.Table:
+        try:
+            return _open_parquet(_read_checked(path))
+        except (OSError, ValueError) as error:
+            raise self._unreadable(f"{_PARTS}/{path.name}", error) from error
 
     def _json(self, name: str) -> Any:
         try:
@@ -344,6 +434,9 @@ class Run:
 
     def _table(self, name: str) -> pa.Table:
         try:
+            sums = self.folder / _SUMS
+            if sums.exists():  # which runs of earlier versions have not
+                _check_sum(self.folder / name, sums, hash_file(str(self.folder / name)))
             return _read_parquet(self.folder / name)
         except (OSError, ValueError) as error:
             raise self._unreadable(name, error) from error
@@ -412,7 +505,7 @@ def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) ->
     """Write tables in row groups of a size that is theirs alone, holding one group at a time."""
 
     def write(file: BinaryIO) -> None:
-        with pq.ParquetWriter(file, schema, compression="zstd", version="2.6") as writer:
+        with _writer(file, schema) as writer:
             held: list[pa.Table] = []
             rows = size = 0
             for table in tables:
@@ -427,9 +520,65 @@ def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) ->
     atomic_write(path, write)
 
 
-def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    with pq.ParquetFile(path) as file:  # read_table would make columns of folders named key=value
+def _writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(file, schema, compression="zstd", version="2.6", write_page_checksum=True)
+
+
+def _parquet(schema: pa.Schema, table: pa.Table) -> bytes:
+    """Return what is in the file of a table that is written at once."""
+    file = io.BytesIO()
+    with _writer(file, schema) as writer:
+        if len(table):
+            writer.write_table(table, row_group_size=len(table))
+    return file.getvalue()
+
+
+def _read_parquet(source: Path | pa.BufferReader, columns: Sequence[str] | None = None) -> pa.Table:
+    # read_table would make columns of folders named key=value
+    with pq.ParquetFile(source, page_checksum_verification=True) as file:
         return file.read(columns, use_threads=False)
+
+
+def _open_parquet(content: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    return _read_parquet(pa.BufferReader(content), columns)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    atomic_write(path, lambda file: file.write(content))
+
+
+# Checksums of pages, which Parquet has of its own, leave out its headers: files have one as a whole.
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sums_of(part: Path) -> Path:
+    """Return the file that has the checksums of a part, given any of the part's files."""
+    return part.with_name(f"{part.name.partition('.')[0]}.sha256")
+
+
+def _read_sums(sums: Path) -> list[tuple[str, str]]:
+    """Return checksums and names of files, or raise ValueError where they are not to be had."""
+    try:
+        lines = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines()]
+        return [(checksum, name) for checksum, name in lines]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{sums}, the checksums of files, cannot be read ({error})") from error
+
+
+def _check_sum(path: Path, sums: Path, checksum: str | None) -> None:
+    """Raise ValueError unless a file has one of the checksums that are noted for it."""
+    if (checksum, path.name) not in _read_sums(sums):
+        raise ValueError(f"{path} is damaged: it is not what was written, by the checksum in {sums.name}")
+
+
+def _read_checked(path: Path) -> bytes:
+    """Return what is in a file of a part, or raise ValueError where that is not what was written."""
+    content = path.read_bytes()
+    _check_sum(path, _sums_of(path), _sha256(content))
+    return content
 
 
 def _lock(folder: Path) -> int:
@@ -488,3 +637,20 @@ def _differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: st
                 json.dumps(side[key], ensure_ascii=False) if key in side else "nothing" for side in (stored, given)
             ]
             yield f"{prefix}{key}: {' -> '.join(sides)}"
+
+
+_LOOKED_AT = {
+    "data": "the images show something else, or other items are read",
+    "model": "its modules, their settings, their tensors or their code are others",
+}
+
+
+def _doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for everything that is not known to be what it was."""
+    if stored["python"] != given["python"]:
+        yield f"python: the bytecode is of {stored['python']}, and of {given['python']} now: it cannot be compared"
+    for name in {**stored["sha256"], **given["sha256"]}:
+        if stored["sha256"].get(name) != given["sha256"].get(name):
+            yield f"{name}: {_LOOKED_AT.get(name, 'its values, its attributes or its code are others')}"
+    for unknown in dict.fromkeys([*stored["unknown"], *given["unknown"]]):
+        yield f"it cannot be told: {unknown}"
