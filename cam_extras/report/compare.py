@@ -121,6 +121,15 @@ def write_comparison(run_a: Run, run_b: Run, path: Path) -> Path:
     return path
 
 
+def is_comparison(path: Path) -> bool:
+    """Return whether a file is one that `write_comparison` wrote."""
+    try:
+        with path.open("rb") as file:
+            return b'<meta name="generator" content="cam_extras comparison">' in file.read(2000)
+    except OSError:
+        return False
+
+
 def _scores(run: Run) -> tuple[list[str], pa.Table]:
     """Return the metrics that a run has columns of, and these."""
     with results_of(run) as file:

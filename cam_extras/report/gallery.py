@@ -97,6 +97,11 @@ def _decoded(picture: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def gallery_pages(path: Path, count: int) -> list[Path]:
+    """Return the files that `save_gallery` writes for so many pictures."""
+    return [path if not page else path.with_stem(f"{path.stem}-{page + 1}") for page in range(-(-count // ROWS))]
+
+
 def save_gallery(path: Path, pictures: Sequence[Picture]) -> list[Path]:
     """Draw images as rows and methods as columns: the image with its box, overlays, and captions under each.
 
@@ -107,11 +112,9 @@ def save_gallery(path: Path, pictures: Sequence[Picture]) -> list[Path]:
     Returns:
         What was written.
     """
-    pages: list[Path] = []
-    for first in range(0, len(pictures), ROWS):
-        page = path if not pages else path.with_stem(f"{path.stem}-{len(pages) + 1}")
-        _draw(pictures[first : first + ROWS]).savefig(page, dpi=110)
-        pages.append(page)
+    pages = gallery_pages(path, len(pictures))
+    for number, page in enumerate(pages):
+        _draw(pictures[number * ROWS : (number + 1) * ROWS]).savefig(page, dpi=110)
     return pages
 
 
