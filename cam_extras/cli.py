@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cam_extras import __version__
+from cam_extras._text import printable
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
 from cam_extras.evaluation.scoring import TARGETS
@@ -24,8 +25,6 @@ from cam_extras.metrics import DEFAULT_METRICS
 from cam_extras.models import load_model
 from cam_extras.report import (
     comparison_table,
-    gallery_pages,
-    is_comparison,
     list_table,
     pictures_of,
     save_csv,
@@ -33,6 +32,8 @@ from cam_extras.report import (
     summary_table,
     write_comparison,
 )
+from cam_extras.report.compare import is_comparison
+from cam_extras.report.gallery import gallery_pages
 from cam_extras.run import evaluate
 from cam_extras.settings import add_flags, read_all
 
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _warn
             return options.run(options, Console()) or 0
     except (ValueError, TypeError, OSError, RuntimeError, argparse.ArgumentTypeError) as error:
-        sys.stderr.write(f"cam-extras: {error}\n")
+        sys.stderr.write(f"cam-extras: {printable(error, lines=True)}\n")
         return 2
     except KeyboardInterrupt:
         resumable = "; what is done is kept: go on with --resume" if options.run is _evaluate else ""
@@ -66,11 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
-    sys.stderr.write(f"cam-extras: {message}\n")
+    sys.stderr.write(f"cam-extras: {printable(message, lines=True)}\n")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that shows what it was given as text alone."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message, lines=True), file)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cam-extras", description="Class activation maps, explained and scored.")
+    parser = _Parser(prog="cam-extras", description="Class activation maps, explained and scored.")
     parser.add_argument("--version", action="version", version=f"cam-extras {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -273,9 +281,10 @@ def _conclude(
     """Print what came out and where it is; return the exit status."""
     errors = run.errors.to_pylist()
     for error in errors[:_ERRORS_SHOWN]:
-        sys.stderr.write(f"cam-extras: {error['path']}: {error['message']}\n")
+        sys.stderr.write(f"cam-extras: {printable(error['path'])}: {printable(error['message'])}\n")
     if len(errors) > _ERRORS_SHOWN:
-        sys.stderr.write(f"cam-extras: and {len(errors) - _ERRORS_SHOWN} more, in {run.folder / 'errors.parquet'}\n")
+        where = printable(run.folder / "errors.parquet")
+        sys.stderr.write(f"cam-extras: and {len(errors) - _ERRORS_SHOWN} more, in {where}\n")
     if not len(run.results):
         raise ValueError(f"not one of {len(errors)} images could be scored")
     values: dict[str, dict[str, float | None]] = {}
@@ -305,7 +314,7 @@ def _print_wide(console: Console, table: Table) -> None:
 
 
 def _say(console: Console, what: str, path: Path) -> None:
-    console.print(what, path, highlight=False, markup=False, soft_wrap=True)
+    console.print(what, printable(path), highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -214,6 +214,56 @@ class TestFilesOfTheUser:
         assert contents(tmp_path) == {}
 
 
+class TestTrust:
+    def test_a_configuration_runs_no_command(self, tmp_path, capsys):
+        (tmp_path / "image.png").touch()
+        text = f"model: os:system\nweights: touch {tmp_path / 'harm'}\ndata: {tmp_path / 'image.png'}\n"
+        (tmp_path / "run.yaml").write_text(text)
+        command = ["evaluate", "--config", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "out")]
+        assert main(command) == 2
+        assert "run.yaml names code, which could do anything that you can (model: os:system)" in capsys.readouterr().err
+        assert contents(tmp_path).keys() == {"image.png", "run.yaml"}
+        assert main([*command, "--trust-code"]) == 2  # it is run, and returns no model
+        assert "os:system must return a torch.nn.Module" in capsys.readouterr().err
+        assert (tmp_path / "harm").exists()
+
+
+class TestNamesFromElsewhere:
+    """Names of files, folders, methods and classes are shown, and obeyed by nothing."""
+
+    ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egnp.[red]x[nothing]"
+
+    def test_in_a_terminal(self, weights, tmp_path, capsys):
+        folder = tmp_path / self.ESCAPES
+        folder.mkdir()
+        broken = folder / f"a\ncam-extras: {self.ESCAPES}.png"
+        broken.write_bytes(b"no image")
+        model = folder / "resnet18-f37072fd.pth"
+        model.write_bytes((weights / model.name).read_bytes())
+        arguments = ["--model", str(model), "--layer", "layer4", "--method", "FakeCAM", "--output", str(folder / "out")]
+        assert main(["explain", str(broken), str(weights / "image.png"), *arguments]) == 3
+        printed = capsys.readouterr()
+        for text in printed:
+            assert not set("\x1b\x07\x9b\u202e") & set(text)
+            assert "\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202egnp.[red]x[nothing]" in text.replace("\n", "")
+        assert printed.err.count("\n") == 1
+
+    @pytest.mark.parametrize("arguments", [["explain", "x.png", "--model=resnet18", "--nonsense\x1b[2J"], ["\x1b[2J"]])
+    def test_in_errors_of_the_command_line(self, capsys, arguments):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert "\\x1b[2J" in (error := capsys.readouterr().err)
+        assert "\x1b" not in error
+
+    def test_in_warnings_and_errors(self, weights, tmp_path, capsys):
+        text = f"def make():\n    import warnings\n    warnings.warn({self.ESCAPES!r})\n"
+        (tmp_path / "nets.py").write_text(f"{text}    raise ValueError({self.ESCAPES!r})\n")
+        assert main(["explain", "x.png", f"--model={tmp_path / 'nets.py'}:make", f"--output={tmp_path / 'o'}"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\\x1b[2J") == 2
+        assert "\x1b" not in error
+
+
 class TestOverwrite:
     def test_of_a_demo(self, tmp_path, monkeypatch, capsys):
         """Again and again in its own folder; elsewhere a run stays."""

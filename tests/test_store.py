@@ -214,7 +214,7 @@ class TestModes:
         folder = tmp_path / "run"
         start(folder).close()
         run = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps(run | {"files": [name]}))
+        (folder / "run.json").write_text(json.dumps(run | {"files": ["run.json", name]}))
         (tmp_path / "precious").touch()
         with pytest.raises(ValueError, match=r"holds run.json, which no run.json"):
             start(folder, "overwrite")

@@ -1,7 +1,7 @@
 """Report: figures, tables and pages that a person can look at."""
 
-from cam_extras.report.compare import compare, comparison_table, is_comparison, write_comparison
-from cam_extras.report.gallery import Picture, gallery_pages, overlay, pictures_of, save_gallery
+from cam_extras.report.compare import compare, comparison_table, write_comparison
+from cam_extras.report.gallery import Picture, overlay, pictures_of, save_gallery
 from cam_extras.report.html import write_report
 from cam_extras.report.tables import list_table, save_csv, summary_table
 
@@ -9,8 +9,6 @@ __all__ = [
     "Picture",
     "compare",
     "comparison_table",
-    "gallery_pages",
-    "is_comparison",
     "list_table",
     "overlay",
     "pictures_of",

@@ -23,6 +23,7 @@ from cam_extras.metrics import METRICS
 COLORMAP = "inferno"  # perceptually uniform, readable by colour-blind people
 CELL, CAPTION, HEADING = 1.6, 0.36, 0.3  # inches
 ROWS = 25  # of a page
+PICTURE_FORMATS = ("JPEG", "PNG")  # of pictures in a run, which may come from somebody else
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _title(row: Mapping[str, Any], categories: Sequence[str]) -> str:
 
 
 def _decoded(picture: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(picture)) as image:
+    with Image.open(io.BytesIO(picture), formats=PICTURE_FORMATS) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -144,7 +145,7 @@ def _draw(pictures: Sequence[Picture]) -> Figure:
         for axis, method in zip(cells[1:], methods, strict=True):
             _show(axis, picture.overlays[method], picture.captions[method])
     for axis, heading in zip(axes[0], ("image", *methods), strict=True):
-        axis.set_title(heading, fontsize=9)
+        axis.set_title(heading, fontsize=9, parse_math=False)
     return figure
 
 
