@@ -38,8 +38,8 @@ class SampleError(ValueError):
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r:.80}")
 
 
 def check_seed(seed: object) -> None:
@@ -62,12 +62,12 @@ def check_fill(value: object) -> None:
         raise TypeError(f"fill must be a number or a tensor, such as cam_extras.maps.black; got {value!r}")
 
 
-def check_name(kind: str, name: str, known: Collection[str]) -> None:
+def check_name(kind: str, name: object, known: Collection[str]) -> None:
     """Raise ValueError with the names that come close unless `name` is a known one."""
-    if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    if not isinstance(name, str) or name not in known:
+        close = difflib.get_close_matches(str(name)[:80], known, n=3, cutoff=0.5)
         meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise ValueError(f"there is no {kind} {name!r}: {meant}")
+        raise ValueError(f"there is no {kind} {name!r:.80}: {meant}")
 
 
 def check_input(x: object) -> Tensor:

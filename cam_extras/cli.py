@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cam_extras import __version__
+from cam_extras._text import printable
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
 from cam_extras.evaluation.scoring import TARGETS
-from cam_extras.evaluation.store import Run
+from cam_extras.evaluation.store import RUN_FILES, Run, check_not_in_the_way, read_run
 from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS
 from cam_extras.models import load_model
@@ -31,11 +32,16 @@ from cam_extras.report import (
     summary_table,
     write_comparison,
 )
+from cam_extras.report.compare import is_comparison
+from cam_extras.report.gallery import gallery_pages
 from cam_extras.run import evaluate
 from cam_extras.settings import add_flags, read_all
 
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _ERRORS_SHOWN = 10
+_RESULTS, _SCORES, _GALLERY = "results.parquet", "results.csv", "gallery.png"
+_DEMO = "the demo's classifier"
+_DEMO_FOLDER = Path("cam-extras-output/demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _warn
             return options.run(options, Console()) or 0
     except (ValueError, TypeError, OSError, RuntimeError, argparse.ArgumentTypeError) as error:
-        sys.stderr.write(f"cam-extras: {error}\n")
+        sys.stderr.write(f"cam-extras: {printable(error, lines=True)}\n")
         return 2
     except KeyboardInterrupt:
         resumable = "; what is done is kept: go on with --resume" if options.run is _evaluate else ""
@@ -61,17 +67,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
-    sys.stderr.write(f"cam-extras: {message}\n")
+    sys.stderr.write(f"cam-extras: {printable(message, lines=True)}\n")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that shows what it was given as text alone."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message, lines=True), file)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cam-extras", description="Class activation maps, explained and scored.")
+    parser = _Parser(prog="cam-extras", description="Class activation maps, explained and scored.")
     parser.add_argument("--version", action="version", version=f"cam-extras {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="explain a dozen digits with every method, score them with every metric")
     demo.add_argument("--images", type=_positive, default=12, metavar="N", help="how many digits; default: 12")
-    demo.add_argument("--output", type=Path, default=Path("cam-extras-output/demo"), metavar="DIR")
+    demo.add_argument(
+        "--output",
+        type=_path,
+        default=_DEMO_FOLDER,
+        metavar="DIR",
+        help=f"default: {_DEMO_FOLDER}, where a demo replaces the one before",
+    )
+    demo.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
     demo.set_defaults(run=_demo)
 
     listing = commands.add_parser("list", help="name the methods and metrics, and their papers")
@@ -101,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--target", metavar="CLASS", help="class by number or name; default: the predicted class")
     explain.add_argument("--device", type=_device, default=_DEVICE)
-    explain.add_argument("--output", type=Path, default=Path("cam-extras-output/explain"), metavar="DIR")
+    explain.add_argument("--output", type=_path, default=Path("cam-extras-output/explain"), metavar="DIR")
+    explain.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
     explain.set_defaults(run=_explain)
 
     evaluation = commands.add_parser(
@@ -129,8 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     comparison.add_argument("run_a", type=Path, metavar="RUN_A", help="output folder of a run")
     comparison.add_argument("run_b", type=Path, metavar="RUN_B", help="output folder of another")
     comparison.add_argument(
-        "--output", type=Path, default=Path("cam-extras-output/comparison.html"), metavar="FILE", help="HTML to write"
+        "--output", type=_path, default=Path("cam-extras-output/comparison.html"), metavar="FILE", help="HTML to write"
     )
+    comparison.add_argument("--overwrite", action="store_true", help="replace the comparison in that file")
     comparison.set_defaults(run=_compare)
     return parser
 
@@ -142,6 +164,12 @@ def _positive(text: str) -> int:
     return number
 
 
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError('"" is no name')
+    return Path(text)
+
+
 def _device(text: str) -> torch.device:
     try:
         return torch.empty(0, device=text).device
@@ -150,6 +178,8 @@ def _device(text: str) -> torch.device:
 
 
 def _demo(options: argparse.Namespace, console: Console) -> int:
+    files = _files_of_images(options.output, options.images)
+    mode = _mode(options, files)
     canvases = make_canvases(options.images, "test", seed=2)
     images = zip(prepare(canvases.images), canvases.labels.tolist(), canvases.boxes, strict=True)
     run = evaluate(
@@ -163,12 +193,18 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
         methods=list(METHODS),
         metrics=[*DEFAULT_METRICS, "pointing_game"],
         categories=[str(digit) for digit in range(10)],
-        name="the demo's classifier",
-        mode="overwrite",
+        name=_DEMO,
+        mode=mode,
+        files=files,
         pictures=options.images,
     )
     boxes = dict(enumerate(canvases.boxes.tolist()))
     return _conclude(console, run, "digits on cluttered canvases", gallery=True, boxes=boxes)
+
+
+def _files_of_images(output: Path, images: int) -> list[str]:
+    """Name what `_conclude` writes with a gallery, beside what every run does."""
+    return [_SCORES, *(page.name for page in gallery_pages(output / _GALLERY, images))]
 
 
 def _list(options: argparse.Namespace, console: Console) -> None:
@@ -180,7 +216,8 @@ def _list(options: argparse.Namespace, console: Console) -> None:
 
 
 def _explain(options: argparse.Namespace, console: Console) -> int:
-    _check_folder(options.output)
+    files = _files_of_images(options.output, len(options.images))
+    mode = _mode(options, files)
     classifier = load_model(options.model, options.weights)
     run = evaluate(
         classifier,
@@ -190,7 +227,8 @@ def _explain(options: argparse.Namespace, console: Console) -> int:
         methods=options.method or list(METHODS),
         target="predicted" if options.target is None else classifier.class_index(options.target),
         name=options.model,
-        mode="overwrite",
+        mode=mode,
+        files=files,
         device=options.device,
         pictures=len(options.images),
     )
@@ -199,7 +237,7 @@ def _explain(options: argparse.Namespace, console: Console) -> int:
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
     settings = read_all(options)
-    _check_folder(Path(settings["output"]))
+    check_not_in_the_way(settings["output"])  # before the model is loaded
     classifier = load_model(*(settings[name] for name in ("model", "weights", "transform")))
     target = settings["target"]
     of_run = {name: value for name, value in settings.items() if name not in ("model", "weights", "transform")}
@@ -218,16 +256,35 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
 
 
 def _compare(options: argparse.Namespace, console: Console) -> None:
+    if options.output.exists() and not (options.overwrite and is_comparison(options.output)):
+        what = "is there already" if is_comparison(options.output) else "is there, and no comparison of two runs"
+        raise ValueError(
+            f"{options.output} {what}: give another file by --output"
+            f"{', or --overwrite to replace it' if is_comparison(options.output) else ''}"
+        )
     run_a, run_b = Run(options.run_a), Run(options.run_b)
     _print_wide(console, comparison_table(run_a, run_b))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     _say(console, "report: ", write_comparison(run_a, run_b, options.output))
 
 
-def _check_folder(output: Path) -> None:
-    """Say before any work what would be said after the model is loaded."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"the output {output} is a file: give a folder")
+def _mode(options: argparse.Namespace, files: Sequence[str]) -> str:
+    """Return how to write to the output folder; raise before any work where a run there is to stay.
+
+    What goes without being told to: a run in which no image was scored, and in the demo's own folder one of the demo,
+    which anybody can repeat.
+    """
+    check_not_in_the_way(options.output, [*RUN_FILES, *files])
+    run = read_run(options.output)
+    if run is None or options.overwrite:
+        return "overwrite"
+    model = run["configuration"].get("model")
+    is_demo = options.output == _DEMO_FOLDER and isinstance(model, Mapping) and model.get("name") == _DEMO
+    if is_demo or ((options.output / _RESULTS).exists() and not len(Run(options.output).results)):
+        return "overwrite"
+    raise ValueError(
+        f"{options.output} holds a run already: give another folder by --output, or --overwrite to replace it"
+    )
 
 
 def _layer(asked: str, run: Run) -> str:
@@ -241,9 +298,10 @@ def _conclude(
     """Print what came out and where it is; return the exit status."""
     errors = run.errors.to_pylist()
     for error in errors[:_ERRORS_SHOWN]:
-        sys.stderr.write(f"cam-extras: {error['path']}: {error['message']}\n")
+        sys.stderr.write(f"cam-extras: {printable(error['path'])}: {printable(error['message'])}\n")
     if len(errors) > _ERRORS_SHOWN:
-        sys.stderr.write(f"cam-extras: and {len(errors) - _ERRORS_SHOWN} more, in {run.folder / 'errors.parquet'}\n")
+        where = printable(run.folder / "errors.parquet")
+        sys.stderr.write(f"cam-extras: and {len(errors) - _ERRORS_SHOWN} more, in {where}\n")
     if not len(run.results):
         raise ValueError(f"not one of {len(errors)} images could be scored")
     values: dict[str, dict[str, float | None]] = {}
@@ -255,14 +313,14 @@ def _conclude(
     _print_wide(console, summary_table(values, heading, run.controls))
     if gallery:
         with console.status("drawing the gallery"):
-            pages = save_gallery(run.folder / "gallery.png", pictures_of(run, boxes=boxes))
-        scores = run.folder / "results.csv"
+            pages = save_gallery(run.folder / _GALLERY, pictures_of(run, boxes=boxes))
+        scores = run.folder / _SCORES
         save_csv(scores, run)
         _say(console, "scores: ", scores)
         for page in pages:
             _say(console, "gallery:", page)
     else:
-        _say(console, "scores: ", run.folder / "results.parquet")
+        _say(console, "scores: ", run.folder / _RESULTS)
     _say(console, "report: ", run.folder / "report.html")
     return 3 if errors else 0
 
@@ -274,7 +332,7 @@ def _print_wide(console: Console, table: Table) -> None:
 
 
 def _say(console: Console, what: str, path: Path) -> None:
-    console.print(what, path, highlight=False, markup=False, soft_wrap=True)
+    console.print(what, printable(path), highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cam_extras._checks import check_name
 from cam_extras.methods import METHODS, Method
 from cam_extras.metrics import MetricOptions, Schedule
+from cam_extras.models import names_code
 
 
 def read_methods(
@@ -30,7 +31,7 @@ def read_methods(
         seed: of those methods given by name that draw random numbers and are given no other.
 
     Raises:
-        TypeError: a method does not have a hyper-parameter.
+        TypeError: a method does not have a hyper-parameter, or what is given are no methods.
         ValueError: there is no method of that name, or two have the same.
     """
     if isinstance(given, str):
@@ -38,8 +39,20 @@ def read_methods(
     named: list[tuple[str, Any]]
     if isinstance(given, Mapping):
         named = list(given.items())
+        for name, value in named:
+            if not isinstance(name, str) or not (value is None or isinstance(value, Method | Mapping)):
+                raise TypeError(
+                    "methods must map names to methods, or to hyper-parameters {name: value}; got "
+                    f"{{{name!r:.80}: {value!r:.80}}}"
+                )
     else:
-        named = [(type(item).__name__, item) if isinstance(item, Method) else (str(item), None) for item in given]
+        if not isinstance(given, Iterable):
+            raise TypeError(f"methods must be names or methods, in a list or a mapping; got {given!r:.80}")
+        given = list(given)
+        for item in given:
+            if not isinstance(item, str | Method):
+                raise TypeError(f'methods must be names or methods, such as "GradCAM" or GradCAM(); got {item!r:.80}')
+        named = [(type(item).__name__, item) if isinstance(item, Method) else (item, None) for item in given]
     methods: dict[str, Method] = {}
     for name, value in named:
         if name in methods:
@@ -100,9 +113,25 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"expected NAME=VALUE, such as max_iterations=30; got {setting!r}")
         try:
             read[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of a thousand brackets
             read[name] = text
     return read
+
+
+def code_in(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return those of the settings of a run, by name, that run code: functions, and clusters that work is sent to.
+
+    What Ray gets from a cluster may be code as much as what it sends there; "auto" and "local" are this machine's own.
+
+    >>> code_in({"model": "mine.py:model", "weights": "w.pth", "transform": None, "address": "auto"})
+    {'model': 'mine.py:model'}
+    """
+    given = {name: settings.get(name) for name in ("model", "transform", "address")}
+    return {
+        name: value
+        for name, value in given.items()
+        if isinstance(value, str) and (value not in ("", "auto", "local") if name == "address" else names_code(value))
+    }
 
 
 def describe(value: Any) -> Any:

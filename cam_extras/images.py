@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 
 _WHITE = (255, 255, 255, 255)
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+# Formats that Pillow has a program outside read, Ghostscript, or that may hold such an image.
+_READ_ELSEWHERE = ("EPS", "IPTC")
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose values "I" Pillow scales to 16 bits
 
 
@@ -23,7 +25,8 @@ def read_image(path: Path) -> Image.Image:
 
     Raises:
         ValueError: there is no such file, it is empty, cut off, no image, or one of more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS`, or its values have no known range (floating point, 32-bit integers).
+            `PIL.Image.MAX_IMAGE_PIXELS`, its values have no known range (floating point, 32-bit integers), or it is
+            PostScript (EPS), which is a program.
     """
     if not os.path.isfile(path):  # unlike Path.is_file it never raises
         raise ValueError(f"there is no image {path}{': it is a folder' if os.path.isdir(path) else ''}")
@@ -41,8 +44,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image as `read_image` does that of a file: upright RGB, transparent parts white.
 
     Raises:
-        ValueError: its values have no known range (floating point, 32-bit integers).
+        ValueError: its values have no known range (floating point, 32-bit integers), or it is PostScript (EPS).
     """
+    if image.format in _READ_ELSEWHERE:
+        raise ValueError(f"it is {image.format}, which Ghostscript would have to run: convert it to PNG or JPEG")
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in _SIXTEEN_BITS):
         return Image.fromarray(_eight_bits(upright, getattr(image, "tag_v2", {}))).convert("RGB")

@@ -223,7 +223,7 @@ def load_model(
     if transform is None:
         return classifier
     if isinstance(transform, str):
-        if ":" not in transform:
+        if not names_code(transform):
             raise ValueError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION for the transform; got {transform!r}")
         function = _function(transform)
         with _failures_of(transform):
@@ -233,8 +233,13 @@ def load_model(
     return replace(classifier, transform=transform)
 
 
+def names_code(spec: str) -> bool:
+    """Return whether a model or transform is given as FILE.py:FUNCTION or MODULE:FUNCTION, which is run."""
+    return ":" in spec
+
+
 def _load_model(spec: str, weights: str | None) -> Classifier:
-    if ":" in spec:
+    if names_code(spec):
         return _from_function(spec, weights)
     names = torchvision_models.list_models(module=torchvision_models)
     if spec.endswith(_WEIGHT_SUFFIXES):

@@ -26,7 +26,7 @@ from cam_extras.evaluation.engine import Job, local_parts
 from cam_extras.evaluation.pictures import choose_images, image_values
 from cam_extras.evaluation.scoring import TARGETS, Drawing, Input, Reader, Scored
 from cam_extras.evaluation.sources import Indexed, Source, open_source
-from cam_extras.evaluation.store import Run, Store, atomic_write
+from cam_extras.evaluation.store import RUN_FILES, Run, Store, atomic_write, check_not_in_the_way
 from cam_extras.evaluation.summary import summarise, write_summary
 from cam_extras.fingerprints import identify
 from cam_extras.methods import Method
@@ -83,6 +83,7 @@ def evaluate(
     maps: bool = False,
     pictures: int = 8,
     settings: Mapping[str, Any] | None = None,
+    files: Sequence[str] = (),
     progress: bool | None = None,
 ) -> Run:
     """Explain the images of a data set with every method, score the maps with every metric, and write what came out.
@@ -99,7 +100,7 @@ def evaluate(
         layer: the layer to explain, by dotted name or itself; "auto" for the last feature map before pooling.
         data: images, and labels where there are any: a folder, a CSV or Parquet file, a glob, a data set, a
             `DataLoader` that does not shuffle or any iterable, see `cam_extras.evaluation.sources.open_source`.
-        output: the folder.
+        output: the folder. Files that are there and belong to no run are never replaced.
         methods: see `cam_extras.configuration.read_methods`; by default those that take one forward pass.
         metrics: keys of `METRICS`.
         options: of the metrics, or their fields by name.
@@ -125,12 +126,14 @@ def evaluate(
         maps: keep the maps, as float16, in the results.
         pictures: how many of the best, the worst and random images the report shows.
         settings: kept as `config.yaml`, for `cam-extras evaluate --config`.
+        files: names of files that the caller will write into the folder when the run is done. They are part of it:
+            "overwrite" removes them, too.
         progress: whether to show a progress bar; None for: in a terminal.
 
     Raises:
         TypeError: a method or metric has no such option, or an argument has another type.
         ValueError: an argument is out of its range, there are no images, or the folder holds another run, or one that
-            cannot be told to be the same.
+            cannot be told to be the same, or a file that the run would replace.
         RuntimeError: the model fails on all of the first images; 32 images in a row cannot be read; or another process
             works on the folder.
         NoSpaceError: the disk is full; make room, and resume.
@@ -160,6 +163,8 @@ def evaluate(
         reshape_transform = reshape_transform or model.reshape_transform
         categories = categories or model.categories
         model = model.model
+    written = [*(name for name in RUN_FILES if settings is not None or name != "config.yaml"), *files]
+    check_not_in_the_way(output, written)
     of_methods = read_methods(methods, seed)
     of_metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for metric in of_metrics:
@@ -236,6 +241,7 @@ def evaluate(
             environment=environment,
             identity=identity,
             insist=insist,
+            files=written,
         ) as store:
             done, retried = store.done(), store.with_errors() if retry_errors else set()
             done -= retried

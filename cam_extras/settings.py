@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cam_extras._checks import check_name
-from cam_extras.configuration import read_settings
+from cam_extras.configuration import code_in, read_settings
 from cam_extras.metrics import DEFAULT_METRICS
 from cam_extras.run import DEFAULT_METHODS, ENGINES
 
@@ -40,6 +41,59 @@ DEFAULTS: dict[str, Any] = {
 _NEEDED = ("model", "data")
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, value))
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_methods(value: Any) -> bool:
+    named = _is_mapping(value) and all(hyper is None or _is_mapping(hyper) for hyper in value.values())
+    return named or _are_names(value)
+
+
+_TEXT = (_is_text, "text")
+_COUNT = (_is_count, "a whole number")
+# What a value in a file must be, and how that is said; "null" stands for the default where the default is None.
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": _TEXT,
+    "weights": _TEXT,
+    "transform": _TEXT,
+    "layer": _TEXT,
+    "data": _TEXT,
+    "methods": (_are_methods, "a list of names, or a mapping of names to hyper-parameters NAME: VALUE"),
+    "metrics": (_are_names, "a list of names"),
+    "options": (_is_mapping, "a mapping, NAME: VALUE"),
+    "target": (lambda value: _is_text(value) or _is_count(value), "predicted, label, or a class by number or name"),
+    "output": _TEXT,
+    "limit": _COUNT,
+    "batch_size": (lambda value: value == "auto" or _is_count(value), "auto or a whole number"),
+    "images_per_part": _COUNT,
+    "device": _TEXT,
+    "engine": _TEXT,
+    "workers": _COUNT,
+    "gpus_per_worker": (_is_number, "a number"),
+    "address": _TEXT,
+    "seed": _COUNT,
+    "maps": (lambda value: isinstance(value, bool), "true or false, without quotes"),
+    "pictures": _COUNT,
+}
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give a parser a flag for every setting, and `--config`."""
 
@@ -47,6 +101,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **options)
 
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with settings; flags win over it")
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="run the code that the YAML names: FILE.py:FUNCTION or MODULE:FUNCTION, or an address of a Ray cluster",
+    )
     add(
         "model",
         metavar="NAME|FILE",
@@ -85,13 +144,23 @@ def read_all(given: argparse.Namespace) -> dict[str, Any]:
     """Return all settings: from flags, else from the file, else the default.
 
     Raises:
-        ValueError: the file cannot be read or has a setting that there is not; one that is needed is missing.
+        TypeError: a setting in the file is of another type.
+        ValueError: the file cannot be read, has a setting that there is not, or names code that is not trusted; a
+            setting that is needed is missing.
     """
-    settings = DEFAULTS | (_read_file(given.config) if given.config is not None else {})
+    of_file = _read_file(given.config) if given.config is not None else {}
+    settings = DEFAULTS | of_file
     flags = {name: value for name, value in vars(given).items() if name in DEFAULTS}
     if "options" in flags:
         flags["options"] = read_settings(flags["options"])
     settings |= flags
+    code = code_in({name: value for name, value in of_file.items() if name not in flags})
+    if code and not given.trust_code:
+        named = ", ".join(f"{name}: {value}" for name, value in code.items())
+        raise ValueError(
+            f"{given.config} names code, which could do anything that you can ({named}): look at it, and add "
+            "--trust-code to run it"
+        )
     missing = [f"--{name}" for name in _NEEDED if settings[name] is None]
     if missing:
         raise ValueError(f"give {' and '.join(missing)}, or a --config FILE that has it")
@@ -102,12 +171,15 @@ def read_all(given: argparse.Namespace) -> dict[str, Any]:
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(settings, Mapping):
         raise ValueError(f"{path} must hold settings, NAME: VALUE; it holds {type(settings).__name__}")
     for name in settings:
         check_name(f"setting in {path}", name, DEFAULTS)
+        fits, expected = _TYPES[name]
+        if not fits(settings[name]) and not (settings[name] is None and DEFAULTS[name] is None):
+            raise TypeError(f"{path}: {name} must be {expected}; got {settings[name]!r:.80}")
     return dict(settings)
 
 

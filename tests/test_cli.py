@@ -166,6 +166,144 @@ def weights(tmp_path_factory):
     return folder
 
 
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestFilesOfTheUser:
+    """What stands in an output folder and belongs to no run stays as it is, whatever the command."""
+
+    THEIRS = {  # noqa: RUF012
+        "config.yaml": b"mine: 1\n",
+        "run.json": b"{}",
+        "report.html": b"<p>mine</p>",
+        "summary.csv": b"a,b\n",
+        "gallery.png": b"mine",
+        "results.csv": b"1\n",
+    }
+
+    @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+    @pytest.mark.parametrize("command", ["explain", "demo", "evaluate"])
+    def test_are_not_replaced(self, weights, tmp_path, monkeypatch, capsys, command, overwrite):
+        image, model = str(weights / "image.png"), ["--model", str(weights / "resnet18-f37072fd.pth")]
+        arguments = {"explain": [image, *model], "demo": [], "evaluate": [*model, "--data", image]}[command]
+        names = list(self.THEIRS)[: 4 if command == "evaluate" else None]
+        for name in names:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / name).write_bytes(self.THEIRS[name])
+            monkeypatch.chdir(tmp_path / name)
+            assert main([command, *arguments, "--output", ".", *overwrite]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith(f"cam-extras: . holds {name}, which no run.json")
+            assert "give another output folder, or move it away" in error
+            assert contents(tmp_path / name) == {name: self.THEIRS[name]}
+
+    @pytest.mark.parametrize("command", ["explain", "demo", "compare"])
+    def test_an_empty_name_is_no_folder(self, tmp_path, monkeypatch, capsys, command):
+        monkeypatch.chdir(tmp_path)
+        arguments = {"explain": ["x.png", "--model", "resnet18"], "demo": [], "compare": ["a", "b"]}[command]
+        with pytest.raises(SystemExit, match="2"):
+            main([command, *arguments, "--output", ""])
+        assert '--output: "" is no name' in capsys.readouterr().err
+        assert contents(tmp_path) == {}
+
+    def test_an_empty_name_of_an_evaluation(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert main(["evaluate", "--model", "resnet18", "--data", "x", "--output="]) == 2
+        assert 'the output folder is "", no name' in capsys.readouterr().err
+        assert contents(tmp_path) == {}
+
+
+class TestTrust:
+    def test_a_configuration_runs_no_command(self, tmp_path, capsys):
+        (tmp_path / "image.png").touch()
+        text = f"model: os:system\nweights: touch {tmp_path / 'harm'}\ndata: {tmp_path / 'image.png'}\n"
+        (tmp_path / "run.yaml").write_text(text)
+        command = ["evaluate", "--config", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "out")]
+        assert main(command) == 2
+        assert "run.yaml names code, which could do anything that you can (model: os:system)" in capsys.readouterr().err
+        assert contents(tmp_path).keys() == {"image.png", "run.yaml"}
+        assert main([*command, "--trust-code"]) == 2  # it is run, and returns no model
+        assert "os:system must return a torch.nn.Module" in capsys.readouterr().err
+        assert (tmp_path / "harm").exists()
+
+
+class TestNamesFromElsewhere:
+    """Names of files, folders, methods and classes are shown, and obeyed by nothing."""
+
+    ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egnp.[red]x[nothing]"
+
+    def test_in_a_terminal(self, weights, tmp_path, capsys):
+        folder = tmp_path / self.ESCAPES
+        folder.mkdir()
+        broken = folder / f"a\ncam-extras: {self.ESCAPES}.png"
+        broken.write_bytes(b"no image")
+        model = folder / "resnet18-f37072fd.pth"
+        model.write_bytes((weights / model.name).read_bytes())
+        arguments = ["--model", str(model), "--layer", "layer4", "--method", "FakeCAM", "--output", str(folder / "out")]
+        assert main(["explain", str(broken), str(weights / "image.png"), *arguments]) == 3
+        printed = capsys.readouterr()
+        for text in printed:
+            assert not set("\x1b\x07\x9b\u202e") & set(text)
+            assert "\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202egnp.[red]x[nothing]" in text.replace("\n", "")
+        assert printed.err.count("\n") == 1
+
+    @pytest.mark.parametrize("arguments", [["explain", "x.png", "--model=resnet18", "--nonsense\x1b[2J"], ["\x1b[2J"]])
+    def test_in_errors_of_the_command_line(self, capsys, arguments):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert "\\x1b[2J" in (error := capsys.readouterr().err)
+        assert "\x1b" not in error
+
+    def test_in_warnings_and_errors(self, weights, tmp_path, capsys):
+        text = f"def make():\n    import warnings\n    warnings.warn({self.ESCAPES!r})\n"
+        (tmp_path / "nets.py").write_text(f"{text}    raise ValueError({self.ESCAPES!r})\n")
+        assert main(["explain", "x.png", f"--model={tmp_path / 'nets.py'}:make", f"--output={tmp_path / 'o'}"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\\x1b[2J") == 2
+        assert "\x1b" not in error
+
+
+class TestOverwrite:
+    def test_of_a_demo(self, tmp_path, monkeypatch, capsys):
+        """Again and again in its own folder; elsewhere a run stays."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("cam_extras.report.gallery.ROWS", 1)
+        for images in ("2", "1"):
+            assert main(["demo", "--images", images]) == 0
+            assert (tmp_path / "cam-extras-output" / "demo" / "gallery-2.png").exists() == (images == "2")
+        (tmp_path / "cam-extras-output" / "demo").rename(tmp_path / "out")
+        before = contents(tmp_path / "out")
+        capsys.readouterr()
+        assert main(["demo", "--images", "1", "--output", "out"]) == 2
+        assert capsys.readouterr().err == (
+            "cam-extras: out holds a run already: give another folder by --output, or --overwrite to replace it\n"
+        )
+        assert contents(tmp_path / "out") == before
+        assert main(["demo", "--images", "2", "--output", "out", "--overwrite"]) == 0
+        assert len(read_results(tmp_path / "out")) == 2 * len(METHODS)
+
+    def test_the_demos_folder_with_another_run(self, weights, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4", "--method", "FakeCAM"]
+        assert main(["explain", str(weights / "image.png"), "--output", "cam-extras-output/demo", *arguments]) == 0
+        assert main(["demo", "--images", "1"]) == 2
+        assert "holds a run already" in capsys.readouterr().err
+
+    def test_explain(self, weights, tmp_path, capsys):
+        """A run stays, but for one without a score, as of a mistyped name."""
+        model = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4", "--method", "FakeCAM"]
+        command = ["--output", str(tmp_path / "out"), *model]
+        assert main(["explain", str(weights / "imagee.png"), *command]) == 2
+        assert main(["explain", str(weights / "image.png"), *command]) == 0
+        before = contents(tmp_path / "out")
+        assert main(["explain", str(weights / "grey.png"), *command]) == 2
+        assert "out holds a run already: give another folder by --output, or --overwrite" in capsys.readouterr().err
+        assert contents(tmp_path / "out") == before
+        assert main(["explain", str(weights / "grey.png"), *command, "--overwrite"]) == 0
+        assert [row["path"] for row in read_results(tmp_path / "out")] == [str(weights / "grey.png")]
+
+
 class TestExplain:
     def explain(self, weights, tmp_path, *arguments, images=("image.png",)):
         return main(["explain", *(str(weights / name) for name in images), "--output", str(tmp_path), *arguments])
@@ -242,7 +380,7 @@ class TestExplain:
         assert self.explain(weights, tmp_path, *arguments, images=("nowhere.jpg", "image.png")) == 3
         assert "there is no image" in capsys.readouterr().err
         assert len(read_results(tmp_path)) == 1
-        assert self.explain(weights, tmp_path, *arguments, images=("checkpoint.pt",)) == 2
+        assert self.explain(weights, tmp_path / "none", *arguments, images=("checkpoint.pt",)) == 2
         assert "cannot identify image file" in capsys.readouterr().err
 
     def test_unusable_device(self, weights, tmp_path, capsys):

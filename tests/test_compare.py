@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 from test_html_report import CONFIGURATION, LONG, METHODS, Page, emulate, make_run, open_browser, rows_of
 
+from cam_extras.cli import main
 from cam_extras.evaluation.store import Run
-from cam_extras.report import compare, comparison_table, write_comparison
+from cam_extras.report import compare, comparison_table, write_comparison, write_report
 
 GRAD, _, MINE = METHODS
 
@@ -158,6 +159,29 @@ class TestPage:
         assert "The runs have no method with a metric in common." in page.text
         assert not page.all("svg")
         assert "alone" in printed(comparison_table(first, second))
+
+
+class TestCommand:
+    def test_nothing_but_a_comparison_is_replaced_and_only_when_told(self, runs, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        command = ["compare", *(str(run.folder) for run in runs)]
+        assert main(command) == 0
+        page = tmp_path / "cam-extras-output" / "comparison.html"
+        page.write_text(page.read_text("utf-8") + "<!-- kept -->", "utf-8")
+        capsys.readouterr()
+        assert main(command) == 2
+        assert "comparison.html is there already: give another file by --output, or --overw" in capsys.readouterr().err
+        assert page.read_text("utf-8").endswith("<!-- kept -->")
+        assert main([*command, "--overwrite"]) == 0
+        assert not page.read_text("utf-8").endswith("<!-- kept -->")
+        report = write_report(runs[0])
+        for theirs in (tmp_path / "thesis.html", report):
+            if theirs != report:
+                theirs.write_text("<html>mine</html>")
+            before = theirs.read_bytes()
+            assert main([*command, "--output", str(theirs), "--overwrite"]) == 2
+            assert "is there, and no comparison of two runs: give another file" in capsys.readouterr().err
+            assert theirs.read_bytes() == before
 
 
 class TestBrowser:

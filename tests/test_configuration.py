@@ -89,6 +89,20 @@ class TestMethods:
         with pytest.raises(error, match=match):
             read_methods(given, 0)
 
+    @pytest.mark.parametrize(
+        ("given", "match"),
+        [
+            ({"a": 3}, r"methods must map names to methods, or to hyper-parameters .*; got \{'a': 3\}"),
+            ({1: GradCAM()}, r"methods must map names to methods, .*; got \{1: GradCAM"),
+            ([GradCAM], 'such as "GradCAM" or GradCAM.*; got <class'),
+            ([{"fast": {}}], "methods must be names or methods"),
+            (3, "methods must be names or methods, in a list or a mapping; got 3"),
+        ],
+    )
+    def test_no_methods(self, given, match):
+        with pytest.raises(TypeError, match=match):
+            read_methods(given, 0)
+
 
 class TestOptions:
     def test_fields_by_name(self):
@@ -210,13 +224,97 @@ class TestSettings:
             ("modle: resnet50", "there is no setting in .*run.yaml 'modle': did you mean model"),
             ("model: resnet50", "give --data, or a --config FILE that has it"),
             ("data: x", "give --model, or"),
-            ("model: m\ndata: d\nbatch_size: many", "batch size must be auto or a number; got 'many'"),
         ],
     )
     def test_mistakes(self, tmp_path, text, match):
         (tmp_path / "run.yaml").write_text(text)
         with pytest.raises(ValueError, match=match):
             self.read("--config", str(tmp_path / "run.yaml"))
+
+    @pytest.mark.parametrize(
+        ("text", "match"),
+        [
+            ('maps: "no"', "maps must be true or false, without quotes; got 'no'"),
+            ("maps: 1", "maps must be true or false"),
+            ("limit: true", "limit must be a whole number; got True"),
+            ("limit: 2.0", "limit must be a whole number; got 2.0"),
+            ("seed: null", "seed must be a whole number; got None"),
+            ("images_per_part: '3'", "images_per_part must be a whole number; got '3'"),
+            ("pictures: no", "pictures must be a whole number; got False"),
+            ("workers: [1]", "workers must be a whole number"),
+            ("batch_size: many", "batch_size must be auto or a whole number; got 'many'"),
+            ("batch_size: true", "batch_size must be auto or a whole number; got True"),
+            ("gpus_per_worker: half", "gpus_per_worker must be a number; got 'half'"),
+            ("gpus_per_worker: .nan", "gpus_per_worker must be a number; got nan"),
+            ("model: 3", "model must be text; got 3"),
+            ("model: null", None),
+            ("weights: 3", "weights must be text; got 3"),
+            ("weights: null", None),
+            ("transform: [a]", "transform must be text"),
+            ("layer: 4", "layer must be text; got 4"),
+            ("layer: null", "layer must be text; got None"),
+            ("data: [a, b]", "data must be text"),
+            ("output: 2024-01-01", "output must be text; got datetime.date"),
+            ("device: 0", "device must be text; got 0"),
+            ("engine: 1", "engine must be text; got 1"),
+            ("address: 6379", "address must be text; got 6379"),
+            ("target: true", "target must be predicted, label, or a class by number or name; got True"),
+            ("target: 281", None),
+            ("methods: {a: 3}", "methods must be a list of names, or a mapping of names to hyper"),
+            ("methods: {a: {1: 2}}", "methods must be"),
+            ("methods: {1: {}}", "methods must be"),
+            ("methods: [1]", "methods must be"),
+            ("methods: GradCAM", "methods must be"),
+            ("methods: {GradCAM: }", None),
+            ("metrics: adcc", "metrics must be a list of names; got 'adcc'"),
+            ("metrics: [1]", "metrics must be a list of names"),
+            ("options: [threshold]", "options must be a mapping, NAME: VALUE"),
+        ],
+    )
+    def test_types_of_values_in_a_file(self, tmp_path, text, match):
+        (tmp_path / "run.yaml").write_text(text)
+        arguments = ["--config", str(tmp_path / "run.yaml"), "--model", "m", "--data", "d"]
+        if match is None:
+            self.read(*arguments)
+        else:
+            with pytest.raises(TypeError, match=rf"run\.yaml: {match}"):
+                self.read(*arguments)
+
+    def test_every_setting_has_a_type(self, tmp_path):
+        for name in DEFAULTS:
+            (tmp_path / "run.yaml").write_text(f"{name}: 2024-01-01")
+            with pytest.raises(TypeError, match=rf"run\.yaml: {name} must be .*; got datetime"):
+                self.read("--config", str(tmp_path / "run.yaml"))
+
+    @pytest.mark.parametrize("text", ["[" * 5000, "a: " + "{a: " * 5000])
+    def test_thousands_of_brackets(self, tmp_path, text):
+        (tmp_path / "run.yaml").write_text(text)
+        with pytest.raises(ValueError, match="cannot be read as YAML"):
+            self.read("--config", str(tmp_path / "run.yaml"))
+        assert read_settings(["a=" + "(" * 5000]) == {"a": "(" * 5000}
+
+    @pytest.mark.parametrize(
+        ("text", "named"),
+        [
+            ('model: "os:system"\nweights: touch FILE', "model: os:system"),
+            ("model: FILE.py:model", "model: FILE.py:model"),
+            ("transform: os:getcwd", "transform: os:getcwd"),
+            ("engine: ray\naddress: evil.example:6379", "address: evil.example:6379"),
+        ],
+    )
+    def test_code_that_a_file_names_needs_trust(self, tmp_path, text, named):
+        (tmp_path / "run.yaml").write_text("data: x\n" + text)
+        arguments = ["--config", str(tmp_path / "run.yaml")]
+        arguments += ["--model", "resnet18"] if "model" not in text else []
+        with pytest.raises(ValueError, match=rf"run\.yaml names code, .* \({named}\): look at it, and add --tru"):
+            self.read(*arguments)
+        name, value = named.split(": ")
+        assert self.read(*arguments, "--trust-code")[name] == value
+        assert self.read(*arguments, f"--{name}={value}")[name] == value  # of the command line it is the user's own
+
+    def test_no_code(self, tmp_path):
+        (tmp_path / "run.yaml").write_text("model: resnet18\nweights: a:b\ndata: 'a:b'\noutput: 'c:d'\naddress: auto\n")
+        assert self.read("--config", str(tmp_path / "run.yaml"))["weights"] == "a:b"
 
     def test_no_file(self, tmp_path):
         with pytest.raises(ValueError, match=r"nowhere\.yaml cannot be read"):

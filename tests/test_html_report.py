@@ -311,6 +311,19 @@ class TestPage:
         assert len(page.all("svg")) == 6 + 2 + 2  # bars, scatter plots and curves
         assert all(svg.attributes["aria-label"] for svg in page.all("svg"))
 
+    @pytest.mark.parametrize("name", ["model", "transform"])
+    def test_code_to_reproduce_with_is_pointed_out(self, tmp_path, name):
+        run = make_run(tmp_path, rows_of(range(1)))
+        text = {"resnet18": False, "<b>.py:f": True}
+        for value, code in text.items():
+            (tmp_path / "config.yaml").write_text(f"{name}: {value}\n")
+            page = Page(write_report(run).read_text(encoding="utf-8"))
+            assert (f"evaluate --config config.yaml{' --trust-code' if code else ''} --output" in page.text) is True
+            assert (f"names code that is run: {name}: <b>.py:f . Code can do anything" in page.text) is code
+            assert ("It names no code of anybody's" in page.text) is not code
+        (tmp_path / "config.yaml").write_text("model: [")
+        write_report(run)
+
     def test_is_valid(self, html):
         page = Page(html)
         assert html.startswith("<!DOCTYPE html>")

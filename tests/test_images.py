@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 import struct
 import warnings
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cam_extras.images import read_image
+from cam_extras.images import read_image, to_rgb
 
 RAMP = np.tile(np.arange(0, 256, 16, dtype=np.uint8), (10, 1))
 
@@ -282,3 +283,26 @@ def test_limit_of_pixels_is_pillows_own(tmp_path, monkeypatch):
             warnings.simplefilter(action)
             with pytest.raises(ValueError, match=message):
                 read_image(tmp_path / "image.png")
+
+
+def test_postscript_is_not_run(tmp_path, monkeypatch):
+    """Neither bare nor within a file of another format; nor where a data set has opened it."""
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **options: started.append(args))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    fields = [((3, 60), b"\1\0"), ((3, 20), b"\0\10"), ((3, 30), b"\0\10"), ((3, 120), b"\5")]
+    iptc = b"".join(
+        bytes([0x1C, *tag]) + struct.pack(">H", len(data)) + data for tag, data in [*fields, ((8, 10), eps)]
+    )
+    for name, content, format_ in (("a.eps", eps, "EPS"), ("a.png", eps, "EPS"), ("a.iim", iptc, "IPTC")):
+        (tmp_path / name).write_bytes(content)
+        match = f"cannot read .*{name}: it is {format_}, which Ghostscript would have to run: convert it to PNG"
+        with pytest.raises(ValueError, match=match):
+            read_image(tmp_path / name)
+        with Image.open(tmp_path / name) as image, pytest.raises(ValueError, match=f"it is {format_}, which"):
+            to_rgb(image)
+        assert not started
+        with Image.open(tmp_path / name) as image, contextlib.suppress(Exception):
+            image.load()
+        assert started  # that is what Pillow does
+        started.clear()

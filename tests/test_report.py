@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
 from cam_extras.evaluation.store import Run, Store, pack_map
 from cam_extras.report import Picture, pictures_of, save_csv, save_gallery, summary_table
-from cam_extras.report.gallery import _draw, overlay
+from cam_extras.report.gallery import _decoded, _draw, overlay
 
 METHODS = ("A", "B[red]", "C")
 
@@ -99,6 +99,22 @@ def test_csv_has_every_score(run, tmp_path):
             assert (type(stored[name])(text) if text else None) == stored[name]
 
 
+def test_csv_has_no_formula(tmp_path):
+    """For a spreadsheet; numbers stay numbers."""
+    names = ["=1+1", "+1", "-1.png", "@SUM(A1)", "\t=1", "\r=1", "x=1", 'a","=1+1']
+    about = {"label": None, "target": 1, "predicted": 1, "probability": 0.5, "map_mean": 0.5, "map_max": 1.0}
+    rows = [{"index": n, "path": name, "method": name, "adcc": -0.5, **about} for n, name in enumerate(names)]
+    with Store.open(tmp_path / "run", {}, "new", metrics=["adcc"]) as store:
+        store.write(0, rows)
+        store.finish()
+    save_csv(tmp_path / "results.csv", Run(tmp_path / "run"))
+    with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    for name in ("path", "method"):
+        assert [row[name] for row in read] == [*(f"'{name}" for name in names[:6]), *names[6:]]
+    assert {row["adcc"] for row in read} == {"-0.5"}
+
+
 def test_pictures_of_a_run(run):
     first, second = pictures_of(run, ("average_drop", "adcc"), {0: (5, 1, 7, 4)})
     assert first.title == "three (75%), seen as two"
@@ -142,6 +158,18 @@ def test_long_galleries_come_in_pages(run, tmp_path):
     heights = [Image.open(page).height for page in pages]
     assert heights[0] > 5 * heights[1]
     assert save_gallery(tmp_path / "none.png", []) == []
+
+
+def test_names_of_methods_are_no_formulas():
+    figure = _draw([Picture("a", colour(0, ""), {r"$\frac$": colour(0, "A")}, {r"$\frac$": ""})])
+    FigureCanvasAgg(figure).draw()
+    assert figure.axes[1].get_title() == r"$\frac$"
+
+
+def test_pictures_of_other_formats_are_not_read():
+    """A run may come from somebody else, and some formats are programs."""
+    with pytest.raises(UnidentifiedImageError):
+        _decoded(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
 
 
 def test_long_titles_are_wrapped_and_are_no_formulas():

@@ -747,15 +747,20 @@ class TestCommand:
         settings = yaml.safe_load((first / "config.yaml").read_text())
         assert settings["limit"] == 5
         assert settings["layer"] == LAYER
-        assert main(["evaluate", f"--config={first / 'config.yaml'}", f"--output={second}"]) == 0
+        repeat = ["evaluate", f"--config={first / 'config.yaml'}"]
+        assert main([*repeat, f"--output={second}"]) == 2
+        assert "config.yaml names code, which could do anything" in capsys.readouterr().err
+        assert not second.exists()
+        repeat.append("--trust-code")
+        assert main([*repeat, f"--output={second}"]) == 0
         assert same(first, second)
         capsys.readouterr()
-        assert main(["evaluate", f"--config={first / 'config.yaml'}"]) == 2
+        assert main(repeat) == 2
         assert "holds a run already" in capsys.readouterr().err
-        assert main(["evaluate", f"--config={first / 'config.yaml'}", "--resume"]) == 0
-        assert main(["evaluate", f"--config={first / 'config.yaml'}", "--resume", "--seed=4"]) == 2
+        assert main([*repeat, "--resume"]) == 0
+        assert main([*repeat, "--resume", "--seed=4"]) == 2
         assert "seed: 0 -> 4" in capsys.readouterr().err
-        assert main(["evaluate", f"--config={first / 'config.yaml'}", "--overwrite", "--seed=4"]) == 0
+        assert main([*repeat, "--overwrite", "--seed=4"]) == 0
 
     def test_layer_picked(self, command, tmp_path, capsys):
         command[3] = "--layer=auto"

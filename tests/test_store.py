@@ -141,10 +141,10 @@ class TestModes:
             start(tmp_path)
         (tmp_path / "run.json").unlink()
         (tmp_path / "results.parquet").touch()
-        with pytest.raises(ValueError, match=r"holds a run already \(results.parquet\)"):
-            start(tmp_path)
-        with pytest.raises(ValueError, match=r"run.json, what the run is of, cannot be read .*No such file"):
-            start(tmp_path, "resume")
+        for mode in module.MODES:
+            with pytest.raises(ValueError, match=r"holds results.parquet, which no run.json of an evaluation lists"):
+                start(tmp_path, mode)
+        (tmp_path / "results.parquet").unlink()
         with pytest.raises(ValueError, match="mode must be one of 'new', 'resume', 'overwrite'; got 'old'"):
             start(tmp_path, "old")
 
@@ -172,10 +172,58 @@ class TestModes:
     @pytest.mark.parametrize("text", ["{", "[]", '{"configuration": {}}', ""])
     def test_broken_run(self, tmp_path, text):
         (tmp_path / "run.json").write_text(text)
-        with pytest.raises(ValueError, match=r"run.json, what the run is of, cannot be read"):
-            start(tmp_path, "resume")
-        start(tmp_path, "overwrite").close()
-        start(tmp_path, "resume").close()
+        for mode in module.MODES:
+            with pytest.raises(ValueError, match=r"holds run.json, which no run.json of .* give another output folder"):
+                start(tmp_path, mode)
+        assert files(tmp_path) == {"run.json"}
+        assert (tmp_path / "run.json").read_text() == text
+
+    @pytest.mark.parametrize("mode", module.MODES)
+    def test_files_of_no_run_stay_as_they_are(self, tmp_path, mode):
+        """Whatever is asked for, and nothing is left beside them, not even a lock."""
+        theirs = {"config.yaml": "a: 1", "report.html": "<p>", "summary.csv": "b", "parts/00000000.parquet": "c"}
+        for name, text in theirs.items():
+            folder = tmp_path / name.replace("/", "-")
+            (folder / "parts").mkdir(parents=True)
+            (folder / name).write_text(text)
+            with pytest.raises(ValueError, match=f"holds {name}, which no run.json .* move it away"):
+                start(folder, mode)
+            assert files(folder) == {name}
+            assert not (folder / ".lock").exists()
+            assert (folder / name).read_text() == text
+
+    def test_overwrite_removes_what_is_listed_alone(self, tmp_path):
+        """A run that writes no config.yaml does not own one."""
+        with start(tmp_path, files=["results.parquet", "errors.parquet", "gallery.png"]) as store:
+            store.write(0, rows_of(0))
+        (tmp_path / "config.yaml").write_text("mine")
+        (tmp_path / "gallery.png").touch()
+        with pytest.raises(ValueError, match=r"holds config.yaml, which no run.json"):
+            start(tmp_path, "overwrite")
+        assert files(tmp_path) == {"run.json", "config.yaml", "gallery.png", "parts/00000000.parquet"}
+        start(tmp_path, "overwrite", files=["results.parquet"]).close()
+        assert files(tmp_path) == {"run.json", "config.yaml"}
+        assert (tmp_path / "config.yaml").read_text() == "mine"
+
+    def test_a_resumed_run_lists_what_either_start_writes(self, tmp_path):
+        for mode, names in (("new", ["results.parquet"]), ("resume", ["config.yaml"])):
+            start(tmp_path, mode, files=names).close()
+        assert module.read_run(tmp_path)["files"] == ["run.json", "results.parquet", "config.yaml"]
+
+    @pytest.mark.parametrize("name", ["../precious", "/etc/hostname", "..", "parts/x"])
+    def test_a_list_that_reaches_out_of_the_folder_is_no_run(self, tmp_path, name):
+        folder = tmp_path / "run"
+        start(folder).close()
+        run = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(run | {"files": ["run.json", name]}))
+        (tmp_path / "precious").touch()
+        with pytest.raises(ValueError, match=r"holds run.json, which no run.json"):
+            start(folder, "overwrite")
+        assert (tmp_path / "precious").exists()
+
+    def test_no_name(self):
+        with pytest.raises(ValueError, match='the output folder is "", no name'):
+            start("")
 
     def test_overwrite(self, tmp_path):
         with start(tmp_path) as store:

@@ -242,6 +242,17 @@ def test_files(tmp_path, rows):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_texts_are_no_formulas_to_a_spreadsheet(tmp_path):
+    row = dict.fromkeys(FIELDS, -0.5) | {"metric": "adcc"}
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "GradCAM=1", " =1"]
+    write_summary(tmp_path, [row | {"method": name} for name in names])
+    with open(tmp_path / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == [*(f"'{name}" for name in names[:6]), *names[6:]]
+    assert {row["value"] for row in rows} == {"-0.5"}
+    assert [row["method"] for row in json.loads((tmp_path / "summary.json").read_text())] == names
+
+
 def test_bad_input():
     columns = {"index": [0, 1], "path": ["a", "b"], "method": ["A", "A"], "adcc": [0.5, 0.5]}
     with pytest.raises(ValueError, match="there is no metric 'adc': did you mean adcc"):

@@ -29,7 +29,7 @@ MODES = ("new", "resume", "overwrite")
 _RUN, _PARTS, _RESULTS, _ERRORS, _SUMMARY = "run.json", "parts", "results.parquet", "errors.parquet", "summary.json"
 _SUMS = "tables.sha256"
 # What stands for a run beside its parts, whoever writes it; what is made of the parts comes first.
-_FILES = ("report.html", "config.yaml", "summary.csv", _SUMMARY, _SUMS, _RESULTS, _ERRORS, _RUN)
+RUN_FILES = ("report.html", "config.yaml", "summary.csv", _SUMMARY, _SUMS, _RESULTS, _ERRORS, _RUN)
 _PART = re.compile(r"(\d{8,})\.parquet")
 _OF_PARTS = re.compile(r"\d{8,}((\.errors|\.pictures)?\.parquet|\.sha256)")
 _ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 2**16, 2**26
@@ -102,6 +102,7 @@ class Store:
         environment: Mapping[str, Any] | None = None,
         identity: Mapping[str, Any] | None = None,
         insist: bool = False,
+        files: Sequence[str] = RUN_FILES,
     ) -> Store:
         """Start a run in a folder, or go on with the one that is there.
 
@@ -109,18 +110,21 @@ class Store:
             folder: made where there is none.
             configuration: all that results depend on, of JSON types.
             mode: "new", for a folder without a run; "resume", to go on with a run of the same configuration or to
-                start one; "overwrite", to remove a run's own files, and no others, and start anew.
+                start one; "overwrite", to remove the files that the `run.json` of the run there lists, and no others,
+                and start anew.
             metrics: names of the columns of scores.
             curves: whether rows have an `insertion_curve`, a `deletion_curve` and their `curve_fractions`.
             maps: whether rows have a `map` and its `map_shape`, see `pack_map`.
             environment: facts that may change between starts, such as versions and the date, of JSON types.
             identity: what `cam_extras.fingerprints.identify` says of all that results depend on.
             insist: go on with a run though its identity differs, or cannot be told; `run.json` notes it.
+            files: names of the files beside the parts that the run will write; `run.json` lists them.
 
         Raises:
             TypeError: a value is of no JSON type; the key is named.
-            ValueError: a value is NaN or infinite; or the mode does not fit what is in the folder, with every
-                difference of the configuration and the identity.
+            ValueError: a value is NaN or infinite; the folder holds a file of one of these names, or parts, that no
+                `run.json` lists; or the mode does not fit what is in the folder, with every difference of the
+                configuration and the identity.
             RuntimeError: another process works on the folder.
             NoSpaceError: the disk is full.
         """
@@ -131,35 +135,42 @@ class Store:
         scores = [pa.field(name, pa.float64()) for name in metrics]
         lists = [pa.field(name, pa.list_(pa.float64())) for name in _CURVES if curves]
         schema = pa.schema([*_FIXED, *scores, *lists, *(_MAPS if maps else ())])
+        check_not_in_the_way(folder, files)  # here too, so that a folder that is refused stays as it is
         folder = Path(folder).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         store = cls(folder, schema, _lock(folder))
         try:
             run = json.loads(json.dumps({"configuration": configuration, "identity": identity or {}}))
-            store._start({**run, "columns": schema.names, "starts": [dict(environment or {})]}, mode, insist)
+            run |= {"columns": schema.names, "starts": [dict(environment or {})]}
+            store._start(run, mode, insist, files)
         except BaseException:
             store.close()
             raise
         return store
 
-    def _start(self, run: dict[str, Any], mode: str, insist: bool) -> None:
-        for name in _FILES:
-            _temporary(self.folder / name).unlink(missing_ok=True)
-        for path in self._parts.glob(".*.partial"):  # left by a run that was killed
-            path.unlink()
-        there = [path for name in _FILES if (path := self.folder / name).exists()]
-        there += [path for path in self._parts.glob("*") if _OF_PARTS.fullmatch(path.name)]
-        if mode == "new" and there:
+    def _start(self, run: dict[str, Any], mode: str, insist: bool, files: Sequence[str]) -> None:
+        check_not_in_the_way(self.folder, files)
+        before = read_run(self.folder)
+        listed = [] if before is None else before["files"]
+        run["files"] = list(dict.fromkeys([_RUN, *listed, *files] if mode == "resume" else [_RUN, *files]))
+        if mode == "new" and before is not None:
             raise ValueError(
-                f"{self.folder} holds a run already ({there[-1].name}): give --resume to go on with it, or --overwrite "
-                "to start anew"
+                f"{self.folder} holds a run already ({_RUN}): give --resume to go on with it, or --overwrite to start "
+                "anew"
             )
-        if mode == "resume" and there:
-            run = self._resumed(run, insist)
-        if mode == "overwrite":
-            for path in there:
-                if path.name != _RUN:  # it stays until the new one stands in its place: no part is ever without
-                    path.unlink()
+        if mode == "resume" and before is not None:
+            run = self._resumed(run, before, insist)
+        if before is not None:  # left by a run that was killed
+            for name in listed:
+                _temporary(self.folder / name).unlink(missing_ok=True)
+            for path in self._parts.glob(".*.partial"):
+                path.unlink()
+        if mode == "overwrite" and before is not None:
+            for name in listed:
+                if name != _RUN and os.path.lexists(self.folder / name):
+                    (self.folder / name).unlink()  # run.json stays until the new one is there: no part is ever without
+            for path in _parts_in(self.folder):
+                path.unlink()
             if self._parts.exists():
                 _sync(self._parts)
         text = json.dumps(run, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -168,14 +179,9 @@ class Store:
         _sync(self.folder)
         self._drop_damaged()
 
-    def _resumed(self, run: dict[str, Any], insist: bool) -> dict[str, Any]:
-        """Return the run that is there with one more start, or raise ValueError unless it is the one to go on with."""
-        path = self.folder / _RUN
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            configuration, columns, starts = stored["configuration"], stored["columns"], stored["starts"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, what the run is of, cannot be read ({error}): give --overwrite") from error
+    def _resumed(self, run: dict[str, Any], stored: dict[str, Any], insist: bool) -> dict[str, Any]:
+        """Return the stored run with one more start, or raise ValueError unless it is the one to go on with."""
+        configuration, columns, starts = stored["configuration"], stored["columns"], stored["starts"]
         identity = run["identity"]
         if identity and (stored.get("identity") or {}).get("version") != identity["version"]:
             raise ValueError(
@@ -198,7 +204,7 @@ class Store:
                 "give what was there, or another folder, --overwrite to start anew, or --insist to go on all the same"
             )
         start = {**run["starts"][0], **({"insisted": doubts} if doubts else {})}
-        return {**stored, "starts": [*starts, start]}
+        return {**stored, "files": run["files"], "starts": [*starts, start]}
 
     def done(self) -> set[int]:
         """Return the parts that are done."""
@@ -446,6 +452,52 @@ class Run:
             f"{self.folder} does not hold a finished run: {name} cannot be read ({error}); give the output folder of "
             "an evaluation, and finish one that was interrupted with --resume"
         )
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """Return what the `run.json` of a folder holds, or None where there is none or none that a run wrote."""
+    try:
+        run = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+        columns = [field.name for field in _FIXED]
+        files = run.setdefault("files", [*RUN_FILES])  # what earlier versions wrote without a list
+        ours = (
+            isinstance(run["configuration"], dict)
+            and run["columns"][: len(columns)] == columns
+            and isinstance(run["starts"], list)
+            and all(os.path.basename(name) == name not in ("", ".", "..") for name in files)  # never outside the folder
+        )
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return None
+    return run if ours else None
+
+
+def check_not_in_the_way(folder: str | os.PathLike[str], files: Sequence[str] = RUN_FILES) -> None:
+    """Raise ValueError where a run would write over what stands in a folder and belongs to no run; nothing is touched.
+
+    Args:
+        folder: need not exist.
+        files: names of the files beside the parts that the run will write.
+    """
+    if not os.fspath(folder):
+        raise ValueError('the output folder is "", no name: give a folder, "." for the working folder')
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"the output {folder} is a file: give a folder")
+    run = read_run(folder)
+    listed = () if run is None else run["files"]
+    there = [name for name in dict.fromkeys([*files, _RUN]) if os.path.lexists(folder / name) and name not in listed]
+    if run is None:
+        there += [f"{_PARTS}/{path.name}" for path in _parts_in(folder)]
+    if there:
+        names = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
+        raise ValueError(
+            f"{folder} holds {names}, which no {_RUN} of an evaluation lists and this run would replace: give another "
+            f"output folder, or move {'it' if len(there) == 1 else 'them'} away"
+        )
+
+
+def _parts_in(folder: Path) -> list[Path]:
+    return [path for path in sorted((folder / _PARTS).glob("*")) if _OF_PARTS.fullmatch(path.name)]
 
 
 def pack_map(saliency: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cam_extras._checks import check_count, check_name, check_seed
+from cam_extras._text import csv_cell
 from cam_extras.evaluation.store import atomic_write
 from cam_extras.metrics import METRICS, win_percentage
 
@@ -182,9 +183,10 @@ def write_summary(folder: str | Path, rows: Sequence[Row]) -> None:
         NoSpaceError: the disk is full.
     """
     lines = io.StringIO(newline="")
-    writer = csv.DictWriter(lines, rows[0] if rows else FIELDS, lineterminator="\n")
+    # A carriage return is not quoted otherwise, and what follows it would be a row of its own.
+    writer = csv.DictWriter(lines, rows[0] if rows else FIELDS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     text = json.dumps(list(rows), indent=2, allow_nan=False) + "\n"
     atomic_write(Path(folder) / "summary.csv", lambda file: file.write(lines.getvalue().encode()))
     atomic_write(Path(folder) / "summary.json", lambda file: file.write(text.encode()))

@@ -13,6 +13,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from rich.table import Table
 from rich.text import Text
 
+from cam_extras._text import printable
 from cam_extras.evaluation.store import Run
 from cam_extras.evaluation.summary import Row, paired_differences
 from cam_extras.metrics import METRICS
@@ -79,7 +80,8 @@ def comparison_table(run_a: Run, run_b: Run) -> Table:
         "interval of the difference excludes 0, not corrected for multiple comparisons",
         *_alone(rows),
     ]
-    table = Table(title=Text(f"A: {run_a.folder}\nB: {run_b.folder}"), caption=Text("\n".join(notes)))
+    title = f"A: {printable(run_a.folder)}\nB: {printable(run_b.folder)}"
+    table = Table(title=Text(title), caption=Text("\n".join(map(printable, notes))))
     for heading in ("method", "metric"):
         table.add_column(heading, no_wrap=True)
     for heading in ("A", "B", "B - A", "95 % interval", "pairs"):
@@ -93,7 +95,7 @@ def comparison_table(run_a: Run, run_b: Run) -> Table:
         for row in of_method:
             metric = METRICS[row["metric"]]
             table.add_row(
-                Text(row["method"]),
+                Text(printable(row["method"])),
                 f"{metric.short} {metric.arrow}",
                 printed(metric, row["a"]),
                 printed(metric, row["b"]),
@@ -149,6 +151,15 @@ def write_comparison(run_a: Run, run_b: Run, path: Path) -> Path:
     )
     write_page(path, page)
     return path
+
+
+def is_comparison(path: Path) -> bool:
+    """Return whether a file is one that `write_comparison` wrote."""
+    try:
+        with path.open("rb") as file:
+            return b'<meta name="generator" content="cam_extras comparison">' in file.read(2000)
+    except OSError:
+        return False
 
 
 def _scores(run: Run) -> tuple[list[str], pa.Table]:

@@ -23,6 +23,7 @@ from cam_extras.metrics import METRICS
 COLORMAP = "inferno"  # perceptually uniform, readable by colour-blind people
 CELL, CAPTION, HEADING = 1.6, 0.36, 0.3  # inches
 ROWS = 25  # of a page
+PICTURE_FORMATS = ("JPEG", "PNG")  # of pictures in a run, which may come from somebody else
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,13 @@ def _title(row: Mapping[str, Any], categories: Sequence[str]) -> str:
 
 
 def _decoded(picture: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(picture)) as image:
+    with Image.open(io.BytesIO(picture), formats=PICTURE_FORMATS) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def gallery_pages(path: Path, count: int) -> list[Path]:
+    """Return the files that `save_gallery` writes for so many pictures."""
+    return [path if not page else path.with_stem(f"{path.stem}-{page + 1}") for page in range(-(-count // ROWS))]
 
 
 def save_gallery(path: Path, pictures: Sequence[Picture]) -> list[Path]:
@@ -114,11 +120,9 @@ def save_gallery(path: Path, pictures: Sequence[Picture]) -> list[Path]:
     Returns:
         What was written.
     """
-    pages: list[Path] = []
-    for first in range(0, len(pictures), ROWS):
-        page = path if not pages else path.with_stem(f"{path.stem}-{len(pages) + 1}")
-        _draw(pictures[first : first + ROWS]).savefig(page, dpi=110)
-        pages.append(page)
+    pages = gallery_pages(path, len(pictures))
+    for number, page in enumerate(pages):
+        _draw(pictures[number * ROWS : (number + 1) * ROWS]).savefig(page, dpi=110)
     return pages
 
 
@@ -149,7 +153,7 @@ def _draw(pictures: Sequence[Picture]) -> Figure:
             _show(axis, picture.overlays[method], picture.captions[method])
     headings = [f"{method} (control)" if method in pictures[0].controls else method for method in methods]
     for axis, heading in zip(axes[0], ("image", *headings), strict=True):
-        axis.set_title(heading, fontsize=9)
+        axis.set_title(heading, fontsize=9, parse_math=False)
     return figure
 
 

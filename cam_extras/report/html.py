@@ -15,15 +15,17 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from cam_extras.configuration import code_in
 from cam_extras.evaluation.pictures import choose_images, image_values
 from cam_extras.evaluation.store import Run, atomic_write
 from cam_extras.metrics import METRICS, Metric
 from cam_extras.report.figures import bars, best_of, curves, mean_curves, metric_of, printed, scatter
-from cam_extras.report.gallery import COLORMAP
+from cam_extras.report.gallery import COLORMAP, PICTURE_FORMATS
 
 ERRORS_SHOWN = 100
 _SCORES_SHOWN = 4  # under an overlay; the others are in a table
@@ -137,7 +139,8 @@ def write_report(run: Run) -> Path:
         colours=[to_hex(colour) for colour in matplotlib.colormaps[COLORMAP](np.linspace(0, 1, 9))],
         errors=errors.slice(0, ERRORS_SHOWN).to_pylist(),
         stages=pc.value_counts(errors["stage"]).to_pylist(),
-        settings=_settings(run),
+        settings=(settings := _settings(run)),
+        code=_code(settings),
         starts=run.starts,
     )
     path = run.folder / "report.html"
@@ -322,7 +325,7 @@ def _class(number: int | None, categories: Sequence[str]) -> str | None:
 
 
 def _picture(data: bytes) -> _Picture:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
         kind = Image.MIME[image.format or "JPEG"]
         return _Picture(f"data:{kind};base64,{base64.b64encode(data).decode()}", *image.size)
 
@@ -333,3 +336,12 @@ def _settings(run: Run) -> str | None:
         return (run.folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
+
+
+def _code(settings: str | None) -> dict[str, str]:
+    """Return what of a file of settings runs code; nothing where it is none any more."""
+    try:
+        read = yaml.safe_load(settings or "")
+    except (yaml.YAMLError, RecursionError):
+        return {}
+    return code_in(read) if isinstance(read, Mapping) else {}

@@ -11,6 +11,7 @@ from pyarrow.csv import write_csv  # type: ignore[import-untyped]
 from rich.table import Table
 from rich.text import Text
 
+from cam_extras._text import csv_cell, printable
 from cam_extras.evaluation.store import Run
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
@@ -26,7 +27,7 @@ def summary_table(
         title: of the table.
         controls: which of the methods are controls.
     """
-    table = Table(title=Text(title), caption="per cent, where a metric has a greatest value; best in bold")
+    table = Table(title=Text(printable(title)), caption="per cent, where a metric has a greatest value; best in bold")
     table.add_column("method", no_wrap=True)
     cells = []
     methods = sorted(values, key=lambda method: method in controls)
@@ -50,7 +51,7 @@ def summary_table(
         if is_control:
             head_controls(table)
         for method, *row in rows:
-            table.add_row(Text(method), *row)
+            table.add_row(Text(printable(method)), *row)
     return table
 
 
@@ -81,7 +82,12 @@ def list_table() -> list[Table]:
 
 
 def save_csv(path: Path, run: Run) -> None:
-    """Write the results of a run as CSV, but for its curves and maps."""
+    """Write the results of a run as CSV, but for its curves and maps; no text in it is a formula to a spreadsheet."""
     plain = [field.name for field in run.results.schema if not pa.types.is_nested(field.type) and field.name != "map"]
+    table = run.results.select(plain)
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            cells = pa.array([csv_cell(value) for value in table[field.name].to_pylist()], field.type)
+            table = table.set_column(number, field, cells)
     with path.open("wb") as file:
-        write_csv(run.results.select(plain), file)
+        write_csv(table, file)
