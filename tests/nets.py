@@ -88,7 +88,6 @@ class TinyViT(nn.Module):
         self.position = nn.Parameter(torch.randn(1, 13, width))
         self.blocks = nn.Sequential(Block(width), Block(width))
         self.layer = self.blocks[1].norm1
-        nn.init.uniform_(self.layer.weight, 0.5, 1.5)  # all 1, the channels would cancel but for rounding
         self.norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, CLASSES)
         self.fail = False
@@ -113,7 +112,6 @@ class TinySwin(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(3, width, 4, stride=4)
         self.layer = nn.LayerNorm(width)
-        nn.init.uniform_(self.layer.weight, 0.5, 1.5)  # all 1, the channels would cancel but for rounding
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.classifier = nn.Linear(width, CLASSES)
         self.fail = False

@@ -200,7 +200,8 @@ class TestModes:
         (tmp_path / "gallery.png").touch()
         with pytest.raises(ValueError, match=r"holds config.yaml, which no run.json"):
             start(tmp_path, "overwrite")
-        assert files(tmp_path) == {"run.json", "config.yaml", "gallery.png", "parts/00000000.parquet"}
+        parts = {"parts/00000000.parquet", "parts/00000000.sha256"}
+        assert files(tmp_path) == {"run.json", "config.yaml", "gallery.png", *parts}
         start(tmp_path, "overwrite", files=["results.parquet"]).close()
         assert files(tmp_path) == {"run.json", "config.yaml"}
         assert (tmp_path / "config.yaml").read_text() == "mine"
