@@ -473,11 +473,12 @@ class _Recording:
         """Return d score / d A of a layer; warn of samples in which it is 0 when it is first asked for."""
         gradient = self.gradients(scorer, utility)[index].detach()
         maps = self.as_feature_map(gradient)
-        name = _name(self.model, self.layers[index])
+        layer = self.layers[index]
         if self.reshape_transform is not None and not maps.any() and gradient.any():
             raise ValueError(
-                f"the score depends on layer {name} only through what the reshape_transform drops, such as the class "
-                "token, and the map would be 0: choose a layer before the last attention, such as blocks[-1].norm1"
+                f"the score depends on layer {_name(self.model, layer)} only through what the reshape_transform drops, "
+                "such as the class token, and the map would be 0: choose a layer before the last attention, such as "
+                "blocks[-1].norm1"
             )
         key = (*scorer.key(utility), index)
         if self.tells_of_zeros and key not in self._told_of_zeros:
@@ -485,7 +486,7 @@ class _Recording:
             nothing = ~maps.flatten(1).any(dim=1)
             if nothing.any():
                 error = SampleError(
-                    f"the gradient of the score in layer {name} is exactly 0",
+                    f"the gradient of the score in layer {_name(self.model, layer)} is exactly 0",
                     which(nothing),
                     "maps made of it show nothing; units that are not active pass none on, and neither does a score "
                     "that is saturated",

@@ -254,8 +254,9 @@ class _NoHooks:
         if isinstance(x, Tensor) and reference_tensor(self.model) is not None:
             x = x.to(self.device)
         probes = Probe.several(self.model, self.layers, x, **self.options)
+        outputs = probes[0].outputs
         self.probes = self.seen = [probe.scored_by(self.score) for probe in probes]
-        return self.probes[0].outputs
+        return outputs
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"probes": [], "seen": []}  # graphs cannot be copied
