@@ -221,6 +221,7 @@ class TestRuns:
         def gets_in(seconds, **environment):
             """Whether a client does in so many seconds; Ray has it try again and again."""
             run = [sys.executable, "-c", code]
+            environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # so that it looks for Ray on 127.0.0.1
             with contextlib.suppress(subprocess.TimeoutExpired):
                 client = subprocess.run(
                     run, capture_output=True, text=True, env=os.environ | environment, timeout=seconds
