@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -121,7 +123,8 @@ def running():
     """Ray on this machine, as the engine starts it; nothing of it is left after that."""
 
     def state():
-        names = ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED", "RAY_BACKEND_LOG_LEVEL")
+        names = ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED", "RAY_BACKEND_LOG_LEVEL", "RAY_AUTH_MODE")
+        names = (*names, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
         return ray.is_initialized(), signal.getsignal(signal.SIGTERM), [os.environ.get(name) for name in names]
 
     before = state()
@@ -204,6 +207,34 @@ class TestRuns:
         assert ray.is_initialized()
         assert "".join(capfd.readouterr()) == ""
 
+    def test_nobody_else_gets_in(self, running):
+        """The Ray that is started listens to this machine alone, and to nobody without its token."""
+        psutil = pytest.importorskip("psutil")  # which Ray brings along
+        listening = [
+            connection.laddr.ip
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert len(listening) >= 5
+        assert {address.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
+        code = f"import ray; ray.init({ray.get_runtime_context().gcs_address!r}, logging_level=50); print('in')"
+
+        def gets_in(seconds, **environment):
+            """Whether a client does in so many seconds; Ray has it try again and again."""
+            run = [sys.executable, "-c", code]
+            environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # so that it looks for Ray on 127.0.0.1
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                client = subprocess.run(
+                    run, capture_output=True, text=True, env=os.environ | environment, timeout=seconds
+                )
+                return "in" in client.stdout.split()
+            return False
+
+        begun = time.monotonic()
+        assert gets_in(120, RAY_AUTH_MODE="token")
+        assert not gets_in(2 * (time.monotonic() - begun) + 5, RAY_AUTH_MODE="disabled")
+
     def test_more_than_there_is(self, running, start, tmp_path):
         with pytest.raises(ValueError, match="7 workers need 4 CPUs, and Ray has 2: give fewer workers"):
             start(tmp_path / "out", engine="ray", workers=7)
@@ -247,6 +278,12 @@ class TestTrouble:
     def test_no_ray(self, parts, monkeypatch):
         monkeypatch.setitem(sys.modules, "ray", None)
         with pytest.raises(ValueError, match=r"engine='ray' needs Ray.*: pip install cam_extras\[ray\]"):
+            parts()
+
+    @pytest.mark.parametrize("version", ["2.30.0", "2.59.1", "1.13.0"])
+    def test_a_ray_that_lets_everybody_in(self, parts, monkeypatch, version):
+        monkeypatch.setattr(ray, "__version__", version)
+        with pytest.raises(ValueError, match=rf"needs Ray 2.60 or later, .* there is {version}: pip install --upgrade"):
             parts()
 
     def test_images_in_one_order_only(self, parts):

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import ModuleType
@@ -30,6 +31,7 @@ from cam_extras.evaluation.scoring import Input, Reader, Scored, Scorer
 from cam_extras.evaluation.sources import Indexed, Source
 from cam_extras.evaluation.store import Failure
 
+_LEAST_VERSION = (2, 60)  # the first that is known to ask for a token of its own accord
 _READERS = 4  # tasks at a time for each worker, at most; with as many as workers Ray Data would have the workers read
 _CPUS = 0.5  # that a worker or a task asks for: little, so that tasks find a place beside the workers
 _ATTEMPTS = 4  # at a part whose process died each time: with no end, what crashes it would keep a run for ever
@@ -108,6 +110,12 @@ def _import_ray() -> ModuleType:
         import ray.data
     except ImportError as error:
         raise ValueError(f"engine='ray' needs Ray ({error}): pip install cam_extras[ray]") from error
+    numbers = tuple(int(number) for number in re.findall(r"\d+", ray.__version__)[:2])
+    if numbers < _LEAST_VERSION:
+        raise ValueError(
+            f"engine='ray' needs Ray {'.'.join(map(str, _LEAST_VERSION))} or later, which lets nobody in without a "
+            f"token; there is {ray.__version__}: pip install --upgrade cam_extras[ray]"
+        )
     return ray
 
 
@@ -124,13 +132,15 @@ def _running(ray: ModuleType, address: str | None, workers: int) -> Iterator[Non
     elif address != "auto":
         _check_address(address)
     defaults = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    variables = {name: os.environ.get(name, default) for name, default in defaults.items()}
+    variables: dict[str, str | None] = {name: os.environ.get(name, default) for name, default in defaults.items()}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # processes here find the modules found here
+    variables["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE")  # which Ray sets
     on_termination = signal.getsignal(signal.SIGTERM)
     with _environment(**variables):  # to the end, for Ray Data looks there whether to collect statistics of usage
         try:
             try:
-                ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+                with _on_loopback() if address == "local" else nullcontext():
+                    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ValueError(f"no Ray answers at {address!r}: {error}") from error
             yield
@@ -138,6 +148,20 @@ def _running(ray: ModuleType, address: str | None, workers: int) -> Iterator[Non
             ray.shutdown()
             if threading.current_thread() is threading.main_thread():  # Ray has put its own there
                 signal.signal(signal.SIGTERM, on_termination)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that is started listen to this machine alone, as it does by itself where it has no clusters."""
+    from ray._private import ray_constants
+
+    clusters = ray_constants.ENABLE_RAY_CLUSTER  # read when Ray is imported, and by its other processes from there:
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with _environment(**{ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
 
 
 def _check_address(address: str) -> None:
@@ -152,15 +176,15 @@ def _check_address(address: str) -> None:
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
+def _environment(**variables: str | None) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
