@@ -24,7 +24,7 @@ from quantus.helpers.model.model_interface import ModelInterface
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
 
-from cam_extras._checks import SampleError, check_class_scores, check_finite, check_name
+from cam_extras._checks import SampleError, check_class_scores, check_count, check_finite, check_name
 from cam_extras.batches import rows_of_a_pass
 from cam_extras.maps import input_map, normalise
 from cam_extras.methods import METHODS as _OURS
@@ -81,11 +81,15 @@ def explain(
         ValueError: there is no method of that name.
         TypeError: the method has no such hyper-parameter.
     """
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     kind: Any = method
     if isinstance(method, str):
         known = _OURS if method in _OURS else __getattr__("METHODS")
         check_name("method", method, known)
         kind = known[method]
+    if not isinstance(kind, type):
+        raise TypeError(f'the method must be a name, such as "GradCAM", or a class; got {method!r:.80}')
     if issubclass(kind, Method):
         return Explainer(kind.make(hyper), layer, reshape_transform, batch_size)
     from cam_extras.pytorch_grad_cam import check_upstream
@@ -156,6 +160,8 @@ class Explainer:
         classes = torch.as_tensor(np.ascontiguousarray(targets), device=x.device)
         if np.shape(targets) != (len(x),):
             raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {np.shape(targets)}")
+        if not len(x):
+            raise ValueError(f"there are no inputs to explain: their shape is {tuple(x.shape)}")
         rows, found = rows_of_a_pass(x, self.batch_size), []
         for first in range(0, len(x), rows):
             part = slice(first, first + rows)
@@ -521,7 +527,9 @@ class _Explained(Explained):
 
 def _object_masks(s_batch: np.ndarray, x: Tensor) -> Tensor:
     """Return masks (N, 1, *S) or (N, *S) of numbers as booleans (N, *S)."""
-    masks = _tensor(s_batch) != 0
+    masks = _tensor(s_batch)
+    check_finite("the mask of the object", masks)
+    masks = masks != 0
     if masks.ndim == x.ndim and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.shape != (len(x), *x.shape[2:]):

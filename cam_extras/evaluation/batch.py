@@ -41,6 +41,7 @@ class Evaluation:
         curves: for each method the insertion and deletion curves that metrics asked for.
         weights: for each method the channel weights (N, K) of x and of its counterfactual, `weights` and
             `counterfactual_weights`, that metrics asked for.
+        classes: how many the model tells apart.
     """
 
     target: Tensor
@@ -50,6 +51,7 @@ class Evaluation:
     scores: dict[str, dict[str, Tensor]]
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    classes: int | None = None
 
     def of_set(self) -> dict[str, dict[str, float]]:
         """Return for each method and metric the value of the whole set."""
@@ -104,6 +106,10 @@ class Evaluator:
         if isinstance(self.metrics, str) or not isinstance(self.methods, Mapping):
             raise TypeError("expected a mapping of methods, {name: method}, and a list of names of metrics")
         object.__setattr__(self, "metrics", tuple(self.metrics))  # the caller's list may change
+        if not callable(self.model):
+            raise TypeError(f"the model must be a torch.nn.Module or another callable; got {self.model!r:.80}")
+        if not self.methods or not self.metrics:
+            raise ValueError(f"there is no {'metric' if self.methods else 'method'} to evaluate: give one or more")
         for name in self.metrics:
             check_name("metric", name, METRICS)
         if any("weights" in sources_of(name) for name in self.metrics):
@@ -156,7 +162,7 @@ class Evaluator:
             reshape_transform=self.reshape_transform,
             second_order=any(method.second_order for method in self.methods.values()),
         )
-        result = Evaluation(*_confidence(probe), {}, {})
+        result = Evaluation(*_confidence(probe), {}, {}, classes=probe.outputs.shape[1])
         for name, method in self.methods.items():
             explained = _Explained(probe, method, self._nothing)
             try:
