@@ -44,16 +44,51 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 def check_seed(seed: object) -> None:
     """Raise TypeError unless `seed` is an integer."""
-    if not hasattr(seed, "__index__"):
+    if not hasattr(seed, "__index__") or isinstance(seed, bool):
         raise TypeError(f"seed must be an integer; got {seed!r}")
 
 
-def check_count(name: str, value: object, least: int = 1) -> None:
-    """Raise TypeError or ValueError unless `value` is an integer, `least` or more."""
-    if not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer; got {value!r}")
+def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Raise TypeError or ValueError unless `value` is an integer, `least` or more and no more than `most`."""
+    if not hasattr(value, "__index__") or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer; got {value!r:.80}")
     if value.__index__() < least:
         raise ValueError(f"{name} must be {least} or more; got {value}")
+    if most is not None and value.__index__() > most:
+        raise ValueError(f"{name} must be {most} or less; got {value}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is a real number."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number; got {value!r:.80}")
+
+
+def check_tensor(what: str, value: object) -> Tensor:
+    """Return `value` if it is a tensor, or raise TypeError."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{what} must be a torch.Tensor; got {type(value).__name__}: torch.as_tensor makes one of numbers, lists "
+            "and arrays"
+        )
+    return value
+
+
+def check_sequence(what: str, value: object) -> None:
+    """Raise TypeError unless `value` has one entry for each sample."""
+    if not isinstance(value, Sequence | Tensor) or isinstance(value, str):
+        raise TypeError(f"{what} must be a list with one entry for each sample; got {type(value).__name__}")
+
+
+def check_maps(what: str, given: object) -> None:
+    """Raise TypeError or ValueError unless these are maps (N, *S) of floating point, without a channel dimension."""
+    maps = check_tensor(what, given)
+    if maps.ndim < 2 or maps.numel() == 0:
+        raise ValueError(f"{what} must have shape (N, *S) and pixels; got {tuple(maps.shape)}")
+    if maps.ndim == 4 and maps.shape[1] == 1:
+        raise ValueError(f"{what} must have shape (N, *S), without channels; got {tuple(maps.shape)}: give maps[:, 0]")
+    if not maps.is_floating_point():
+        raise TypeError(f"{what} must be of floating point; got {maps.dtype}: convert it with .float()")
 
 
 def check_fill(value: object) -> None:
@@ -101,14 +136,9 @@ def check_pixels(shape: Sequence[int]) -> None:
         )
 
 
-def check_map_pixels(maps: Tensor) -> None:
-    """Raise ValueError unless maps have pixels, shape (N, *S)."""
-    if maps.ndim < 2 or 0 in maps.shape[1:]:
-        raise ValueError(f"the maps must have pixels, shape (N, *S); got {tuple(maps.shape)}")
-
-
 def check_finite(what: str, values: Tensor) -> None:
-    """Raise ValueError naming the samples (first dimension) of `values` that are not finite."""
+    """Raise ValueError naming the samples (first dimension) of `values` that are not finite, or TypeError."""
+    check_tensor(what, values)
     if values.sum().isfinite():  # twenty times faster than looking at every element, and seldom wrong
         return
     finite = torch.isfinite(values)
@@ -117,7 +147,8 @@ def check_finite(what: str, values: Tensor) -> None:
 
 
 def check_unit_range(what: str, values: Tensor) -> None:
-    """Raise ValueError naming the samples (first dimension, if there is one) of `values` outside [0, 1]."""
+    """Raise ValueError naming the samples (first dimension, if any) of `values` outside [0, 1], or TypeError."""
+    check_tensor(what, values)
     inside = (values >= 0) & (values <= 1)
     if inside.all():
         return

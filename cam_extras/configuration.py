@@ -70,7 +70,7 @@ def _make_method(name: str, hyper: Mapping[str, Any] | None, seed: int) -> Metho
     else:
         class_name = hyper.get("method", name)
     hyper = {key: value for key, value in hyper.items() if key != "method"}
-    if class_name not in METHODS:
+    if not isinstance(class_name, str) or class_name not in METHODS:
         from cam_extras.pytorch_grad_cam import UPSTREAM, Upstream  # only where asked for: it imports its host
 
         check_name("method", class_name, {**METHODS, **UPSTREAM})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_finite, check_unit_range, stacklevel_of_the_caller
+from cam_extras._checks import check_finite, check_tensor, check_unit_range, stacklevel_of_the_caller
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -23,16 +24,24 @@ def normalise(maps: Tensor) -> Tensor:
         Shape (N, *S), in [0, 1].
 
     Raises:
-        ValueError: a map holds NaN or infinities; the message names the samples.
+        TypeError: the maps are no tensor, or boolean.
+        ValueError: a map has no pixels or holds NaN or infinities; the message names the samples.
 
     >>> normalise(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
     tensor([[0.0000, 0.5000, 1.0000],
             [0.0000, 0.0000, 0.0000]])
     """
     check_finite("the map", maps)
+    if maps.ndim < 2 or not maps.shape[1:].numel():
+        raise ValueError(f"the map must have shape (N, *S) and pixels; got {tuple(maps.shape)}")
+    if maps.dtype == torch.bool:
+        raise TypeError("the map must hold numbers; got torch.bool: convert it with .float()")
     space = tuple(range(1, maps.ndim))
     low, high = maps.amin(space, keepdim=True), maps.amax(space, keepdim=True)
     span = high - low
+    if maps.is_floating_point() and not span.isfinite().all():  # the range is more than the type can hold
+        maps, low, high = maps / 2, low / 2, high / 2
+        span = high - low
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
 
 
@@ -42,6 +51,9 @@ def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     Raises:
         ValueError: `size` has another number of dimensions than the maps.
     """
+    check_tensor("the map", maps)
+    if not isinstance(size, Iterable):
+        raise TypeError(f"size must be a tuple, one number for each dimension of the input; got {size!r:.80}")
     if tuple(maps.shape[1:]) == tuple(size):
         return maps
     if len(size) != maps.ndim - 1 or len(size) not in _INTERPOLATION:
@@ -55,11 +67,15 @@ def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 def layer_map(contributions: Tensor) -> Tensor:
     """Sum contributions over channels, rectify and normalise: n(ReLU(sum_k C_k)), (N, C, *S) -> (N, *S).
 
-    Raises:
-        ValueError: contributions are NaN or infinite.
-
     A `UserWarning` says so where there is a single cell: the map of one cell is 0.
+
+    Raises:
+        TypeError: the contributions are no tensor.
+        ValueError: they have no channels and space, or are NaN or infinite.
     """
+    check_tensor("the contributions", contributions)
+    if contributions.ndim < 3:
+        raise ValueError(f"the contributions must have shape (N, C, *S); got {tuple(contributions.shape)}")
     warn_of_a_single_cell(contributions)
     return normalise(contributions.sum(dim=1).relu())
 
@@ -93,6 +109,8 @@ def mask(x: Tensor, maps: Tensor, fill: float | Tensor = 0.0) -> Tensor:
         ValueError: the maps have another size than the input, or leave [0, 1], samples are named; or the fill does not
             broadcast to the input or is not finite.
     """
+    check_tensor("the input", x)
+    check_tensor("the map", maps)
     if not x.is_floating_point():
         raise TypeError(f"the input to mask must be of floating point; got {x.dtype}: convert it with .float()")
     if maps.shape != (x.shape[0], *x.shape[2:]):
@@ -113,7 +131,10 @@ def broadcast_to(name: str, values: float | Tensor, x: Tensor) -> Tensor:
     Raises:
         ValueError: it does not broadcast to the input, or is not finite; samples are named.
     """
-    tensor = torch.as_tensor(values, dtype=x.dtype, device=x.device)
+    try:
+        tensor = torch.as_tensor(values, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a number or a tensor; got {values!r:.80}") from error
     try:
         expanded = tensor.expand(x.shape)
     except RuntimeError as error:
@@ -132,4 +153,6 @@ def black(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     >>> black((0.5,), (0.25,))
     tensor([[[-2.]]])
     """
+    if len(mean) != len(std) or not all(std):
+        raise ValueError(f"expected a mean and a std other than 0 for each channel; got {mean!r:.80} and {std!r:.80}")
     return (-torch.tensor(mean) / torch.tensor(std))[:, None, None]

@@ -78,8 +78,10 @@ class Classifier:
 
     def class_index(self, target: str) -> int:
         """Read a class given by number or by name."""
-        if target.lstrip("-").isdigit():
+        if target.isascii() and target.removeprefix("-").isdigit():
             return int(target)
+        if not self.categories:
+            raise ValueError(f"the names of the model's classes are not known: give {target!r:.80} by its number")
         names = [name.lower() for name in self.categories]
         check_name("class", target.lower(), names)
         return names.index(target.lower())
@@ -185,6 +187,8 @@ def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tens
                 output = reshape_transform(output)
             except (RuntimeError, ValueError, IndexError):  # it is made for the outputs of some layers
                 return
+        if not isinstance(output, Tensor):  # of a reshape_transform: a probe of the layer says so
+            return
         a_map = output.ndim == x.ndim > 2 and len(output) == len(x) and output[0, 0].numel() > 1
         if a_map and not isinstance(module, _NO_MAP_OF_THEIR_OWN):
             maps.add(name)

@@ -21,6 +21,10 @@ from cam_extras._checks import SampleError, check_input, check_name, stacklevel_
 from cam_extras.scores import CustomScorer, PerSampleScorer, Score, Scorer, Target, TargetScorer
 
 Model = Callable[..., Any]
+# What layers say of an input of other channels, dimensions, size or type than they were made for.
+_UNFIT = (
+    r"to have \d+ channels|batched\) input to|cannot be multiplied|should be the same|same dtype|expected scalar type"
+)
 
 
 class Probe:
@@ -332,9 +336,10 @@ class _Recording:
 
     def _reshape(self, values: Tensor) -> Tensor:
         maps = values if self.reshape_transform is None else self.reshape_transform(values)
-        if maps.ndim < 3 or maps.shape[0] != len(self.x):
+        if not isinstance(maps, Tensor) or maps.ndim < 3 or maps.shape[0] != len(self.x):
             raise ValueError(
-                f"expected a feature map of shape ({len(self.x)}, C, *S) from the layer; got {tuple(maps.shape)}: "
+                f"expected a feature map of shape ({len(self.x)}, C, *S) from the layer; got "
+                f"{tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__}: "
                 "choose a layer with spatial dimensions or give a reshape_transform"
             )
         return maps
@@ -377,6 +382,11 @@ class _Recording:
             except RuntimeError as error:
                 if not record_below and "no_grad mode and is being modified inplace" in str(error):
                     return None
+                if re.search(_UNFIT, str(error)):
+                    raise ValueError(
+                        f"the model does not take an input of shape {tuple(self.x.shape)} and type {self.x.dtype}: "
+                        f"{error}"
+                    ) from error
                 raise
             if not record_below and not torch.is_grad_enabled() and recorded:
                 return None

@@ -25,7 +25,7 @@ from quantus.helpers.model.model_interface import ModelInterface
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
 
-from cam_extras._checks import SampleError, check_class_scores, check_finite, check_name, check_pixels
+from cam_extras._checks import SampleError, check_class_scores, check_count, check_finite, check_name, check_pixels
 from cam_extras.batches import rows_of_a_pass
 from cam_extras.maps import normalise
 from cam_extras.methods import METHODS as _OURS
@@ -113,11 +113,15 @@ def explain(
         ValueError: there is no method of that name.
         TypeError: the method has no such hyper-parameter.
     """
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     kind: Any = method
     if isinstance(method, str):
         known = _OURS if method in _OURS else __getattr__("METHODS")
         check_name("method", method, known)
         kind = known[method]
+    if not isinstance(kind, type):
+        raise TypeError(f'the method must be a name, such as "GradCAM", or a class; got {method!r:.80}')
     if issubclass(kind, Method):
         return Explainer(kind.make(hyper), layer, reshape_transform, batch_size)
     from cam_extras.pytorch_grad_cam import check_upstream
@@ -200,6 +204,8 @@ class Explainer:
             reference = torch.empty(0, dtype=torch.float32, device="cpu")
         x = _tensor(inputs, reference.dtype, device or reference.device)
         check_pixels(x.shape)
+        if not len(x):
+            raise ValueError(f"there are no inputs to explain: their shape is {tuple(x.shape)}")
         classes = _tensor(targets, device=x.device)
         if classes.shape != (len(x),):
             raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {tuple(classes.shape)}")
@@ -579,7 +585,9 @@ class _Explained(Explained):
 
 def _object_masks(s_batch: np.ndarray, x: Tensor) -> Tensor:
     """Return masks (N, 1, *S) or (N, *S) of numbers as booleans (N, *S)."""
-    masks = _tensor(s_batch) != 0
+    masks = _tensor(s_batch)
+    check_finite("the mask of the object", masks)
+    masks = masks != 0
     if masks.ndim == x.ndim and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.shape != (len(x), *x.shape[2:]):

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -163,10 +163,16 @@ def evaluate(
         reshape_transform = reshape_transform or model.reshape_transform
         categories = categories or model.categories
         model = model.model
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module or a Classifier; got {type(model).__name__}")
     written = [*(name for name in RUN_FILES if settings is not None or name != "config.yaml"), *files]
     check_not_in_the_way(output, written)
     of_methods = read_methods(methods, seed)
+    if not isinstance(metrics, Iterable):
+        raise TypeError(f"metrics must be names, in a list; got {metrics!r:.80}")
     of_metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    if not of_metrics:
+        raise ValueError("there is no metric to evaluate: give one or more")
     for metric in of_metrics:
         check_name("metric", metric, METRICS)
     if not isinstance(options, MetricOptions):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_classes, check_targets
+from cam_extras._checks import check_choice, check_classes, check_targets, check_tensor
 
 Target = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 
@@ -40,6 +40,7 @@ class ClassScore(ABC):
         Raises:
             ValueError: the class index is outside [0, C), or there is not one for each sample.
         """
+        check_tensor("the model's output", outputs)
         if outputs.ndim == 1:
             return select_class(self.transform(outputs, 0)[None], self.target)[0]
         return select_class(self.transform(outputs, 1), self.target)
@@ -118,7 +119,12 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
             "give a score function of your own instead"
         )
     samples, classes = values.shape
-    indices = torch.as_tensor(target, device=values.device)
+    try:
+        indices = torch.as_tensor(target, device=values.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if "Overflow" in str(error):  # more than 64 bits hold
+            raise ValueError(f"class indices must lie in [0, {classes}); got {target!r:.80}") from error
+        raise TypeError(f"class indices must be integers; got {target!r:.80}") from error
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise TypeError(f"class indices must be integers; got {target!r}")
     if indices.numel() == 1:
@@ -128,7 +134,8 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
             f"expected one class index, or {samples}, one for each sample; got shape {tuple(indices.shape)}"
         )
     check_classes(indices, classes)
-    return indices.long()
+    indices = indices.long()
+    return indices.clone() if indices.is_inference() else indices  # a backward pass keeps them
 
 
 class Scorer(ABC):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import get_model, resnet18
 
+import cam_extras
 from cam_extras.cli import main
 from cam_extras.demo.canvases import DIGIT_SIZES, SIZE, make_canvases
 from cam_extras.demo.classifier import load_classifier, prepare
@@ -107,6 +109,16 @@ def test_interrupted(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("cam_extras.cli.load_classifier", interrupt)
     assert main(["demo", "--output", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "cam-extras: interrupted\n"
+
+
+def test_interrupted_while_it_starts(tmp_path):
+    """The import takes seconds: Ctrl-C in it is no traceback."""
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("raise KeyboardInterrupt")  # what the command imports first
+    path = os.pathsep.join([str(tmp_path), str(Path(cam_extras.__file__).parent.parent)])
+    command = [sys.executable, "-m", "cam_extras", "list"]
+    found = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "cam-extras: interrupted\n")
 
 
 def test_number_of_images_must_be_positive(capsys):

@@ -42,6 +42,7 @@ class Evaluation:
         weights: for each method the channel weights (N, K) of x and of its counterfactual, `weights` and
             `counterfactual_weights`, that metrics asked for.
         controls: the methods that are controls, see `cam_extras.methods.Method.control`.
+        classes: how many the model tells apart.
     """
 
     target: Tensor
@@ -52,6 +53,7 @@ class Evaluation:
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     controls: tuple[str, ...] = ()
+    classes: int | None = None
 
     def of_set(self) -> dict[str, dict[str, float]]:
         """Return for each method and metric the value of the whole set."""
@@ -115,6 +117,10 @@ class Evaluator:
         if isinstance(self.metrics, str) or not isinstance(self.methods, Mapping):
             raise TypeError("expected a mapping of methods, {name: method}, and a list of names of metrics")
         object.__setattr__(self, "metrics", tuple(self.metrics))  # the caller's list may change
+        if not callable(self.model):
+            raise TypeError(f"the model must be a torch.nn.Module or another callable; got {self.model!r:.80}")
+        if not self.methods or not self.metrics:
+            raise ValueError(f"there is no {'metric' if self.methods else 'method'} to evaluate: give one or more")
         for name in self.metrics:
             check_name("metric", name, METRICS)
         if any("weights" in sources_of(name) for name in self.metrics):
@@ -167,7 +173,8 @@ class Evaluator:
             reshape_transform=self.reshape_transform,
             second_order=any(method.second_order for method in self.methods.values()),
         )
-        result = Evaluation(*_confidence(probe), {}, {}, controls=tuple(controls_of(self.methods)))
+        controls = tuple(controls_of(self.methods))
+        result = Evaluation(*_confidence(probe), {}, {}, controls=controls, classes=probe.outputs.shape[1])
         for name, method in self.methods.items():
             explained = _Explained(probe, method, self._nothing)
             try:

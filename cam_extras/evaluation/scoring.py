@@ -322,7 +322,9 @@ class Scorer:
             known["masks"] = torch.stack([item.mask for item in batch]).to(self._device)  # type: ignore[misc]
         elif batch[0].boxes is not None:
             known["boxes"] = [item.boxes.to(self._device) for item in batch]  # type: ignore[union-attr]
-        return self._evaluator(x, target, **known)
+        evaluation = self._evaluator(x, target, **known)
+        _check_labels([item.label for item in batch], evaluation.classes)
+        return evaluation
 
     def _add(self, batch: list[Input], evaluation: Evaluation, scored: Scored) -> None:
         """Add the rows and pictures of a batch, or raise SampleError for a score that is not finite."""
@@ -379,6 +381,16 @@ def _jpeg(picture: np.ndarray) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
     return file.getvalue()
+
+
+def _check_labels(labels: Sequence[int | None], classes: int | None) -> None:
+    """Raise SampleError where labels are classes that the model does not have: none of its predictions is right."""
+    for label in labels:
+        if label is not None and classes is not None and label >= classes:
+            raise SampleError(
+                f"the label {label} is none of the model's {classes} classes, which count from 0",
+                [number for number, other in enumerate(labels) if other == label],
+            )
 
 
 def _message(error: BaseException) -> str:

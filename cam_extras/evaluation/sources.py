@@ -351,7 +351,8 @@ class Labels:
             where: what has the label.
 
         Raises:
-            ValueError: it is neither a number from 0 on nor a text; or a name that is not known, where one is needed.
+            ValueError: it is neither a number from 0 on, of the known classes where they are, nor a text; or a name
+                that is not known, where one is needed.
         """
         if isinstance(value, Tensor | np.ndarray | np.generic):
             values = value.reshape(-1).tolist()
@@ -359,10 +360,8 @@ class Labels:
         if isinstance(value, str):
             text = value.strip()
             number = self.number(text)
-            if number is not None:
-                return number
             try:
-                value = float(text) if text else None
+                value = number if number is not None else float(text) if text else None
             except ValueError:
                 if self.needed:
                     raise ValueError(f"{where}: {self._unknown(text)}") from None
@@ -373,8 +372,10 @@ class Labels:
             value = int(value) if value.is_integer() else value
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
             raise ValueError(f"{where}: a label must be a class number, 0 or more, or a name; got {value!r:.80}")
+        if self.classes and value >= self.classes:
+            raise ValueError(f"{where}: the label {value} is none of the {self.classes} classes, which count from 0")
         return value
 
     def _unknown(self, name: str) -> str:

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_count, check_finite
+from cam_extras._checks import check_choice, check_count, check_finite, check_tensor
 from cam_extras.maps import normalise, resize
 
 ESTIMATORS = ("histogram", "discrete", "knn")
 UPSAMPLINGS = ("nearest", "bilinear")
 GREY_LEVELS = 256
+MOST_BINS = 4096  # memory grows with their number, in joint histograms with its square
 _LARGEST = 1 << 21  # elements of an intermediate result: what stays in the cache is faster
 
 
@@ -47,7 +48,7 @@ def mutual_information(
         estimator: "histogram", equal-width bins over the range of each map and each image; "discrete", the distinct
             values of each map and 256 grey levels over the range of each image; or "knn", scikit-learn's
             `mutual_info_regression`, slow, on a sample of the pixels.
-        bins: of the histogram, for each of the two variables.
+        bins: of the histogram, for each of the two variables; 2 to 4096.
         upsample: "nearest" or "bilinear" (linear in one dimension, trilinear in three).
         pixels: how many pixels "knn" looks at.
         seed: of the choice of these pixels, and of scikit-learn's noise.
@@ -68,7 +69,9 @@ def mutual_information(
     """
     check_choice("estimator", estimator, ESTIMATORS)
     check_choice("upsample", upsample, UPSAMPLINGS)
-    check_count("bins", bins, least=2)
+    check_count("bins", bins, least=2, most=MOST_BINS)
+    check_tensor("the feature map", maps)
+    check_tensor("the image", image)
     check_count("pixels", pixels, least=2)
     if len(maps) != len(image) or maps.ndim != image.ndim or maps.ndim < 3:
         raise ValueError(

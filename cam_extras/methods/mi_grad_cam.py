@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cam_extras._checks import SampleError, check_choice, check_count, check_seed, which
 from cam_extras.methods.base import GradientMethod, above_minimum, spatial_mean, weigh_channels
-from cam_extras.methods.information import ESTIMATORS, UPSAMPLINGS, mutual_information
+from cam_extras.methods.information import ESTIMATORS, MOST_BINS, UPSAMPLINGS, mutual_information
 from cam_extras.probe import Probe
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,7 +39,7 @@ class MIGradCAM(GradientMethod):
         score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
             given to the host wins over it.
         estimator: of the mutual information: "histogram", "discrete" or "knn".
-        bins: of the histogram, for each of the two variables.
+        bins: of the histogram, for each of the two variables; 2 to 4096.
         upsample: how channels get the image's size: "nearest" or "bilinear".
         activation: of the sum over channels: "relu", or "leaky_relu", "sigmoid" or "elu" as in the paper's table 9.
             With one of these three the contributions are the activated sum, (N, 1, *S), above its minimum, so that
@@ -63,7 +63,7 @@ class MIGradCAM(GradientMethod):
         check_choice("upsample", self.upsample, UPSAMPLINGS)
         check_choice("activation", self.activation, ACTIVATIONS)
         check_seed(self.seed)
-        check_count("bins", self.bins, least=2)
+        check_count("bins", self.bins, least=2, most=MOST_BINS)
 
     def channel_information(self, probe: Probe) -> Tensor:
         """Return m, the normalised mutual information, shape (N, C); it sums to 1."""

@@ -11,7 +11,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_choice, check_count, check_fill, which
+from cam_extras._checks import SampleError, check_choice, check_count, check_fill, check_number, which
 from cam_extras.maps import mask, normalise, resize, warn_of_a_single_cell
 from cam_extras.methods.base import GradientMethod, above_minimum, rows_of_a_pass, weigh_channels
 from cam_extras.probe import Probe
@@ -149,6 +149,8 @@ class OptiCAM(GradientMethod):
         check_count("max_iterations", self.max_iterations)
         if self.internal_batch_size is not None:
             check_count("internal_batch_size", self.internal_batch_size)
+        check_number("learning_rate", self.learning_rate)
+        check_number("tolerance", self.tolerance)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
         if not self.tolerance >= 0:

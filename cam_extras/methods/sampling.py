@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_count
+from cam_extras._checks import check_choice, check_count, check_number
 from cam_extras.methods.base import GradientMethod, rows_of_a_pass
 from cam_extras.probe import Probe
 
@@ -132,6 +132,7 @@ def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_noise(width: float, distribution: str) -> None:
     """Raise ValueError unless the width is a finite number, 0 or more, and the distribution a known one."""
+    check_number("noise", width)
     if not 0 <= width < math.inf:
         raise ValueError(f"noise must be a finite number, 0 or more; got {width}")
     check_choice("distribution", distribution, DISTRIBUTIONS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_finite, check_map_pixels, check_unit_range
+from cam_extras._checks import check_finite, check_maps, check_unit_range
 from cam_extras.metrics.base import harmonic_mean, metric
 
 
@@ -28,16 +28,18 @@ def coherency(maps: Tensor, masked_maps: Tensor) -> Tensor:
         map says nothing.
 
     Raises:
-        ValueError: the shapes differ, or a map has no pixels or is not finite.
+        TypeError: the maps are no tensors of floating point.
+        ValueError: the shapes differ or have channels or no pixels, or a map is not finite.
 
     Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
 
     >>> coherency(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([[0.0, 0.5], [1.0, 0.0]]))
     tensor([1., 0.])
     """
+    check_maps("the map", maps)
+    check_maps("the map of the masked input", masked_maps)
     if maps.shape != masked_maps.shape:
         raise ValueError(f"expected maps of one shape; got {tuple(maps.shape)} and {tuple(masked_maps.shape)}")
-    check_map_pixels(maps)
     check_finite("the map", maps)
     check_finite("the map of the masked input", masked_maps)
     a, b = maps.flatten(1), masked_maps.flatten(1)
@@ -69,14 +71,15 @@ def complexity(maps: Tensor) -> Tensor:
         Shape (N,), in [0, 1]; lower is better.
 
     Raises:
-        ValueError: a map has no pixels, leaves [0, 1] or is not finite; samples are named.
+        TypeError: the maps are no tensor of floating point.
+        ValueError: the maps have channels or no pixels, leave [0, 1] or are not finite; samples are named.
 
     Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
 
     >>> complexity(torch.tensor([[0.0, 0.5, 1.0]]))
     tensor([0.5000])
     """
-    check_map_pixels(maps)
+    check_maps("the map", maps)
     check_unit_range("the map", maps)
     return maps.abs().flatten(1).mean(dim=1)
 

@@ -67,7 +67,11 @@ class Metric:
         0.6
         """
         means = []
-        for name in self.needs if self.of_means else [self.name]:
+        names = self.needs if self.of_means else (self.name,)
+        lacking = [name for name in names if name not in scores]
+        if lacking:
+            raise ValueError(f"{self.name} of a set needs the scores {', '.join(lacking)}; got {', '.join(scores)}")
+        for name in names:
             given = scores[name]
             values = (
                 given.double() if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float64, device="cpu")

@@ -11,7 +11,17 @@ import math
 import torch
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_count, check_finite, check_input, check_pixels, check_seed, which
+from cam_extras._checks import (
+    SampleError,
+    check_count,
+    check_finite,
+    check_input,
+    check_number,
+    check_pixels,
+    check_seed,
+    check_tensor,
+    which,
+)
 from cam_extras.metrics.base import metric
 
 
@@ -41,6 +51,8 @@ def counterfactual(x: Tensor, delta: float = 0.1, fraction: float = 0.5, seed: i
     <BLANKLINE>
             [[0.1000, 0.1000, 0.0000, 0.0000]]])
     """
+    check_number("fraction", fraction)
+    check_number("delta", delta)
     if not 0 < fraction <= 1:
         raise ValueError(f"the fraction of the pixels must lie in (0, 1]; got {fraction}")
     if not math.isfinite(delta) or delta == 0:
@@ -99,6 +111,8 @@ def counterfactual_sensitivity(
     >>> counterfactual_sensitivity(w, v), counterfactual_sensitivity(w, v, most_important=1)
     (tensor([0.5000]), tensor([0.5000]))
     """
+    check_tensor("the weights", weights)
+    check_tensor("the counterfactual weights", counterfactual_weights)
     if weights.shape != counterfactual_weights.shape or weights.ndim != 2 or not weights.shape[1]:
         raise ValueError(
             "expected the weights of one or more channels for the input and its counterfactual, both (N, K); got "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_finite, check_unit_range, which
+from cam_extras._checks import SampleError, check_finite, check_number, check_tensor, check_unit_range, which
 from cam_extras.maps import mask
 from cam_extras.metrics.base import harmonic_mean, metric
 from cam_extras.metrics.confidence import average_drop
@@ -33,6 +33,7 @@ def threshold_mask(x: Tensor, maps: Tensor, threshold: float, fill: float | Tens
     >>> threshold_mask(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[0.2, 0.5, 1.0]]), 0.5)
     tensor([[[0., 2., 3.]]])
     """
+    check_number("threshold", threshold)
     if not 0 <= threshold <= 1:
         raise ValueError(f"the threshold must lie in [0, 1], as maps do; got {threshold}")
     check_unit_range("the map", maps)
@@ -146,6 +147,7 @@ def win_percentage(drops: Tensor) -> Tensor:
     tensor([[1.0000, 0.5000],
             [0.0000, 0.5000]])
     """
+    check_tensor("the drops", drops)
     if drops.ndim != 2 or len(drops) < 2 or drops.shape[1] == 0:
         raise ValueError(f"expected drops of two or more methods, shape (M, N); got {tuple(drops.shape)}")
     for number, row in enumerate(drops):

@@ -20,7 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_count, check_input, check_name, check_pixels, check_unit_range
+from cam_extras._checks import (
+    check_count,
+    check_input,
+    check_name,
+    check_number,
+    check_pixels,
+    check_tensor,
+    check_unit_range,
+)
 from cam_extras.batches import rows_of_a_pass
 from cam_extras.maps import broadcast_to
 from cam_extras.metrics.base import metric
@@ -54,6 +62,8 @@ class Blur:
     sigma: float = 5.0
 
     def __post_init__(self) -> None:
+        check_count("size", self.size)
+        check_number("sigma", self.sigma)
         if self.size < 1 or self.size % 2 == 0:
             raise ValueError(f"the size of a blur must be an odd number of pixels; got {self.size}")
         if not 0 < self.sigma < math.inf:
@@ -106,7 +116,7 @@ class Schedule:
         delete_to: the substrate that deleted pixels are set to, likewise.
 
     Raises:
-        TypeError: `step` is no number.
+        TypeError: `step` is no number, or a substrate is no name, number, tensor or function.
         ValueError: `step` is not positive, or a share above 1; there is no substrate of that name.
     """
 
@@ -128,6 +138,8 @@ class Schedule:
         for substrate in (self.insert_into, self.delete_to):
             if isinstance(substrate, str):
                 check_name("substrate", substrate, SUBSTRATES)
+            elif not (isinstance(substrate, Real | Tensor) or callable(substrate)):
+                raise TypeError(f"a substrate must be a name, number, tensor or function; got {substrate!r:.80}")
 
     def counts(self, pixels: int) -> list[int]:
         """Return how many of the pixels have changed at each point of the curve, from 0 to all of them.
@@ -232,6 +244,8 @@ def area(curve: Curve) -> Tensor:
     >>> area(Curve(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.0, 0.0]])))
     tensor([0.5000, 0.2500])
     """
+    if not isinstance(curve, Curve):
+        raise TypeError(f"expected a Curve, as insertion_curve and deletion_curve return; got {type(curve).__name__}")
     fractions, scores = curve
     # The mean of a curve lies between its extremes; rounding must not carry that of a curve of ones above 1.
     return torch.trapezoid(scores, fractions).clamp(scores.amin(dim=1), scores.amax(dim=1))
@@ -305,6 +319,8 @@ def insertion_deletion(insertion: Tensor, deletion: Tensor) -> Tensor:
     >>> insertion_deletion(torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.5]))
     tensor([ 0.5000, -0.2500])
     """
+    check_tensor("the insertion", insertion)
+    check_tensor("the deletion", deletion)
     if insertion.shape != deletion.shape:
         raise ValueError(
             "expected insertion and deletion of the same samples, of one shape (N,); "
@@ -338,6 +354,7 @@ def _curve(
     check_input(x)
     check_pixels(x.shape)
     space = x.shape[2:]
+    check_tensor("the map", maps)
     if maps.shape != (x.shape[0], *space):
         raise ValueError(
             f"expected maps of shape {(x.shape[0], *space)} for an input of shape {tuple(x.shape)}; "

@@ -22,7 +22,15 @@ import torch
 from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_choice, check_unit_range, which
+from cam_extras._checks import (
+    SampleError,
+    check_choice,
+    check_number,
+    check_sequence,
+    check_tensor,
+    check_unit_range,
+    which,
+)
 from cam_extras.maps import resize
 from cam_extras.metrics.base import metric
 
@@ -52,6 +60,7 @@ def box_mask(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     tensor([[[0, 1, 1, 0],
              [0, 1, 1, 0]]], dtype=torch.int32)
     """
+    check_sequence("boxes", boxes)
     height, width = size
     masks = torch.zeros(len(boxes), height, width, dtype=torch.bool, device="cpu")
     for mask, rows in zip(masks, _check_boxes(boxes, len(boxes), height, width), strict=True):
@@ -78,6 +87,7 @@ def crop_boxes(boxes: Sequence[Tensor], corner: tuple[int, int], size: tuple[int
     height, width = size
     cropped = []
     for rows in boxes:
+        check_tensor("the boxes of a sample", rows)
         moved = rows - rows.new_tensor([left, top, left, top])
         moved = moved.clamp(min=0).minimum(moved.new_tensor([width, height, width, height]))
         cropped.append(moved[(moved[:, 2:] > moved[:, :2]).all(dim=1)])
@@ -294,6 +304,8 @@ def official_metric(maps: Tensor, boxes: Sequence[Tensor], correct: Tensor) -> T
 
     Opti-CAM (A1).
     """
+    check_tensor("the map", maps)
+    check_tensor("correct", correct)
     if correct.dtype != torch.bool or correct.shape != maps.shape[:1]:
         raise ValueError(
             f"correct must be boolean of shape {tuple(maps.shape[:1])}, predicted == target; "
@@ -393,6 +405,7 @@ def best_box_accuracy(hits: Tensor) -> Tensor:
     Raises:
         ValueError: `hits` has another number of dimensions or no sample.
     """
+    check_tensor("the hits", hits)
     if hits.ndim != 3 or hits.numel() == 0:
         raise ValueError(f"expected hits of shape (samples, thresholds, overlaps); got {tuple(hits.shape)}")
     hits = hits.double()
@@ -428,6 +441,8 @@ def saliency_metric(x: Tensor, maps: Tensor, confidence: Callable[[Tensor], Tens
 
     Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers", NeurIPS 2017; Opti-CAM (A7).
     """
+    check_tensor("the input", x)
+    check_tensor("the map", maps)
     if x.ndim != 4 or maps.shape != (x.shape[0], *x.shape[2:]):
         raise ValueError(
             f"expected an input (N, C, H, W) and maps (N, H, W); got {tuple(x.shape)} and {tuple(maps.shape)}"
@@ -444,6 +459,7 @@ def saliency_metric(x: Tensor, maps: Tensor, confidence: Callable[[Tensor], Tens
     corners = torch.cat(boxes).tolist()
     crops = [resize(image[:, y0:y1, x0:x1], size) for image, (x0, y0, x1, y1) in zip(x, corners, strict=True)]
     p = confidence(torch.stack(crops))
+    check_tensor("the confidence in the crop", p)
     if p.shape != x.shape[:1]:
         raise ValueError(f"the confidence must have shape {tuple(x.shape[:1])}; got {tuple(p.shape)}")
     check_unit_range("the confidence in the crop", p)
@@ -495,6 +511,7 @@ def selectivity(maps: Tensor, exponent: float) -> Tensor:
     tensor([[0.0000, 0.2500, 1.0000]])
     """
     check_unit_range("the map", maps)
+    check_number("exponent", exponent)
     if not 0 < exponent < math.inf:
         raise ValueError(f"exponent must be a positive number; got {exponent!r}")
     return maps**exponent
@@ -524,6 +541,7 @@ def _overlap(a: Tensor, b: Tensor) -> Tensor:
 
 def _check_maps(maps: Tensor) -> tuple[int, int, int]:
     """Return the number, height and width of maps if they can be looked at."""
+    check_tensor("the map", maps)
     if maps.ndim != 3 or maps.numel() == 0:
         raise ValueError(f"expected maps of shape (N, H, W); got {tuple(maps.shape)}")
     if not maps.is_floating_point():
@@ -533,6 +551,7 @@ def _check_maps(maps: Tensor) -> tuple[int, int, int]:
 
 
 def _check_masks(masks: Tensor) -> None:
+    check_tensor("the masks", masks)
     if masks.dtype != torch.bool or masks.ndim != 3:
         raise ValueError(
             f"expected boolean masks of shape (N, H, W); got {masks.dtype} of shape {tuple(masks.shape)}: "
@@ -554,6 +573,7 @@ def _check_truth(maps: Tensor, masks: Tensor) -> Tensor:
 
 def _check_boxes(boxes: Sequence[Tensor], number: int, height: int, width: int) -> list[Tensor]:
     """Return boxes as int64 on the CPU if every sample has some and all lie in the image."""
+    check_sequence("boxes", boxes)
     if len(boxes) != number:
         raise ValueError(f"expected boxes for {number} samples, one tensor (B, 4) for each; got {len(boxes)}")
     for sample, rows in enumerate(boxes):

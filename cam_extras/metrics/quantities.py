@@ -15,6 +15,7 @@ from cam_extras._checks import (
     check_count,
     check_fill,
     check_name,
+    check_number,
     check_pixels,
     check_seed,
     check_unit_range,
@@ -55,7 +56,7 @@ class MetricOptions:
         most_important: of counterfactual sensitivity, how many of the most important channels count; None for all.
 
     Raises:
-        TypeError: a count or seed is no integer, or the fill no number or tensor.
+        TypeError: a count or seed is no integer, another option no number, or the fill no number or tensor.
         ValueError: an option is out of its range.
     """
 
@@ -72,6 +73,8 @@ class MetricOptions:
 
     def __post_init__(self) -> None:
         check_fill(self.fill)
+        for name in ("threshold", "delta", "fraction"):
+            check_number(name, getattr(self, name))
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"the threshold must lie in [0, 1], as maps do; got {self.threshold}")
         check_choice("baseline", self.baseline, BASELINES)
