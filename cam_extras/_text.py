@@ -1,8 +1,10 @@
-"""Text that comes from elsewhere, such as names of files and classes, made safe for what shows it."""
+"""Text that comes from elsewhere, such as settings, names of files and of classes: what it runs, and what shows it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 # What a terminal obeys (C0, DEL, C1), and what turns the order of letters round or starts another line.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -31,3 +33,24 @@ def csv_cell(value: object) -> object:
     ("'=1+1", 'a=1', -1)
     """
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def names_code(spec: str) -> bool:
+    """Return whether a model or transform is given as FILE.py:FUNCTION or MODULE:FUNCTION, which is run."""
+    return ":" in spec
+
+
+def code_in(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return those of the settings of a run, by name, that run code: functions, and clusters that work is sent to.
+
+    What Ray gets from a cluster may be code as much as what it sends there; "auto" and "local" are this machine's own.
+
+    >>> code_in({"model": "mine.py:model", "weights": "w.pth", "transform": None, "address": "auto"})
+    {'model': 'mine.py:model'}
+    """
+    given = {name: settings.get(name) for name in ("model", "transform", "address")}
+    return {
+        name: value
+        for name, value in given.items()
+        if isinstance(value, str) and (value not in ("", "auto", "local") if name == "address" else names_code(value))
+    }

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from cam_extras._checks import check_name
 from cam_extras.methods import METHODS, Method
 from cam_extras.metrics import MetricOptions, Schedule
-from cam_extras.models import names_code
 
 
 def read_methods(
@@ -116,22 +115,6 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of a thousand brackets
             read[name] = text
     return read
-
-
-def code_in(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return those of the settings of a run, by name, that run code: functions, and clusters that work is sent to.
-
-    What Ray gets from a cluster may be code as much as what it sends there; "auto" and "local" are this machine's own.
-
-    >>> code_in({"model": "mine.py:model", "weights": "w.pth", "transform": None, "address": "auto"})
-    {'model': 'mine.py:model'}
-    """
-    given = {name: settings.get(name) for name in ("model", "transform", "address")}
-    return {
-        name: value
-        for name, value in given.items()
-        if isinstance(value, str) and (value not in ("", "auto", "local") if name == "address" else names_code(value))
-    }
 
 
 def describe(value: Any) -> Any:

@@ -28,6 +28,7 @@ from torchvision import models as torchvision_models
 from torchvision.transforms._presets import ImageClassification
 
 from cam_extras._checks import check_input, check_name
+from cam_extras._text import names_code
 from cam_extras.probe import Probe, hook_of_a_call, undisturbed
 
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -235,11 +236,6 @@ def load_model(
     if not callable(transform):
         raise TypeError(f"a transform is called with an image; got {type(transform).__name__}")
     return replace(classifier, transform=transform)
-
-
-def names_code(spec: str) -> bool:
-    """Return whether a model or transform is given as FILE.py:FUNCTION or MODULE:FUNCTION, which is run."""
-    return ":" in spec
 
 
 def _load_model(spec: str, weights: str | None) -> Classifier:

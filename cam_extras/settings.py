@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from cam_extras._checks import check_name
-from cam_extras.configuration import code_in, read_settings
+from cam_extras._text import code_in
+from cam_extras.configuration import read_settings
 from cam_extras.metrics import DEFAULT_METRICS
 from cam_extras.run import DEFAULT_METHODS, ENGINES
 

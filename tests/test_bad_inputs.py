@@ -9,18 +9,21 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import to_tensor
 
 import cam_extras
 from cam_extras import captum, evaluate, maps, metrics
+from cam_extras.cli import main
 from cam_extras.configuration import read_methods, read_options
 from cam_extras.evaluation import Evaluator, saturation_curves
 from cam_extras.evaluation.sources import Labels, open_source
-from cam_extras.methods import ExpectedGradCAM, GradCAM, MIGradCAM, OptiCAM, mutual_information
+from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, MIGradCAM, OptiCAM, mutual_information
 from cam_extras.metrics import METRICS, Blur, MetricOptions, Schedule
 from cam_extras.models import Classifier, load_model
 from cam_extras.probe import Probe
-from cam_extras.quantus import EnergyPointingGame, explain
+from cam_extras.quantus import Complexity, EnergyPointingGame, explain
 from cam_extras.scores import Logit
 
 H = torch.tensor([[[0.0, 0.5], [0.25, 1.0]]])
@@ -345,7 +348,7 @@ BAD = {
     "an evaluation of a layer by number": (lambda: run(layer=1), ValueError, "the layer int is not a module of this"),
     "an evaluation of a text for a limit": (lambda: run(limit="a"), TypeError, "limit must be an integer; got 'a'"),
     "an evaluation with a limit of True": (lambda: run(limit=True), TypeError, "limit must be an integer; got True"),
-    "an evaluation of no class": (lambda: run(target=None), TypeError, "target must be an integer; got None"),
+    "an evaluation of no class": (lambda: run(target=None), TypeError, "target must be 'predicted', 'label' or"),
     "an evaluation of a negative class": (lambda: run(target=-1), ValueError, "target must be 0 or more; got -1"),
     "an evaluation by a name": (lambda: run(target="cat"), ValueError, "target must be one of 'predicted', 'label'"),
     "an evaluation of nothing": (lambda: run([]), ValueError, "there are no images in the list: its length is 0"),
@@ -391,3 +394,64 @@ def test_says_what_is_wrong(name, tmp_path, monkeypatch):
             call()
     assert re.sub(r"\s+", " ", str(found.value)).startswith(words)
     assert not list(tmp_path.iterdir())
+
+
+def test_ranges_beyond_the_type():
+    """The greatest minus the least value overflows; the map is the same as of halves of them, to the last bit."""
+    values = torch.tensor([[-3e38, 0.0, 3e38], [1.0, 2.0, 3.0]])
+    assert maps.normalise(values).tolist() == [[0.0, 0.5, 1.0], [0.0, 0.5, 1.0]]
+    assert maps.normalise(torch.tensor([[-65504.0, 65504.0]]).half()).tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("method", ["GradCAM", "ShapleyCAM", "OptiCAM", "ExpectedGradCAM"])
+def test_inference_mode(method):
+    """Targets made in it are kept by no backward pass."""
+    x, y = torch.rand(2, 3, 8, 8), [2, 1]
+    hyper = {"OptiCAM": {"max_iterations": 2}, "ExpectedGradCAM": {"n_samples": 2}}.get(method, {})
+
+    def everything():
+        function = explain(method, layer="1", **hyper)
+        arrays = x.numpy(), np.array(y)
+        evaluation = Evaluator(net(), net()[1], {method: METHODS[method](**hyper)}, ["average_drop", "complexity"])
+        return [
+            function(net(), *arrays).tolist(),
+            Complexity()(net(), *arrays, explain_func=function),
+            evaluation(x.clone(), torch.tensor(y)).of_set()[method],
+        ]
+
+    expected = everything()
+    with torch.inference_mode():
+        assert everything() == expected
+
+
+def test_labels_that_the_model_does_not_have_are_errors(tmp_path):
+    """They were wrong predictions once, although nothing could have been right."""
+    data = [(x, label) for x, label in zip(torch.rand(4, 3, 8, 8), (0, 3, None, 3), strict=True)]
+    result = evaluate(net(), "1", data, tmp_path, methods=["FakeCAM"], metrics=["complexity"])
+    assert result.results["label"].to_pylist() == [0, None]
+    errors = result.errors.to_pylist()
+    assert [(error["index"], error["stage"]) for error in errors] == [(1, "score"), (3, "score")]
+    assert {error["message"] for error in errors} == {
+        "the label 3 is none of the model's 3 classes, which count from 0"
+    }
+
+
+def test_a_folder_of_20_digits_is_no_class(tmp_path):
+    """It is an error of its images, not of the run."""
+    for name in ("1", "1" * 20):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "data" / name / "a.png")
+    options = {"methods": ["FakeCAM"], "metrics": ["complexity"], "transform": to_tensor}
+    result = evaluate(net(), "1", tmp_path / "data", tmp_path / "out", **options)
+    assert [error["path"] for error in result.errors.to_pylist()] == [f"{'1' * 20}/a.png"]
+    assert f"the label {'1' * 20} is none of the model's 3 classes" in result.errors["message"][0].as_py()
+
+
+def test_a_class_by_name_where_there_are_no_names(tmp_path, capsys):
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef make(): return nn.Conv2d(1, 4, 3)\n")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    arguments = ["--model", f"{tmp_path / 'nets.py'}:make", "--output", str(tmp_path / "out")]
+    assert main(["explain", str(tmp_path / "a.png"), *arguments, "--target", "foo"]) == 2
+    assert capsys.readouterr().err == (
+        "cam-extras: the names of the model's classes are not known: give 'foo' by its number\n"
+    )

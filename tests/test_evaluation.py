@@ -210,7 +210,8 @@ def test_room_for_a_gain_does_not_vanish_in_float32():
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([0.0, 30, 0, 0, 0]))
-    confidence = Evaluator(model, model.layer, {}, [])(torch.randn(1, 3, 8, 8)).confidence
+    evaluator = Evaluator(model, model.layer, {"FakeCAM": METHODS["FakeCAM"]()}, ["complexity"])
+    confidence = evaluator(torch.randn(1, 3, 8, 8)).confidence
     assert 0 < 1 - confidence.item() < 1e-12
 
 

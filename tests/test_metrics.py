@@ -62,7 +62,7 @@ def test_maps_without_pixels(shape):
     maps = torch.zeros(shape)
     for function in (complexity, lambda maps: coherency(maps, maps)):
         with pytest.raises(
-            ValueError, match=rf"the maps must have pixels, shape \(N, \*S\); got {re.escape(str(shape))}"
+            ValueError, match=rf"the map must have shape \(N, \*S\) and pixels; got {re.escape(str(shape))}"
         ):
             function(maps)
 

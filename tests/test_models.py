@@ -77,7 +77,7 @@ def test_other_classes_have_no_names(tmp_path):
     assert classifier.categories == ()
     assert classifier.category(2) == "class 2"
     assert not classifier.model.training
-    with pytest.raises(ValueError, match="there is no class 'cat'"):
+    with pytest.raises(ValueError, match="the names of the model's classes are not known: give 'cat'"):
         classifier.class_index("cat")
 
 

@@ -800,7 +800,7 @@ class TestCommand:
             (["--methods", "GradCam"], "there is no method 'GradCam': did you mean GradCAM"),
             (["--metrics", "adc"], "there is no metric 'adc'"),
             (["--options", "threshold"], "expected NAME=VALUE"),
-            (["--target=cat"], "there is no class 'cat'"),
+            (["--target=cat"], "the names of the model's classes are not known: give 'cat'"),
             (["--batch-size=many"], "batch size must be auto or a number"),
             (["--data=nowhere"], "there is no 'nowhere'"),
             (["--target=label", "--data=SOME"], "has no labels"),

@@ -290,7 +290,7 @@ class TestTables:
         [
             (pa.array([1.0, float("nan"), None]), (1, None, None)),
             (pa.array(["tench", "2", None]).dictionary_encode(), (0, 2, None)),
-            (pa.array([7, 0, None], pa.uint8()), (7, 0, None)),
+            (pa.array([4, 0, None], pa.uint8()), (4, 0, None)),
         ],
     )
     def test_labels_of_parquet(self, tmp_path, column, expected):
@@ -301,6 +301,16 @@ class TestTables:
     def test_nonsense_labels(self, tmp_path, label):
         write(tmp_path / "a.csv", "file,label", "0.png,0", f"1.png,{label}")
         with pytest.raises(ValueError, match=rf"a\.csv, row 2: a label must be a class number.*got {label}"):
+            open_source(tmp_path / "a.csv")
+
+    def test_labels_of_no_class(self, tmp_path):
+        write(tmp_path / "a.csv", "file,label", "0.png,0", f"1.png,{len(CATEGORIES)}")
+        assert open_source(tmp_path / "a.csv").labels == (0, len(CATEGORIES))
+        match = rf"a\.csv, row 2: the label {len(CATEGORIES)} is none of the {len(CATEGORIES)} classes"
+        with pytest.raises(ValueError, match=match):
+            open_source(tmp_path / "a.csv", categories=CATEGORIES)
+        write(tmp_path / "a.csv", "file,label", f"1.png,{'1' * 20}")
+        with pytest.raises(ValueError, match=r"a\.csv, row 1: a label must be a class number.*got 1{20}"):
             open_source(tmp_path / "a.csv")
 
     @pytest.mark.parametrize("values", [[True, False], [0, -1], [0.0, 1.5]])

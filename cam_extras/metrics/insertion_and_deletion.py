@@ -55,6 +55,7 @@ class Blur:
         sigma: standard deviation of the Gaussian, in pixels.
 
     Raises:
+        TypeError: `size` is no integer, or `sigma` no number.
         ValueError: `size` is not odd and positive, or `sigma` is not positive and finite.
     """
 
@@ -62,7 +63,8 @@ class Blur:
     sigma: float = 5.0
 
     def __post_init__(self) -> None:
-        check_count("size", self.size)
+        if not isinstance(self.size, Integral) or isinstance(self.size, bool):
+            raise TypeError(f"size must be an integer; got {self.size!r:.80}")
         check_number("sigma", self.sigma)
         if self.size < 1 or self.size % 2 == 0:
             raise ValueError(f"the size of a blur must be an odd number of pixels; got {self.size}")

@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from cam_extras.configuration import code_in
+from cam_extras._text import code_in
 from cam_extras.evaluation.pictures import choose_images, image_values
 from cam_extras.evaluation.store import Run, atomic_write
 from cam_extras.metrics import METRICS, Metric
