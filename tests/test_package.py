@@ -52,6 +52,7 @@ def test_a_front_end_imports_its_own_host_alone(host):
 LAYERS = {
     "_checks": set(),
     "batches": set(),
+    "fingerprints": set(),
     "scores": {"_checks"},
     "probe": {"_checks", "scores"},
     "maps": {"_checks"},
@@ -60,12 +61,15 @@ LAYERS = {
     "configuration": {"_checks", "methods", "metrics", "pytorch_grad_cam"},
     "evaluation": {
         *("_checks", "batches", "scores", "probe", "maps", "methods", "metrics", "configuration", "images"),
+        "fingerprints",
         "evaluation",
     },
     "report": {"_checks", "evaluation", "methods", "metrics", "report"},
     "models": {"_checks", "probe"},
     "images": set(),
-    "run": {"_checks", "configuration", "evaluation", "methods", "metrics", "models", "probe", "report"},
+    "run": {
+        *("_checks", "configuration", "evaluation", "fingerprints", "methods", "metrics", "models", "probe", "report"),
+    },
     "settings": {"_checks", "configuration", "metrics", "run"},
     "demo": {"_checks", "demo"},
 }
