@@ -361,8 +361,9 @@ def _library() -> tuple[str, ...]:
     """Return the folders of installed code, of Python's own library and of this package."""
     paths = sysconfig.get_paths()
     folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    folders |= {*site.getsitepackages(), site.getusersitepackages(), os.path.dirname(__file__)}
-    return tuple(os.path.join(os.path.normcase(os.path.realpath(folder)), "") for folder in folders)
+    of_site = getattr(site, "getsitepackages", list)()  # which some virtual environments have not
+    folders |= {*of_site, site.getusersitepackages(), os.path.dirname(__file__)}
+    return tuple(os.path.join(os.path.normcase(os.path.realpath(folder)), "") for folder in folders if folder)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -56,6 +56,7 @@ LAYERS = {  # and `_text`, which is of text alone
     "_text": set(),
     "_checks": set(),
     "batches": set(),
+    "fingerprints": set(),
     "scores": {"_checks"},
     "probe": {"_checks", "scores"},
     "maps": {"_checks"},
@@ -64,12 +65,15 @@ LAYERS = {  # and `_text`, which is of text alone
     "configuration": {"_checks", "methods", "metrics", "pytorch_grad_cam"},
     "evaluation": {
         *("_checks", "batches", "scores", "probe", "maps", "methods", "metrics", "configuration", "images"),
+        "fingerprints",
         "evaluation",
     },
     "report": {"_checks", "evaluation", "methods", "metrics", "report"},
     "models": {"_checks", "probe"},
     "images": set(),
-    "run": {"_checks", "configuration", "evaluation", "methods", "metrics", "models", "probe", "report"},
+    "run": {
+        *("_checks", "configuration", "evaluation", "fingerprints", "methods", "metrics", "models", "probe", "report"),
+    },
     "settings": {"_checks", "configuration", "metrics", "run"},
     "demo": {"_checks", "demo"},
 }
