@@ -358,7 +358,6 @@ BAD = {
         'the output folder is "", no name',
     ),
     "an evaluator of a text": (lambda: evaluator(metrics="adcc"), TypeError, "expected a mapping of methods"),
-    "an evaluator without metrics": (lambda: evaluator(metrics=[]), ValueError, "there is no metric to evaluate: give"),
     "an evaluator of no model": (lambda: evaluator(model=None), TypeError, "the model must be a torch.nn.Module or"),
     "an evaluator of a class of 20 digits": (
         lambda: evaluator(target=BIG),

@@ -119,8 +119,6 @@ class Evaluator:
         object.__setattr__(self, "metrics", tuple(self.metrics))  # the caller's list may change
         if not callable(self.model):
             raise TypeError(f"the model must be a torch.nn.Module or another callable; got {self.model!r:.80}")
-        if not self.methods or not self.metrics:
-            raise ValueError(f"there is no {'metric' if self.methods else 'method'} to evaluate: give one or more")
         for name in self.metrics:
             check_name("metric", name, METRICS)
         if any("weights" in sources_of(name) for name in self.metrics):
