@@ -361,7 +361,7 @@ def _library() -> tuple[str, ...]:
     """Return the folders of installed code, of Python's own library and of this package."""
     paths = sysconfig.get_paths()
     folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    of_site = getattr(site, "getsitepackages", list)()  # which some virtual environments have not
+    of_site: list[str] = getattr(site, "getsitepackages", list)()  # which some virtual environments have not
     folders |= {*of_site, site.getusersitepackages(), os.path.dirname(__file__)}
     return tuple(os.path.join(os.path.normcase(os.path.realpath(folder)), "") for folder in folders if folder)
 
