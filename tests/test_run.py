@@ -710,8 +710,8 @@ def measure_memory(folder):
     net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     used, write = [], Store.write
 
-    def measured(self, *args):
-        write(self, *args)
+    def measured(self, *args, **options):
+        write(self, *args, **options)
         with open("/proc/self/statm") as file:
             used.append(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
