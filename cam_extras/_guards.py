@@ -67,7 +67,7 @@ PLAIN_CODE = Switch(_plain_code)
 # Fused kernels have no second derivative.
 MATHEMATICAL_ATTENTION = Switch(lambda: sdpa_kernel(SDPBackend.MATH))
 
-_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()  # type: ignore[valid-type]
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _making = threading.Lock()
 
 
