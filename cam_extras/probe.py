@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,9 +14,9 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cam_extras._checks import SampleError, check_input, check_name, stacklevel_of_the_caller, which
+from cam_extras._guards import MATHEMATICAL_ATTENTION, NO_FAST_PATH, PLAIN_CODE, Interrupts, lock_of
 from cam_extras.scores import CustomScorer, PerSampleScorer, Score, Scorer, Target, TargetScorer
 
 Model = Callable[..., Any]
@@ -359,7 +358,8 @@ class _Recording:
         """Run the model; return None where it has to be recorded from below the layer."""
         recorded: dict[int, Tensor] = {}
         with ExitStack() as stack:
-            stack.enter_context(undisturbed(self.model, self.x.device))
+            interrupts = stack.enter_context(undisturbed(self.model, self.x.device))
+            interrupts.hold()
             stack.enter_context(torch.set_grad_enabled(record_below))
 
             def record(index: int, features: Any) -> Tensor:
@@ -367,7 +367,9 @@ class _Recording:
                 if not recorded:
                     torch.set_grad_enabled(True)
                     if self.second_order:
-                        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                        interrupts.hold()
+                        stack.enter_context(MATHEMATICAL_ATTENTION.on())
+                        interrupts.let()
                 # What was recorded of an earlier layer leads up to this one; anything else is cut off here. Clones on
                 # both sides: the next module may work in place, and the layer's own output may be its input.
                 leads_up = bool(recorded) and features.requires_grad
@@ -377,6 +379,7 @@ class _Recording:
             for index, layer in enumerate(self.layers):
                 stack.enter_context(self._hooked(layer, index, record))
             try:
+                interrupts.let()
                 # A clone: the model may work in place on its input.
                 outputs = self.model(self.x.clone(), *map(_leave_inference, self.additional_forward_args))
             except RuntimeError as error:
@@ -391,6 +394,7 @@ class _Recording:
             if not record_below and not torch.is_grad_enabled() and recorded:
                 return None
             outputs = _pick_output(outputs, len(self.x))
+            interrupts.hold()
         missing = [i for i in range(len(self.layers)) if i not in recorded]
         if missing:
             layer = self.layers[missing[0]]
@@ -545,13 +549,18 @@ class _Recording:
         Checkpointed modules run again in a backward pass, and must find the modes and kernels of the first time.
         """
         with ExitStack() as stack:
+            interrupts = stack.enter_context(undisturbed(self.model, self.x.device))
+            interrupts.hold()
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.autocast(self.x.device.type, enabled=False))
-            stack.enter_context(undisturbed(self.model, self.x.device))
             if self.second_order:
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            yield
+                stack.enter_context(MATHEMATICAL_ATTENTION.on())
+            try:
+                interrupts.let()
+                yield
+            finally:
+                interrupts.hold()
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -643,41 +652,35 @@ def _warn_of_training_mode(model: nn.Module) -> None:
 
 
 @contextmanager
-def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
+def undisturbed(model: Model, device: torch.device) -> Iterator[Interrupts]:
     """Run a model on `device` in eval mode, and put back modes and random states when done; compiled, the plain code.
+
+    One thread at a time runs a model. Interrupts (Ctrl-C) wait while things are put back, and what has to be put back
+    before the end of the block calls `hold` of what this yields.
 
     Warn where a model was in training mode: hosts put models in eval mode for good, and scripts count on it. A wrapper
     in training mode around a model in eval mode, as it is when just made, is no such case.
     """
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    training = [module for module in modules if module.training]
-    if isinstance(model, nn.Module) and any(next(module.children(), None) is None for module in training):
-        _warn_of_training_mode(model)
-    cache_autocast = torch.is_autocast_cache_enabled()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices, device_type="cuda"), every_module_called():
+    with Interrupts() as interrupts, lock_of(model), ExitStack() as stack:
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        training = [module for module in modules if module.training]
+        if isinstance(model, nn.Module) and any(next(module.children(), None) is None for module in training):
+            _warn_of_training_mode(model)
+        devices = [device] if device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices, device_type="cuda"))
+        stack.enter_context(NO_FAST_PATH.on())
+        stack.enter_context(PLAIN_CODE.on())
+        stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+        # Weights cast under no-grad must not be found in the cache by the caller's own training step.
+        torch.set_autocast_cache_enabled(False)
+        for module in training:
+            stack.callback(setattr, module, "training", True)
+            module.training = False  # not eval(): it may be overridden, and train() would be called to restore
         try:
-            for module in training:
-                module.training = False  # not eval(): it may be overridden, and train() would be called to restore
-            # Weights cast under no-grad must not be found in the cache by the caller's own training step.
-            torch.set_autocast_cache_enabled(False)
-            yield
+            interrupts.let()
+            yield interrupts
         finally:
-            torch.set_autocast_cache_enabled(cache_autocast)
-            for module in training:
-                module.training = True
-
-
-@contextmanager
-def every_module_called() -> Iterator[None]:
-    """Keep PyTorch from going round the modules: hooks are not called in the fast path of attention, nor compiled."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        yield
+            interrupts.hold()
 
 
 def _make_scorer(target: Target, score: Score | None) -> Scorer:

@@ -552,13 +552,16 @@ def _traceless(model: nn.Module, device: torch.device) -> Iterator[None]:
     gradients = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     numpy_state = np.random.get_state()  # noqa: NPY002  (what a class may draw from)
     bars = [(module, module.tqdm) for module in (upstream.ablation_cam, upstream.score_cam)]
-    with undisturbed(model, device), torch.inference_mode(False), torch.enable_grad():
+    with undisturbed(model, device) as interrupts, torch.inference_mode(False), torch.enable_grad():
         try:
             for module, _ in bars:  # a bar for every image, in the midst of those of a run
                 module.tqdm = SimpleNamespace(tqdm=iter)
             for parameter, _, _ in gradients:
                 parameter.grad = None
-            yield
+            try:
+                yield
+            finally:
+                interrupts.hold()
         finally:
             for table, entry in zip(tables, entries, strict=True):
                 table.clear()
