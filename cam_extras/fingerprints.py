@@ -64,6 +64,9 @@ def identify(things: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_DEEPEST = 100  # some six calls each, of the thousand that Python allows
+
+
 class Contents:
     """A thing with a fingerprint made of many, each looked at and let go.
 
@@ -99,9 +102,8 @@ class _Walk:
         if key not in self._known:
             self._open[key] = len(self._open)
             try:
-                found = self._look(thing)
-            except RecursionError:
-                found = self._cannot_tell("it is nested too deeply")
+                deep = len(self._open) > _DEEPEST
+                found = self._cannot_tell("it is nested too deeply") if deep else self._look(thing)
             finally:
                 del self._open[key]
             self._known[key] = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,15 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_choice, check_count, check_fill, check_number, which
+from cam_extras._checks import (
+    SampleError,
+    check_choice,
+    check_count,
+    check_fill,
+    check_number,
+    stacklevel_of_the_caller,
+    which,
+)
 from cam_extras.maps import mask, normalise, resize, warn_of_a_single_cell
 from cam_extras.methods.base import GradientMethod, above_minimum, rows_of_a_pass, weigh_channels
 from cam_extras.probe import Probe
@@ -113,7 +122,8 @@ class OptiCAM(GradientMethod):
 
     Raises:
         SampleError: (when called) the objective does not depend on u where it starts: the layer has the same value in
-            all cells, `h="relu"` leaves nothing, or the score is saturated. It is a ValueError, and names the samples.
+            all cells, `h="relu"` leaves nothing, or the score has no gradient. It is a ValueError, and names the
+            samples. Where every mask keeps the score, of a saturated probability for instance, a `UserWarning` does.
 
     `OptiCAM(**OptiCAM.FAST)` has most of its average gain in three tenths of the time: see docs/decisions.md.
 
@@ -179,7 +189,7 @@ class OptiCAM(GradientMethod):
                     parts.append(part.detach())
                 objective = torch.cat(parts)
                 if iteration == 0:
-                    self._check_start(activations, u, u.grad, objective)
+                    self._check_start(probe, u, u.grad, objective)
                 for sample, value in zip(running.tolist(), objective, strict=True):
                     curves[sample].append(value)
                 converged = (objective - previous[running]).abs() < self.tolerance
@@ -206,8 +216,9 @@ class OptiCAM(GradientMethod):
             summed = normalise(summed)
         return NORMALISATIONS[self.normalisation](resize(summed, size))
 
-    def _check_start(self, activations: Tensor, u: Tensor, gradient: Tensor, objective: Tensor) -> None:
-        """Raise SampleError for samples whose optimisation cannot start, and say why; of a single cell only warn."""
+    def _check_start(self, probe: Probe, u: Tensor, gradient: Tensor, objective: Tensor) -> None:
+        """Raise SampleError for samples whose optimisation cannot start, and say why; warn where that is no loss."""
+        activations = probe.activations
         warn_of_a_single_cell(activations)
         if activations.shape[2:].numel() == 1:
             return
@@ -217,6 +228,11 @@ class OptiCAM(GradientMethod):
         # A single channel has nothing to weigh, and a masked image that scores as the whole one is what "diff" wants.
         done = torch.full_like(constant, activations.shape[1] == 1) | ((objective == 0) & (self.objective == "diff"))
         stuck = (gradient == 0).all(dim=1) & (emptied | constant | ~done)
+        if not stuck.any():
+            return
+        with torch.no_grad():
+            shown = mask(probe.x, self._masks(activations, u, tuple(probe.x.shape[2:])), self.fill)
+            kept = probe.score(shown) == probe.score(probe.x)
         causes = (
             (
                 stuck & emptied,
@@ -224,15 +240,14 @@ class OptiCAM(GradientMethod):
                 'take h="identity" and normalisation="range"',
             ),
             (stuck & constant, "the layer has the same value in all cells", "take another layer"),
-            (
-                stuck,
-                "the score is the same whatever the mask shows",
-                'is it saturated (then take score="logit"), or the image nothing but the fill?',
-            ),
+            (stuck & ~kept, "the masked image's score has no gradient", 'take score="logit", or another layer'),
         )
         for samples, cause, todo in causes:
             if samples.any():
                 raise SampleError(f"Opti-CAM cannot start: {cause}", which(samples), todo)
+        # What is saturated, or an image of nothing but the fill, is no worse for any mask: there is nothing to gain.
+        error = SampleError("every mask keeps the score", which(stuck), "Opti-CAM leaves all channels the same weight")
+        warnings.warn(str(error), stacklevel=stacklevel_of_the_caller())
 
     def _objective(
         self, probe: Probe, x: Tensor, activations: Tensor, u: Tensor, unmasked: Tensor, samples: Tensor
