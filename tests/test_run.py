@@ -123,7 +123,7 @@ class TestResults:
 
     def test_summary(self, run):
         metrics = [*DEFAULT_METRICS, "insertion", "deletion"]
-        assert run.summary == summarise(run.results, metrics, controls=["RandomCAM"], seed=0)
+        assert run.summary == summarise(run.results, metrics, controls=run.controls, seed=0)
         assert {row["images"] for row in run.summary} == {IMAGES}
 
     def test_what_is_told_of_it(self, run):

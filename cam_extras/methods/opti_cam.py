@@ -225,8 +225,10 @@ class OptiCAM(GradientMethod):
         summed = weigh_channels(u.softmax(dim=1), activations).sum(dim=1).flatten(1)
         emptied = (summed <= 0).all(dim=1) & (summed < 0).any(dim=1) & (self.h == "relu" or self.normalisation == "max")
         constant = (summed == summed[:, :1]).all(dim=1)
-        # A single channel has nothing to weigh, and a masked image that scores as the whole one is what "diff" wants.
-        done = torch.full_like(constant, activations.shape[1] == 1) | ((objective == 0) & (self.objective == "diff"))
+        # A single channel has nothing to weigh, nor has min-max of two cells, which is the same ramp whatever they are;
+        # and a masked image that scores as the whole one is what "diff" wants.
+        nothing_to_weigh = activations.shape[1] == 1 or (self.normalisation == "range" and summed.shape[1] == 2)
+        done = torch.full_like(constant, nothing_to_weigh) | ((objective == 0) & (self.objective == "diff"))
         stuck = (gradient == 0).all(dim=1) & (emptied | constant | ~done)
         if not stuck.any():
             return
