@@ -55,10 +55,11 @@ def test_a_front_end_imports_its_own_host_alone(host):
 LAYERS = {  # and `_text`, which is of text alone
     "_text": set(),
     "_checks": set(),
+    "_guards": set(),
     "batches": set(),
     "fingerprints": set(),
     "scores": {"_checks"},
-    "probe": {"_checks", "scores"},
+    "probe": {"_checks", "_guards", "scores"},
     "maps": {"_checks"},
     "methods": {"_checks", "batches", "scores", "probe", "maps", "methods"},
     "metrics": {"_checks", "batches", "scores", "maps", "metrics"},
