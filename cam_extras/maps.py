@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import check_finite, check_tensor, check_unit_range, stacklevel_of_the_caller
+from cam_extras._checks import (
+    SampleError,
+    check_finite,
+    check_tensor,
+    check_unit_range,
+    stacklevel_of_the_caller,
+    which,
+)
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -67,7 +74,8 @@ def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 def layer_map(contributions: Tensor) -> Tensor:
     """Sum contributions over channels, rectify and normalise: n(ReLU(sum_k C_k)), (N, C, *S) -> (N, *S).
 
-    A `UserWarning` says so where there is a single cell: the map of one cell is 0.
+    A `UserWarning` says so where there is a single cell, whose map is 0, and where the channels' contributions cancel,
+    so that the map is rounding.
 
     Raises:
         TypeError: the contributions are no tensor.
@@ -77,7 +85,25 @@ def layer_map(contributions: Tensor) -> Tensor:
     if contributions.ndim < 3:
         raise ValueError(f"the contributions must have shape (N, C, *S); got {tuple(contributions.shape)}")
     warn_of_a_single_cell(contributions)
-    return normalise(contributions.sum(dim=1).relu())
+    summed = contributions.sum(dim=1)
+    _warn_of_rounding(contributions, summed)
+    return normalise(summed.relu())
+
+
+def _warn_of_rounding(contributions: Tensor, summed: Tensor) -> None:
+    """Warn where contributions cancel to what rounding leaves of them, which min-max would enlarge to a map."""
+    check_finite("the map", summed)
+    terms = contributions.abs().sum(dim=1).flatten(1).amax(dim=1)
+    left = summed.abs().flatten(1).amax(dim=1)
+    cancelled = (terms > 0) & (left < 100 * torch.finfo(contributions.dtype).eps * terms)
+    if cancelled.any():
+        error = SampleError(
+            "the channels' contributions cancel, so that the map is rounding,",
+            which(cancelled),
+            "a layer that is read only through a LayerNorm does that to HiResCAM and ShapleyCAM-H: take the norm, or a "
+            "method that weighs whole channels, such as GradCAM",
+        )
+        warnings.warn(str(error), stacklevel=stacklevel_of_the_caller())
 
 
 def warn_of_a_single_cell(values: Tensor) -> None:

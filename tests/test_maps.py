@@ -1,10 +1,14 @@
 """Maps and masks."""
 
+import warnings
+
 import pytest
 import torch
 import torchvision.transforms.functional as tf
 
 from cam_extras.maps import black, input_map, layer_map, mask, normalise, resize
+from cam_extras.methods import METHODS
+from cam_extras.probe import Probe
 
 pytestmark = pytest.mark.numerical
 
@@ -77,3 +81,32 @@ def test_black_is_masking_before_normalising():
     masked = mask(tf.normalize(pixels, mean, std), maps, black(mean, std))
     # black() is float32.
     torch.testing.assert_close(masked, tf.normalize(pixels * maps[:, None], mean, std), rtol=0, atol=1e-6)
+
+
+class ReadThroughALayerNorm(torch.nn.Module):
+    """The logit does not change with the size of what the norm reads, nor with its mean: both sums are 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = torch.nn.LayerNorm(8, eps=1e-9)
+        self.classifier = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.classifier(self.norm(self.layer(x).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("name", ["HiResCAM", "ShapleyCAMH"])
+def test_contributions_that_cancel_are_told_of(name):
+    model = ReadThroughALayerNorm().eval()
+    x = torch.randn(2, 3, 6, 6)
+    probe = Probe(model, model.layer, x, target=1)
+    method = METHODS[name](score="logit")
+    with pytest.warns(UserWarning, match="cancel, so that the map is rounding, in samples 0, 1: a layer"):
+        method.maps(probe)
+    in_double = Probe(model.double(), model.layer, x.double(), target=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        METHODS["GradCAM"]().maps(probe)
+        method.maps(in_double)  # a hundred millionth is left, which is no rounding there
+        method.maps(Probe(model, model.norm, x.double(), target=1, reshape_transform=lambda y: y.permute(0, 3, 1, 2)))
