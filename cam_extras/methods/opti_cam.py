@@ -232,9 +232,12 @@ class OptiCAM(GradientMethod):
         stuck = (gradient == 0).all(dim=1) & (emptied | constant | ~done)
         if not stuck.any():
             return
+        some = torch.nonzero(stuck).flatten()
         with torch.no_grad():
-            shown = mask(probe.x, self._masks(activations, u, tuple(probe.x.shape[2:])), self.fill)
-            kept = probe.score(shown) == probe.score(probe.x)
+            x = probe.x[some]
+            shown = mask(x, self._masks(activations[some], u[some], tuple(x.shape[2:])), self.fill)
+            kept = torch.zeros_like(stuck)
+            kept[some] = probe.score(shown, some) == probe.score(x, some)
         causes = (
             (
                 stuck & emptied,
