@@ -196,10 +196,13 @@ def centre(count, size):
     return masks
 
 
+CIFAR = pytest.param("cifar", marks=[pytest.mark.realdata, pytest.mark.slow])
+
+
 @pytest.fixture(
     params=[
         "digits",
-        pytest.param("cifar", marks=[pytest.mark.realdata, pytest.mark.slow]),
+        CIFAR,
         pytest.param("photographs", marks=[pytest.mark.realdata, pytest.mark.slow]),
     ]
 )
@@ -287,14 +290,14 @@ class TestOurMethods:
             assert run.results[name]["RandomLogit"] == pytest.approx([1] * len(run.x), abs=1e-5)
         assert np.mean(run.results["GradCAM"]["RandomLogit"]) < 0.9
 
-    @pytest.mark.parametrize("data", ["digits", pytest.param("cifar", marks=pytest.mark.realdata)])
+    @pytest.mark.parametrize("data", ["digits", CIFAR])
     def test_randomising_the_classifier(self, data, request):
         run = request.getfixturevalue(data)
         for name in CLASS_INDEPENDENT:
             assert run.results[name]["MPRT"] == pytest.approx([1] * len(run.x), abs=1e-5)
         assert np.mean(run.results["GradCAM"]["MPRT"]) < 0.9
 
-    @pytest.mark.parametrize("data", ["digits", pytest.param("cifar", marks=pytest.mark.realdata)])
+    @pytest.mark.parametrize("data", ["digits", CIFAR])
     def test_flipping_of_all_pixels_ends_at_black(self, data, request):
         run = request.getfixturevalue(data)
         black = run.x.min(axis=(1, 2, 3), keepdims=True) * np.ones_like(run.x)
