@@ -26,7 +26,7 @@ from torchvision import transforms
 
 from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS, GradientMethod
-from cam_extras.methods.sampling import SampledMethod
+from cam_extras.methods._sampling import SampledMethod
 from cam_extras.metrics import MetricOptions, Schedule
 from cam_extras.quantus import Explainer
 

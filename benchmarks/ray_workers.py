@@ -28,13 +28,13 @@ from torchvision import transforms
 
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, SCALE, load_classifier
-from cam_extras.evaluation.engine import Job, local_parts
-from cam_extras.evaluation.ray_engine import ray_parts
-from cam_extras.evaluation.scoring import Reader, Scored
-from cam_extras.evaluation.sources import Source, open_source
 from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS, MetricOptions
 from cam_extras.run import DEFAULT_METHODS
+from cam_extras.runs.batches import Reader, Scored
+from cam_extras.runs.engines.local import Job, local_parts
+from cam_extras.runs.engines.ray import ray_parts
+from cam_extras.runs.sources import Source, open_source
 
 CPU = torch.device("cpu")
 

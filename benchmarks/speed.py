@@ -34,7 +34,7 @@ from torchvision.models import resnet50
 import cam_extras
 from cam_extras.maps import input_map, normalise
 from cam_extras.methods import METHODS, mutual_information
-from cam_extras.methods.information import grey
+from cam_extras.methods._information import grey
 from cam_extras.models import load_model
 from cam_extras.probe import Probe
 from cam_extras.scores import ReST

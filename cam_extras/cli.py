@@ -18,8 +18,6 @@ from cam_extras import __version__
 from cam_extras._text import printable
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
-from cam_extras.evaluation.scoring import TARGETS
-from cam_extras.evaluation.store import RUN_FILES, Run, check_not_in_the_way, read_run
 from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS
 from cam_extras.models import load_model
@@ -35,6 +33,8 @@ from cam_extras.report import (
 from cam_extras.report.compare import is_comparison
 from cam_extras.report.gallery import gallery_pages
 from cam_extras.run import evaluate
+from cam_extras.runs.batches import TARGETS
+from cam_extras.runs.store import RUN_FILES, Run, check_not_in_the_way, read_run
 from cam_extras.settings import add_flags, read_all
 
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -22,19 +22,20 @@ from torch import Tensor, nn
 
 from cam_extras._checks import check_choice, check_count, check_name
 from cam_extras.configuration import describe, read_methods, read_options
-from cam_extras.evaluation.engine import Job, local_parts
-from cam_extras.evaluation.pictures import choose_images, image_values
-from cam_extras.evaluation.scoring import TARGETS, Drawing, Input, Reader, Scored
-from cam_extras.evaluation.sources import Indexed, Source, open_source
-from cam_extras.evaluation.store import RUN_FILES, Run, Store, atomic_write, check_not_in_the_way
-from cam_extras.evaluation.summary import summarise, write_summary
-from cam_extras.fingerprints import identify
+from cam_extras.layers import auto_layer
 from cam_extras.methods import Method
 from cam_extras.methods.base import controls_of
 from cam_extras.metrics import DEFAULT_METRICS, METRICS, MetricOptions, sources_of
-from cam_extras.models import Classifier, auto_layer, fingerprint, picture_of
+from cam_extras.models import Classifier, fingerprint, picture_of
 from cam_extras.probe import find_layer
 from cam_extras.report import overlay, write_report
+from cam_extras.runs.batches import TARGETS, Drawing, Input, Reader, Scored
+from cam_extras.runs.engines.local import Job, local_parts
+from cam_extras.runs.identity import identify
+from cam_extras.runs.pictures import choose_images, image_values
+from cam_extras.runs.sources import Indexed, Source, open_source
+from cam_extras.runs.store import RUN_FILES, Run, Store, atomic_write, check_not_in_the_way
+from cam_extras.runs.summary import summarise, write_summary
 
 ENGINES = ("local", "ray")
 # Those that take one forward pass, and the two controls.
@@ -99,7 +100,7 @@ def evaluate(
         model: a classifier; the model is left as found.
         layer: the layer to explain, by dotted name or itself; "auto" for the last feature map before pooling.
         data: images, and labels where there are any: a folder, a CSV or Parquet file, a glob, a data set, a
-            `DataLoader` that does not shuffle or any iterable, see `cam_extras.evaluation.sources.open_source`.
+            `DataLoader` that does not shuffle or any iterable, see `cam_extras.runs.sources.open_source`.
         output: the folder. Files that are there and belong to no run are never replaced.
         methods: see `cam_extras.configuration.read_methods`; by default those that take one forward pass.
         metrics: keys of `METRICS`.
@@ -254,7 +255,7 @@ def evaluate(
             check_reads = _Reads(insist)
             with _progress(source.size, len(done) * images_per_part, progress) as advance:
                 if engine == "ray":
-                    from cam_extras.evaluation.ray_engine import ray_parts
+                    from cam_extras.runs.engines.ray import ray_parts
 
                     parts = ray_parts(
                         job,

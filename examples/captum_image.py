@@ -19,8 +19,9 @@ from captum.attr import visualization as viz
 from cam_extras.captum import LayerExpectedGradCam, LayerHiResCam, LayerMIGradCam, LayerShapleyCam
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
-from cam_extras.images import read_image
-from cam_extras.models import auto_layer, load_model, picture_of
+from cam_extras.layers import auto_layer
+from cam_extras.models import load_model, picture_of
+from cam_extras.runs.images import read_image
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--image", type=Path)

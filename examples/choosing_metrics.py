@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from cam_extras.demo.canvases import Canvases, make_canvases
 from cam_extras.demo.classifier import LAYER, SCALE, load_classifier, prepare
 from cam_extras.evaluation import Evaluation, Evaluator
-from cam_extras.evaluation.summary import summarise
 from cam_extras.maps import mask
 from cam_extras.methods import METHODS, GradCAM, HiResCAM, Method, MIGradCAM, OptiCAM, ShapleyCAM
 from cam_extras.metrics import METRICS, MetricOptions, Schedule, average_drop, win_percentage
 from cam_extras.probe import Probe
+from cam_extras.runs.summary import summarise
 from cam_extras.scores import select_class
 
 TEN = ["average_drop", "increase_in_confidence", "average_gain", "drop_in_deletion", "coherency", "complexity", "adcc"]

@@ -30,9 +30,9 @@ def load(folder: str | None, count: int, boxed: bool = False) -> tuple[nn.Module
             list(canvases.boxes[:, None]),
         )
     # Imported here, for they take seconds that the digits do without.
-    from cam_extras.evaluation.scoring import Input, Reader
-    from cam_extras.evaluation.sources import open_source
     from cam_extras.models import load_model
+    from cam_extras.runs.batches import Input, Reader
+    from cam_extras.runs.sources import open_source
 
     weights = Path(folder, "mobilenet_v2_imagenet.safetensors")
     classifier = load_model(f"{Path(folder, 'models.py')}:mobilenet_v2", str(weights))

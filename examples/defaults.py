@@ -19,9 +19,9 @@ from rich.table import Table
 from cam_extras import OptiCAM, evaluate
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
-from cam_extras.evaluation.summary import paired_differences
 from cam_extras.metrics import METRICS
 from cam_extras.metrics.insertion_and_deletion import Schedule
+from cam_extras.runs.summary import paired_differences
 
 SETTINGS = {
     "mi": {

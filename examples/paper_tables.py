@@ -29,11 +29,11 @@ from scipy.stats import kendalltau, rankdata
 from torchvision import transforms
 
 from cam_extras import evaluate
-from cam_extras.evaluation.sources import open_source
-from cam_extras.evaluation.summary import resampled_means
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS, win_percentage
 from cam_extras.models import load_model
+from cam_extras.runs.sources import open_source
+from cam_extras.runs.summary import resampled_means
 
 PAPERS = {
     "mi": "mi_grad_cam",

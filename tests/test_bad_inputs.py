@@ -18,12 +18,12 @@ from cam_extras import captum, evaluate, maps, metrics
 from cam_extras.cli import main
 from cam_extras.configuration import read_methods, read_options
 from cam_extras.evaluation import Evaluator, saturation_curves
-from cam_extras.evaluation.sources import Labels, open_source
 from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, MIGradCAM, OptiCAM, mutual_information
 from cam_extras.metrics import METRICS, Blur, MetricOptions, Schedule
 from cam_extras.models import Classifier, load_model
 from cam_extras.probe import Probe
 from cam_extras.quantus import Complexity, EnergyPointingGame, explain
+from cam_extras.runs.sources import Labels, open_source
 from cam_extras.scores import Logit
 
 H = torch.tensor([[[0.0, 0.5], [0.25, 1.0]]])

@@ -14,14 +14,14 @@ from test_html_report import DROPS, LONG, METHODS, Page, emulate, make_run, open
 from cam_extras import evaluate
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
-from cam_extras.evaluation.pictures import choose_images, image_values
-from cam_extras.evaluation.summary import summarise
 from cam_extras.methods import FakeCAM, GradCAM
 from cam_extras.metrics import METRICS
 from cam_extras.report import comparison_table, list_table, pictures_of, summary_table, write_comparison
 from cam_extras.report.figures import bars, curves, differences, mean_curves, scatter
 from cam_extras.report.gallery import _draw
 from cam_extras.report.html import results_of, summary_of
+from cam_extras.runs.pictures import choose_images, image_values
+from cam_extras.runs.summary import summarise
 
 GRAD, CONTROL, MINE = METHODS  # what is made a control here has the least drop of all
 ENVIRONMENT = {"categories": [], "controls": [CONTROL]}

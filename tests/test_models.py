@@ -20,8 +20,9 @@ from torchvision import transforms
 from torchvision.models import ResNet50_Weights, SwinTransformer, densenet121, get_model, googlenet, resnet18
 from torchvision.transforms import v2
 
+from cam_extras.layers import auto_layer
 from cam_extras.methods import GradCAM
-from cam_extras.models import Classifier, auto_layer, fingerprint, load_model, picture_of
+from cam_extras.models import Classifier, fingerprint, load_model, picture_of
 from cam_extras.probe import Probe
 
 

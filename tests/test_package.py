@@ -33,7 +33,7 @@ def test_importing_the_package_imports_no_host_and_no_torch():
 
 @pytest.mark.slow
 def test_only_the_front_ends_import_a_host():
-    modules = ["methods", "metrics", "probe", "maps", "scores", "evaluation", "report", "run", "cli"]
+    modules = ["methods", "metrics", "probe", "maps", "scores", "evaluation", "runs", "report", "run", "cli"]
     loaded = in_a_fresh_interpreter(
         "import sys\nfrom importlib import import_module\n"
         f"for module in {modules}:\n"
@@ -56,25 +56,20 @@ LAYERS = {  # and `_text`, which is of text alone
     "_text": set(),
     "_checks": set(),
     "_guards": set(),
-    "batches": set(),
-    "fingerprints": set(),
+    "_batching": set(),
     "scores": {"_checks"},
     "probe": {"_checks", "_guards", "scores"},
     "maps": {"_checks"},
-    "methods": {"_checks", "batches", "scores", "probe", "maps", "methods"},
-    "metrics": {"_checks", "batches", "scores", "maps", "metrics"},
+    "methods": {"_checks", "_batching", "scores", "probe", "maps", "methods"},
+    "metrics": {"_checks", "_batching", "scores", "maps", "metrics"},
     "configuration": {"_checks", "methods", "metrics", "pytorch_grad_cam"},
-    "evaluation": {
-        *("_checks", "batches", "scores", "probe", "maps", "methods", "metrics", "configuration", "images"),
-        "fingerprints",
-        "evaluation",
-    },
-    "report": {"_checks", "evaluation", "methods", "metrics", "report"},
-    "models": {"_checks", "probe"},
-    "images": set(),
-    "run": {
-        *("_checks", "configuration", "evaluation", "fingerprints", "methods", "metrics", "models", "probe", "report"),
-    },
+    "evaluation": {"_checks", "scores", "probe", "maps", "methods", "metrics", "evaluation"},
+    "runs": {"_checks", "_batching", "configuration", "probe", "methods", "metrics", "evaluation", "runs"},
+    "report": {"_checks", "runs", "methods", "metrics", "report"},
+    "layers": {"_checks", "probe"},
+    "models": {"_checks", "layers", "probe"},
+    "_options": set(),
+    "run": {"_checks", "configuration", "runs", "layers", "methods", "metrics", "models", "probe", "report"},
     "settings": {"_checks", "configuration", "metrics", "run"},
     "demo": {"_checks", "demo"},
 }
@@ -82,7 +77,7 @@ LAYERS = {  # and `_text`, which is of text alone
 
 @pytest.mark.parametrize("part", LAYERS)
 def test_arrows_point_one_way(part):
-    paths = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else (PACKAGE / part).glob("*.py")
+    paths = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else (PACKAGE / part).rglob("*.py")
     imported = set()
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -23,11 +23,11 @@ from torchvision.transforms.functional import to_pil_image
 
 import cam_extras
 from cam_extras.demo.canvases import make_canvases
-from cam_extras.evaluation.summary import summarise
 from cam_extras.maps import black
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
 from cam_extras.pytorch_grad_cam import UPSTREAM
+from cam_extras.runs.summary import summarise
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "paper_tables.py"
 PAPERS = {path.stem: yaml.safe_load(path.read_text()) for path in (SCRIPT.parent / "papers").glob("*.yaml")}

@@ -22,8 +22,8 @@ from torchvision.ops import roi_align
 from cam_extras import quantus
 from cam_extras.captum import LayerGradCam
 from cam_extras.evaluation import saturation_curves
+from cam_extras.layers import auto_layer
 from cam_extras.methods import METHODS
-from cam_extras.models import auto_layer
 from cam_extras.probe import Probe, _warn_of_training_mode, find_layer
 from cam_extras.pytorch_grad_cam import UPSTREAM, GradCAM, OptiCAM, upstream_maps
 from cam_extras.scores import Logit, ReST

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from state import untouched
 from torch import nn
 
+from cam_extras.layers import auto_layer
 from cam_extras.methods import GradCAM
-from cam_extras.models import Classifier, auto_layer, load_model, picture_of
+from cam_extras.models import Classifier, load_model, picture_of
 from cam_extras.probe import Probe
 
 timm = pytest.importorskip("timm", reason="needs timm: pip install cam_extras[timm]")

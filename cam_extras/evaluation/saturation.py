@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from cam_extras._checks import SampleError, check_class_scores, check_count, check_finite, which
 from cam_extras.maps import broadcast_to
+from cam_extras.methods._sampling import as_image, probe_at
 from cam_extras.methods.base import rows_of_a_pass
-from cam_extras.methods.sampling import as_image, probe_at
 from cam_extras.probe import Model, Probe
 from cam_extras.scores import Logit, Softmax
 

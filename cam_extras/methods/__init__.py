@@ -4,12 +4,12 @@
 ['ExpectedGradCAM', 'FakeCAM', 'GradCAM']
 """
 
+from cam_extras.methods._information import mutual_information
 from cam_extras.methods.base import GradientMethod, Method, channel_weights
 from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
 from cam_extras.methods.fake_cam import FakeCAM
 from cam_extras.methods.grad_cam import GradCAM
 from cam_extras.methods.hires_cam import HiResCAM
-from cam_extras.methods.information import mutual_information
 from cam_extras.methods.integrated_grad_cam import IntegratedGradCAM
 from cam_extras.methods.mi_grad_cam import MIGradCAM
 from cam_extras.methods.opti_cam import OptiCAM, Optimum

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from cam_extras import batches
+from cam_extras import _batching
 from cam_extras._checks import check_choice
 from cam_extras.maps import input_map
 from cam_extras.probe import Probe
@@ -95,7 +95,7 @@ def rows_of_a_pass(probe: Probe, internal_batch_size: int | None) -> int:
     """Return how many images go through the model at a time; see the methods' `internal_batch_size`."""
     if not probe.divisible:
         return len(probe.x)
-    return batches.rows_of_a_pass(probe.x, internal_batch_size)
+    return _batching.rows_of_a_pass(probe.x, internal_batch_size)
 
 
 def spatial_mean(values: Tensor) -> Tensor:

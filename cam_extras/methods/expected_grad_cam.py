@@ -8,9 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from cam_extras._checks import check_choice, check_seed
-from cam_extras.methods.base import spatial_mean, weigh_channels
-from cam_extras.methods.baselines import DIFFERENCES, BaselineFunction, check_baselines, make_baselines
-from cam_extras.methods.sampling import (
+from cam_extras.methods._baselines import DIFFERENCES, BaselineFunction, check_baselines, make_baselines
+from cam_extras.methods._sampling import (
     SampledMethod,
     as_image,
     check_noise,
@@ -20,6 +19,7 @@ from cam_extras.methods.sampling import (
     seeds_of,
     stratified,
 )
+from cam_extras.methods.base import spatial_mean, weigh_channels
 from cam_extras.probe import Probe
 
 

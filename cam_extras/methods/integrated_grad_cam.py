@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from cam_extras._checks import check_choice
+from cam_extras.methods._sampling import SampledMethod, as_image, probe_at
 from cam_extras.methods.base import spatial_mean, weigh_channels
 from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
-from cam_extras.methods.sampling import SampledMethod, as_image, probe_at
 from cam_extras.probe import Probe
 
 VARIANTS = ("weights", "maps")

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cam_extras._checks import SampleError, check_choice, check_count, check_seed, which
+from cam_extras.methods._information import ESTIMATORS, MOST_BINS, UPSAMPLINGS, mutual_information
 from cam_extras.methods.base import GradientMethod, above_minimum, spatial_mean, weigh_channels
-from cam_extras.methods.information import ESTIMATORS, MOST_BINS, UPSAMPLINGS, mutual_information
 from cam_extras.probe import Probe
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

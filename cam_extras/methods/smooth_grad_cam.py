@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cam_extras._checks import check_seed
-from cam_extras.methods.base import weigh_channels
-from cam_extras.methods.sampling import (
+from cam_extras.methods._sampling import (
     SampledMethod,
     as_image,
     check_noise,
@@ -19,6 +18,7 @@ from cam_extras.methods.sampling import (
     probe_at,
     seeds_of,
 )
+from cam_extras.methods.base import weigh_channels
 from cam_extras.probe import Probe
 
 

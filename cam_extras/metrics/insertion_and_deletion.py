@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cam_extras._batching import rows_of_a_pass
 from cam_extras._checks import (
     check_count,
     check_input,
@@ -29,7 +30,6 @@ from cam_extras._checks import (
     check_tensor,
     check_unit_range,
 )
-from cam_extras.batches import rows_of_a_pass
 from cam_extras.maps import broadcast_to
 from cam_extras.metrics.base import metric
 

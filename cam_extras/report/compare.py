@@ -14,8 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cam_extras._text import printable
-from cam_extras.evaluation.store import Run
-from cam_extras.evaluation.summary import Row, paired_differences
 from cam_extras.metrics import METRICS
 from cam_extras.report.figures import ABSENT, differences, excludes_0, printed
 from cam_extras.report.html import (
@@ -29,6 +27,8 @@ from cam_extras.report.html import (
     write_page,
 )
 from cam_extras.report.tables import head_controls
+from cam_extras.runs.store import Run
+from cam_extras.runs.summary import Row, paired_differences
 
 
 def compare(run_a: Run, run_b: Run) -> list[Row]:
@@ -39,7 +39,7 @@ def compare(run_a: Run, run_b: Run) -> list[Row]:
         run_b: the second; images are the same where their paths are.
 
     Returns:
-        The rows of `cam_extras.evaluation.summary.paired_differences`, over the images that both runs have, with
+        The rows of `cam_extras.runs.summary.paired_differences`, over the images that both runs have, with
         `only`: None; or "a" or "b" for a method or metric of one run alone, whose value is that of all its images.
         There is no `win_percentage`: it is against the other methods of a run.
 

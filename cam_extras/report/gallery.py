@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from cam_extras.evaluation.store import Run
 from cam_extras.metrics import METRICS
+from cam_extras.runs.store import Run
 
 COLORMAP = "inferno"  # perceptually uniform, readable by colour-blind people
 CELL, CAPTION, HEADING = 1.6, 0.36, 0.3  # inches

@@ -21,11 +21,11 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from cam_extras._text import code_in
-from cam_extras.evaluation.pictures import choose_images, image_values
-from cam_extras.evaluation.store import Run, atomic_write
 from cam_extras.metrics import METRICS, Metric
 from cam_extras.report.figures import bars, best_of, curves, mean_curves, metric_of, printed, scatter
 from cam_extras.report.gallery import COLORMAP, PICTURE_FORMATS
+from cam_extras.runs.pictures import choose_images, image_values
+from cam_extras.runs.store import Run, atomic_write
 
 ERRORS_SHOWN = 100
 _SCORES_SHOWN = 4  # under an overlay; the others are in a table

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cam_extras._text import csv_cell, printable
-from cam_extras.evaluation.store import Run
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
+from cam_extras.runs.store import Run
 
 
 def summary_table(

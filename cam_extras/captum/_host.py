@@ -1,0 +1,161 @@
+"""What `LayerAttribution` needs of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from captum._utils.common import _select_targets
+from captum.attr import LayerAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from cam_extras import methods
+from cam_extras._checks import SampleError, check_finite, which
+from cam_extras.probe import Probe
+
+
+class MethodAttribution(LayerAttribution):
+    """A method of `cam_extras.methods` behind the interface of `captum.attr.LayerAttribution`.
+
+    Works with `LayerAttribution.interpolate`, `NoiseTunnel`, `captum.metrics.infidelity` and `sensitivity_max`. The
+    model is left as found; an `nn.Module` is put in eval mode for the call.
+
+    Args:
+        forward_func: the model, or a function that calls it.
+        layer: the layer to explain, or a list of layers, which share one forward pass.
+        device_ids: not supported; there for Captum's signature.
+        reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
+        hyper: the method's hyper-parameters.
+
+    Raises:
+        ValueError: `device_ids` is given.
+    """
+
+    method_type: ClassVar[type[methods.Method]]
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: nn.Module | Sequence[nn.Module] | nn.ModuleList,
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        **hyper: Any,
+    ):
+        if device_ids is not None:
+            raise ValueError(
+                f"device_ids={device_ids} cannot be served: models split over devices by DataParallel are not "
+                "supported; give the model's .module and explain one device's share of the batch at a time"
+            )
+        super().__init__(forward_func, layer, device_ids)
+        self.reshape_transform = reshape_transform
+        self.method = self.method_type.make(hyper)
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Tensor | tuple[Tensor, ...] | list[Tensor]:
+        """Explain a batch at the layer's resolution.
+
+        Args:
+            inputs: the batch, shape (N, C, *S).
+            target: what to explain, in any of Captum's forms: an int, a tuple, a tensor, or a list of ints or tuples;
+                None where the model returns one number a sample. Utilities other than the logit are taken over the
+                first dimension after the batch, the classes of (N, C), (N, C, H, W), ...
+            additional_forward_args: one argument, or a tuple of them, that follows the inputs.
+            attribute_to_layer_input: explain the layer's input instead of its output.
+            relu_attributions: rectify the result.
+            attr_dim_summation: sum over channels.
+            grad_kwargs: not supported; there for Captum's signature.
+
+        Returns:
+            Shape (N, 1, *S), or (N, C, *S) without the sum, in the input's dtype: signed contributions. A list
+            where a list of layers was given, and otherwise a tuple where the input came in one, without which
+            `sensitivity_max` mistakes samples for tensors.
+
+        Raises:
+            TypeError: see `Probe`.
+            ValueError: see `Probe`; or there are several input tensors, the target does not fit the output,
+                `grad_kwargs` are given, or an attribution is not finite: samples are named.
+        """
+        if grad_kwargs:
+            raise ValueError(f"grad_kwargs={grad_kwargs} cannot be served: the backward pass is shared by all methods")
+        several = isinstance(self.layer, Sequence | nn.ModuleList)
+        x = _single(inputs)
+        probes = Probe.several(
+            self.forward_func,
+            self.layer if several else [self.layer],
+            x,
+            target=_Selection(target),
+            reshape_transform=self.reshape_transform,
+            additional_forward_args=_as_tuple(additional_forward_args),
+            attribute_to_layer_input=attribute_to_layer_input,
+            second_order=self.method.second_order,
+        )
+        attributions = []
+        for probe in probes:
+            attribution = self.method(probe)
+            if attr_dim_summation:
+                attribution = attribution.sum(dim=1, keepdim=True)
+            check_finite("the attribution", attribution)  # before what makes 0 of -inf
+            if relu_attributions:
+                attribution = attribution.relu()
+            attributions.append(_in_type_of(x, attribution) if x.is_floating_point() else attribution)
+        if several:
+            return attributions
+        return tuple(attributions) if isinstance(inputs, tuple) else attributions[0]
+
+
+class _Selection:
+    """Captum's own reading of a target, with errors that say what does not fit."""
+
+    def __init__(self, target: Any):
+        self.target = target
+
+    def __call__(self, values: Tensor) -> Tensor:
+        try:
+            return _select_targets(values, self.target)
+        except (AssertionError, IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"target {self.target!r} does not fit a model output of shape {tuple(values.shape)}: {error}"
+            ) from error
+
+    def of_samples(self, samples: Tensor) -> _Selection:
+        """Return the target of some of the samples; an int, a tuple and a tensor of one number hold for all."""
+        if isinstance(self.target, Tensor) and self.target.numel() > 1:
+            return _Selection(self.target[samples.to(self.target.device)])
+        if isinstance(self.target, list):
+            return _Selection([self.target[sample] for sample in samples.tolist()])
+        return self
+
+
+def _in_type_of(x: Tensor, attribution: Tensor) -> Tensor:
+    narrowed = attribution.to(x.dtype)
+    if overflown := which(narrowed.isinf()):
+        raise SampleError(f"the attribution is out of the range of {x.dtype}", overflown, "give the input in float32")
+    return narrowed
+
+
+def _single(inputs: Any) -> Tensor:
+    if not isinstance(inputs, tuple):
+        return inputs
+    if len(inputs) != 1:
+        raise ValueError(
+            f"expected one input tensor, got {len(inputs)}: a class activation map has one input; give the others "
+            "as additional_forward_args"
+        )
+    return inputs[0]
+
+
+def _as_tuple(arguments: Any) -> tuple[Any, ...]:
+    if arguments is None:
+        return ()
+    return arguments if isinstance(arguments, tuple) else (arguments,)

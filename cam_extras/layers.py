@@ -1,0 +1,141 @@
+"""Layers: their names, the one with the last feature map, and feature maps of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_extras._checks import check_input
+from cam_extras.probe import Probe, hook_of_a_call, undisturbed
+
+# What a head does to the last feature map, and what leaves it as it is: neither makes a map of its own.
+_NO_MAP_OF_THEIR_OWN = (
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.dropout._DropoutNd,
+    nn.Identity,
+)
+
+
+def tokens_to_map(tokens: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
+    """Arrange tokens (N, prefix + H * W, C) of a vision transformer, or those before the prefix was put to them.
+
+    Where there are not as many as on the model's own grid, as for images of another size, theirs is taken to be square.
+    """
+    patches = math.prod(grid)
+    if tokens.ndim == 4 and tokens.shape[2] in (patches, prefix + patches):
+        raise ValueError(f"{tuple(tokens.shape)} are queries or keys of an attention, not tokens (N, T, C)")
+    if tokens.ndim != 3:
+        return tokens
+    count = tokens.shape[1]
+    if count not in (patches, prefix + patches):
+        side = math.isqrt(max(count - prefix, 0))
+        grid, patches = (side, side), side * side
+        if not patches or count != prefix + patches:
+            raise ValueError(
+                f"{count} tokens are not {prefix} and a grid, neither the model's own nor a square one: give a "
+                "reshape_transform"
+            )
+    return tokens[:, count - patches :].transpose(1, 2).unflatten(2, grid)
+
+
+def channels_first(features: Tensor, widths: tuple[int, ...]) -> Tensor:
+    """Move the channels of features to the front where they are last.
+
+    Args:
+        features: (N, H, W, C), or (N, C, H, W) as convolutions and pooling return them.
+        widths: the numbers of channels that the model has.
+    """
+    if features.ndim != 4 or (features.shape[1] in widths and features.shape[3] not in widths):
+        return features
+    return features.permute(0, 3, 1, 2)
+
+
+def auto_layer(
+    model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None = None
+) -> tuple[str, nn.Module]:
+    """Pick the layer with the last feature map before pooling.
+
+    It is the module that finishes last among those that run once, return a map (N, C, *S) with as many dimensions as
+    the input and more than one cell, and have cells that the score of the predicted class depends on. Average and
+    adaptive pooling, dropout and identities are passed over. A container finishes after its last child, so that one
+    which hands on its child's map is named instead of it: `layer4` of a ResNet, not `layer4.1.relu`; `features` of a
+    VGG, DenseNet, MobileNet, EfficientNet or ConvNeXt, not `features.18`. A map of one cell shows nothing: for small
+    images the layer is one further down.
+
+    With a `reshape_transform` layer norms are preferred, as is usual for transformers: `norm` of a Swin, which is what
+    its head pools, and `encoder.layers.encoder_layer_11.ln_1` of a ViT. Nothing is pooled there; from the last
+    attention on, the class token alone reaches the score. Without a `reshape_transform` every map is taken to have its
+    channels first.
+
+    Args:
+        model: the model. It is left as found.
+        x: a batch as the model takes it, shape (N, C, *S), on the model's device; the first sample is looked at.
+        reshape_transform: what makes feature maps of the layers' outputs, see `Classifier.reshape_transform`.
+
+    Returns:
+        The layer's dotted name and the layer.
+
+    Raises:
+        TypeError: the input is not made of floating-point numbers, or the model returns nothing that can be scored.
+        ValueError: no layer returns such a map, or the score depends on none; the input is empty or not finite.
+    """
+    x = check_input(x).detach()[:1]
+    candidates = _feature_maps(model, x, reshape_transform)
+    if reshape_transform is not None:
+        norms = [name for name in candidates if "norm" in type(model.get_submodule(name)).__name__.lower()]
+        candidates = norms or candidates
+    reason = "no layer that runs once returns one of more than one cell"
+    for name in reversed(candidates):
+        layer = model.get_submodule(name)
+        probe = Probe(model, layer, x, reshape_transform=reshape_transform, second_order=False)
+        try:
+            if probe.is_reached():
+                return name, layer
+            reason = "the gradients are 0 in all of them: is the model trained?"
+        except ValueError as error:  # off the way to the score
+            reason = str(error)
+    raise ValueError(
+        f"{type(model).__name__} has no feature map (N, C, *S) that the score depends on ({reason}): give the layer by "
+        "name, and for a transformer a reshape_transform"
+    )
+
+
+def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None) -> list[str]:
+    """Name the modules that run once and return a feature map, in the order in which they finish."""
+    finished: list[str] = []
+    maps: set[str] = set()
+
+    def look(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        finished.append(name)
+        if isinstance(output, tuple) and len(output) == 1:
+            output = output[0]
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return
+        if reshape_transform is not None:
+            try:
+                output = reshape_transform(output)
+            except (RuntimeError, ValueError, IndexError):  # it is made for the outputs of some layers
+                return
+        if not isinstance(output, Tensor):  # of a reshape_transform: a probe of the layer says so
+            return
+        a_map = output.ndim == x.ndim > 2 and len(output) == len(x) and output[0, 0].numel() > 1
+        if a_map and not isinstance(module, _NO_MAP_OF_THEIR_OWN):
+            maps.add(name)
+
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed(model, x.device))
+        stack.enter_context(torch.no_grad())
+        for name, module in model.named_modules():
+            if name:
+                hook = stack.enter_context(hook_of_a_call(partial(look, name)))
+                stack.callback(module.register_forward_hook(hook).remove)
+        model(x.clone())  # it may work in place on its input
+    return [name for name in finished if name in maps and finished.count(name) == 1]

@@ -1,0 +1,201 @@
+"""Baselines: where the paths of Expected Grad-CAM start, and what the layer makes of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cam_extras._checks import SampleError, check_choice, check_finite
+from cam_extras.methods._sampling import extremes, generator_of, in_turn, noise_for, probe_at
+from cam_extras.methods.base import rows_of_a_pass
+from cam_extras.probe import Probe
+
+BaselineFunction = Callable[[Tensor, torch.Generator], Tensor]
+
+NAMES = ("zeros", "blur", "noise", "batch")
+DIFFERENCES = ("activation", "none", "input")
+
+
+def check_baselines(baselines: str | Tensor | BaselineFunction) -> None:
+    """Raise TypeError or ValueError unless these are baselines, for an input of some shape."""
+    if isinstance(baselines, Tensor):
+        if not baselines.is_floating_point():
+            raise TypeError(f"baselines must be of floating point; got {baselines.dtype}")
+        if baselines.ndim < 2 or len(baselines) == 0:
+            raise ValueError(f"expected baselines of shape (R, C, *S), one or more; got {tuple(baselines.shape)}")
+        check_finite("the tensor of baselines", baselines)
+    elif isinstance(baselines, str):
+        check_choice("baselines", baselines, NAMES)
+    elif not callable(baselines):
+        raise TypeError(
+            f"baselines must be a tensor (R, C, *S), a function or one of {', '.join(map(repr, NAMES))}; "
+            f"got {baselines!r}"
+        )
+
+
+class Baselines(ABC):
+    """The baselines x' of every step and sample, and the differences D that they make in the layer.
+
+    Steps (k,) and samples (m,) make images (k, m, C, *S) and differences (k, m, K, *S').
+    """
+
+    def __init__(self, probe: Probe, x: Tensor, difference: str):
+        self.probe, self.x, self.difference = probe, x, difference
+
+    @abstractmethod
+    def images(self, steps: Tensor, samples: Tensor) -> Tensor:
+        """Return x'."""
+
+    @abstractmethod
+    def activations(self, steps: Tensor, samples: Tensor, images: Tensor) -> Tensor:
+        """Return A(x - x') for the difference "input", else A(x')."""
+
+    def differences(self, steps: Tensor, samples: Tensor, images: Tensor) -> Tensor | float:
+        """Return D."""
+        if self.difference == "none":
+            return 1.0
+        activations = self.activations(steps, samples, images)
+        return activations if self.difference == "input" else self.probe.activations[samples] - activations
+
+
+class KnownBaselines(Baselines):
+    """Baselines that occur more than once: rows of `pool` (R, C, *S), chosen by `index` (n, N)."""
+
+    def __init__(self, probe: Probe, x: Tensor, difference: str, pool: Tensor, index: Tensor, batch_size: int | None):
+        super().__init__(probe, x, difference)
+        self.pool, self.index, self.batch_size = pool, index.to(x.device), batch_size
+
+    def images(self, steps: Tensor, samples: Tensor) -> Tensor:
+        """Return x'."""
+        return self.pool[self.index[steps][:, samples]]
+
+    def activations(self, steps: Tensor, samples: Tensor, images: Tensor) -> Tensor:
+        """Return A(x - x') for the difference "input", else A(x')."""
+        known, where = self._known
+        return known[where[steps][:, samples]]
+
+    @cached_property
+    def _known(self) -> tuple[Tensor, Tensor]:
+        """The activations of all inputs that are needed, each computed once, and their rows (n, N)."""
+        numbers = torch.arange(len(self.x), device=self.x.device)
+        needed = self.index + len(self.pool) * numbers if self.difference == "input" else self.index
+        if self.difference == "activation" and self.pool is self.x:
+            return self.probe.activations, self.index
+        if self.probe.divisible:
+            needed, where = needed.unique(return_inverse=True)
+            passes = needed.split(rows_of_a_pass(self.probe, self.batch_size))
+        else:  # a pass has one input of every sample
+            needed, where = needed.unique(dim=0, return_inverse=True)
+            passes, where = needed.unbind(), len(numbers) * where[:, None] + numbers
+        return torch.cat([self.probe.at(self._inputs(part)).activations for part in passes]), where
+
+    def _inputs(self, needed: Tensor) -> Tensor:
+        images = self.pool[needed % len(self.pool)]
+        if self.difference == "input":
+            images = self.x[needed // len(self.pool)] - images
+        return images.to(self.probe.x.dtype)
+
+
+class FreshBaselines(Baselines):
+    """Baselines of which each occurs once, made when they are needed: `make` gives those of a step for some samples."""
+
+    def __init__(self, probe: Probe, x: Tensor, difference: str, make: Callable[[int, Tensor], Tensor]):
+        super().__init__(probe, x, difference)
+        self.make = make
+
+    def images(self, steps: Tensor, samples: Tensor) -> Tensor:
+        """Return x'."""
+        return torch.stack([self.make(step, samples) for step in steps.tolist()])
+
+    def activations(self, steps: Tensor, samples: Tensor, images: Tensor) -> Tensor:
+        """Return A(x - x') for the difference "input", else A(x')."""
+        inputs = self.x[samples] - images if self.difference == "input" else images
+        return probe_at(self.probe, inputs, samples).activations.unflatten(0, inputs.shape[:2])
+
+
+def make_baselines(
+    baselines: str | Tensor | BaselineFunction,
+    difference: str,
+    probe: Probe,
+    x: Tensor,
+    seeds: Tensor,
+    generator: torch.Generator,
+    batch_size: int | None,
+) -> Baselines:
+    """Choose the baselines of every step, of which there is one for each of the `seeds`, for images x (N, C, *S).
+
+    Raises:
+        ValueError: a tensor has another shape than the images or is elsewhere, or there is no other image.
+    """
+    steps, samples = len(seeds), torch.arange(len(x), device="cpu")
+    if isinstance(baselines, Tensor):
+        pool = _like_images(baselines, x)
+        index = in_turn(len(pool), steps, generator)[:, None].expand(steps, len(x))
+    elif callable(baselines):
+        function = baselines
+        return FreshBaselines(probe, x, difference, lambda s, some: _call(function, probe.x, int(seeds[s]), some))
+    elif baselines == "noise":
+        return FreshBaselines(probe, x, difference, lambda s, some: _random_images(x[some], seeds[s : s + 1]))
+    elif baselines == "zeros":
+        pool, index = torch.zeros_like(x[:1]), torch.zeros_like(samples).expand(steps, -1)
+    elif baselines == "blur":
+        pool, index = blur(x), samples.expand(steps, -1)
+    else:
+        if len(x) < 2:
+            raise ValueError(
+                'baselines="batch" takes the other images of the batch, and there is none: '
+                "give two or more images, or other baselines"
+            )
+        pool, index = x, (samples + 1 + in_turn(len(x) - 1, steps, generator)[:, None]) % len(x)
+    return KnownBaselines(probe, x, difference, pool, index, batch_size)
+
+
+def _like_images(images: Tensor, x: Tensor) -> Tensor:
+    if images.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"expected baselines of shape (R, {', '.join(map(str, x.shape[1:]))}), like the input; "
+            f"got {tuple(images.shape)}"
+        )
+    if images.device != x.device:
+        raise ValueError(f"expected baselines on the input's device, {x.device}; got {images.device}: move them there")
+    return images.detach().to(x.dtype)
+
+
+def _call(function: BaselineFunction, x: Tensor, seed: int, samples: Tensor) -> Tensor:
+    """Call the user's function for each sample on its own, so that none depends on the others."""
+    images = []
+    for sample in samples.tolist():
+        image = function(x[sample : sample + 1].clone(), generator_of(seed))
+        if not isinstance(image, Tensor) or not image.is_floating_point():
+            kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+            raise TypeError(f"the baselines function must return a tensor of floating point like its input; got {kind}")
+        if image.shape != (1, *x.shape[1:]) or image.device != x.device:
+            raise ValueError(
+                f"the baselines function must return the shape of its input, {(1, *x.shape[1:])}, on {x.device}; "
+                f"got {tuple(image.shape)} on {image.device}"
+            )
+        if not image.isfinite().all():
+            raise SampleError("the baseline is NaN or infinite", [sample])
+        images.append(image.detach().to(torch.promote_types(x.dtype, torch.float32)))
+    return torch.cat(images)
+
+
+def _random_images(x: Tensor, seed: Tensor) -> Tensor:
+    """Draw images, uniform between the least and the greatest value of each of x."""
+    low, high = extremes(x)
+    return (low + high) / 2 + noise_for(x, seed, 1.0, "uniform")[0]
+
+
+def blur(x: Tensor, width: float = 0.05) -> Tensor:
+    """Blur images (N, C, *S) with a Gaussian whose standard deviation is `width` times the size; no padding."""
+    with torch.autocast(x.device.type, enabled=False):  # which would round the image to half precision
+        for dim in range(min(2, x.ndim - 1), x.ndim):
+            place = torch.arange(x.shape[dim], dtype=x.dtype, device=x.device)
+            kernel = torch.exp(-((place[:, None] - place) ** 2) / (2 * (width * len(place)) ** 2))
+            kernel = kernel / kernel.sum(dim=1, keepdim=True)
+            x = (x.movedim(dim, -1) @ kernel.T).movedim(-1, dim)
+    return x

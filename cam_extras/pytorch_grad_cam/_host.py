@@ -1,0 +1,246 @@
+"""What `BaseCAM` needs of a method: its interface, without its hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+from torch import Tensor, nn
+
+from cam_extras import methods
+from cam_extras._checks import (
+    check_finite,
+    check_targets,
+    list_targets,
+)
+from cam_extras.maps import layer_map
+from cam_extras.methods.base import weigh_channels
+from cam_extras.probe import Probe, check_layers, reference_tensor
+from cam_extras.scores import PerSampleScorer
+
+
+class MethodCAM(BaseCAM):
+    """A method of `cam_extras.methods` behind the interface of `pytorch_grad_cam.BaseCAM`.
+
+    Calling it with a batch (N, C, H, W), or (N, C, D, H, W), and one target a sample returns maps of shape (N, H, W),
+    or (N, D, H, W), float32 in [0, 1], from one forward pass. Scaling, aggregation of several layers, `aug_smooth`
+    and `eigen_smooth` are `BaseCAM`'s. Unlike there, the model is left as found: no hook outlives a call, modes and
+    gradients are put back; layers are paired with their own activations; a wrong number of targets raises.
+
+    Args:
+        model: the model.
+        target_layers: list of the layers to explain, whose maps are averaged; or one layer, which an `nn.Sequential`
+            is, too.
+        reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
+        tta_transforms: the `ttach.Compose` of `aug_smooth`.
+        hyper: the method's hyper-parameters.
+
+    A subclass may override `get_cam_weights` as it would `BaseCAM`'s: NumPy arrays of the activations and gradients
+    (N, C, *S) of one layer -> the channels' weights (N, C), which take the place of the method's.
+
+    Attributes:
+        outputs: the model's output at the last call.
+        activations_and_grads: its `activations` and `gradients` are those of the last call, one detached tensor
+            (N, C, *S) on the CPU for each of the target layers, until the next call or the end of the `with` block.
+    """
+
+    method_type: ClassVar[type[methods.Method]]
+    activations_and_grads: Any
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: nn.Module | Sequence[nn.Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        **hyper: Any,
+    ):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
+        if isinstance(target_layers, nn.Module) and not isinstance(target_layers, nn.ModuleList):
+            target_layers = [target_layers]
+        if not isinstance(target_layers, Sequence | nn.ModuleList):
+            raise TypeError(f"target_layers must be a module or a list of modules; got {type(target_layers).__name__}")
+        self.method = self.method_type.make(hyper)
+        # BaseCAM calls eval() on the model and hooks into the layers for good, so it is given neither.
+        super().__init__(nn.PReLU(), [], reshape_transform, uses_gradients=False, tta_transforms=tta_transforms)
+        self.model = model
+        self.target_layers = check_layers(model, target_layers)
+        self.activations_and_grads = _NoHooks(
+            model,
+            self.target_layers,
+            getattr(self.method, "score", "logit"),
+            reshape_transform=reshape_transform,
+            second_order=self.method.second_order,
+        )
+        self.device = self.activations_and_grads.device
+
+    def __call__(
+        self,
+        input_tensor: Tensor,
+        targets: Sequence[Callable] | None = None,
+        aug_smooth: bool = False,
+        eigen_smooth: bool = False,
+    ) -> np.ndarray:
+        """Explain a batch: maps (N, *S), float32 in [0, 1].
+
+        Args:
+            input_tensor: the batch, shape (N, C, *S).
+            targets: one callable for each sample, output of the sample -> scalar, as in
+                `pytorch_grad_cam.utils.model_targets`; None explains the predicted class with the method's utility.
+            aug_smooth: average over flips and contrasts of the input (six forward passes).
+            eigen_smooth: project the contributions on their first principal component instead of summing them.
+
+        Raises:
+            TypeError: see `Probe`; or `targets` are not callables.
+            ValueError: see `Probe`; or there is not one target for each sample, or one that returns no scalar.
+        """
+        if targets is not None:
+            targets = list_targets(targets)  # an iterator would be used up by the first of several passes
+        return super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)
+
+    def forward(
+        self, input_tensor: Tensor, targets: Sequence[Callable] | None = None, eigen_smooth: bool = False
+    ) -> np.ndarray:
+        """Explain a batch without `aug_smooth`."""
+        self.outputs = self.activations_and_grads(input_tensor)
+        try:
+            if type(self.method).maps is not methods.Method.maps and not eigen_smooth and not self._weighs_itself:
+                return self._own_maps(targets)
+            return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
+        finally:
+            self.activations_and_grads.probes = []
+
+    def compute_cam_per_layer(
+        self, input_tensor: Tensor, targets: Sequence[Callable] | None, eigen_smooth: bool
+    ) -> list[np.ndarray]:
+        """Return one map (N, 1, *S) a layer at the input's size."""
+        recorder = self.activations_and_grads
+        recorder.seen = []  # BaseCAM would read, and thereby compute, what the method may not need
+        self._set_targets(targets)
+        maps = super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
+        recorder.seen = [probe.without_graph() for probe in recorder.probes]
+        return maps
+
+    def _set_targets(self, targets: Sequence[Callable] | None) -> None:
+        """Let the probes score the targets."""
+        if targets is not None:
+            # One scorer for all layers, so that they share a backward pass.
+            probes = self.activations_and_grads.probes
+            scorer = PerSampleScorer(check_targets(targets, len(probes[0].x)))
+            self.activations_and_grads.probes = [probe.with_score(scorer) for probe in probes]
+
+    def _own_maps(self, targets: Sequence[Callable] | None) -> np.ndarray:
+        """Return the maps (N, *S) that the method scales itself, and BaseCAM would change; of layers their mean."""
+        recorder = self.activations_and_grads
+        self._set_targets(targets)
+        maps = [self.method.maps(probe).float().cpu().numpy() for probe in recorder.probes]
+        recorder.seen = [probe.without_graph() for probe in recorder.probes]
+        return maps[0] if len(maps) == 1 else self.aggregate_multi_layers([layer[:, None] for layer in maps])
+
+    def get_cam_image(
+        self,
+        input_tensor: Tensor,
+        target_layer: nn.Module,
+        targets: Sequence[Callable] | None,
+        activations: None,
+        grads: None,
+        eigen_smooth: bool = False,
+    ) -> np.ndarray:
+        """Return the map (N, *S) of one layer at its own size, in [0, 1]."""
+        probe = self.activations_and_grads.probes[self.target_layers.index(target_layer)]
+        if self._weighs_itself:
+            contributions = self._contributions_by_override(probe, input_tensor, target_layer, targets)
+        else:
+            contributions = self.method(probe)
+        if contributions.ndim != input_tensor.ndim:
+            raise ValueError(
+                f"a feature map of shape {tuple(contributions.shape)} does not fit an input of shape "
+                f"{tuple(input_tensor.shape)}: transformers need a reshape_transform"
+            )
+        if eigen_smooth and contributions.shape[1] > 1:
+            check_finite("the map", contributions)
+            projection = get_2d_projection(contributions.cpu().numpy())
+            contributions = torch.from_numpy(projection)[:, None]
+        # Normalised here, so that the absolute epsilon of BaseCAM's own scaling cannot squash a small map.
+        return layer_map(contributions).cpu().numpy()
+
+    @property
+    def _weighs_itself(self) -> bool:
+        """Whether a subclass overrides `get_cam_weights`."""
+        return getattr(self.get_cam_weights, "__func__", None) is not BaseCAM.get_cam_weights
+
+    def _contributions_by_override(
+        self, probe: Probe, input_tensor: Tensor, target_layer: nn.Module, targets: Sequence[Callable] | None
+    ) -> Tensor:
+        """Weigh the channels as a subclass's `get_cam_weights` does, which is given what `BaseCAM` gives it."""
+        if targets is None and probe.target is not None:
+            targets = [ClassifierOutputTarget(category) for category in probe.target.tolist()]
+        activations, gradients = probe.activations.cpu().numpy(), probe.gradients.cpu().numpy()
+        weights = self.get_cam_weights(input_tensor, target_layer, targets, activations, gradients)
+        weights = torch.as_tensor(weights).to(probe.activations)
+        if weights.shape != probe.activations.shape[:2]:
+            raise ValueError(
+                f"get_cam_weights of {type(self).__name__} must return one weight a channel, shape "
+                f"{tuple(probe.activations.shape[:2])}; got {tuple(weights.shape)}"
+            )
+        return weigh_channels(weights, probe.activations)
+
+    def __exit__(self, exc_type: object, exc_value: object, exc_tb: object) -> None:
+        """Leave the `with` block; BaseCAM would swallow an IndexError here."""
+        self.activations_and_grads.release()
+
+    def __del__(self) -> None:
+        """Do nothing: no hook outlives a call."""
+
+
+class _NoHooks:
+    """Stands where BaseCAM keeps its permanent hooks: runs the model through probes when called.
+
+    BaseCAM and FinerCAM call it for the outputs and then ask for the map of every layer.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], score: str, **options: Any):
+        self.model = model
+        self.layers = layers
+        self.score = score
+        self.options = options
+        self.probes: list[Probe] = []  # of the call that runs
+        self.seen: list[Probe] = []  # of the last one
+
+    @property
+    def activations(self) -> list[Tensor]:
+        """The layers' feature maps (N, C, *S) at the last call, on the CPU."""
+        return [probe.activations.cpu() for probe in self.seen]
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The gradients (N, C, *S) of what was explained, on the CPU; computed now where the method did not."""
+        return [probe.gradients.cpu() for probe in self.seen]
+
+    @property
+    def device(self) -> torch.device:
+        reference = reference_tensor(self.model)
+        return torch.device("cpu") if reference is None else reference.device
+
+    def __call__(self, x: Tensor) -> Any:
+        self.release()
+        if isinstance(x, Tensor) and reference_tensor(self.model) is not None:
+            x = x.to(self.device)
+        probes = Probe.several(self.model, self.layers, x, **self.options)
+        outputs = probes[0].outputs
+        self.probes = self.seen = [probe.scored_by(self.score) for probe in probes]
+        return outputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"probes": [], "seen": []}  # graphs cannot be copied
+
+    def release(self) -> None:
+        self.probes = []
+        self.seen = []

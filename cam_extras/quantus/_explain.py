@@ -1,0 +1,237 @@
+"""Methods as Quantus explain functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cam_extras._batching import rows_of_a_pass
+from cam_extras._checks import SampleError, check_count, check_name, check_pixels
+from cam_extras.methods import METHODS as _OURS
+from cam_extras.methods import Method, channel_weights
+from cam_extras.probe import Probe, find_layer, reference_tensor
+
+QUANTUS_ARGUMENTS = frozenset(
+    {
+        "method",
+        # of `quantus.explain`, with Captum and with zennit
+        "attributor",
+        "attributor_kwargs",
+        "baseline",
+        "canonizer",
+        "canonizer_kwargs",
+        "channel_first",
+        "composite",
+        "composite_kwargs",
+        "constant_value",
+        "gc_layer",
+        "interpolate",
+        "interpolate_mode",
+        "keepdims",
+        "reduce_axes",
+        "return_shape",
+        "softmax",
+        "window",
+        "xai_lib",
+        "xai_lib_kwargs",
+    }
+)
+"""What explain functions leave alone, for it was not meant for them.
+
+`quantus.evaluate` hands over "method", the name in its results; and, to functions that follow a dict in `xai_methods`,
+the arguments of `quantus.explain` in that dict.
+"""
+
+
+def all_methods() -> dict[str, type]:
+    """Return ours and those of pytorch-grad-cam that we do not have, name -> class."""
+    from cam_extras.pytorch_grad_cam import UPSTREAM
+
+    return {**_OURS, **{upstream: cls for upstream, cls in UPSTREAM.items() if upstream not in _OURS}}
+
+
+def explain(
+    method: str | type,
+    *,
+    layer: str,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int | None = None,
+    **hyper: Any,
+) -> Explainer:
+    """Return a method as a Quantus explain function: (model, inputs, targets) -> maps (N, 1, *S) in [0, 1].
+
+    Args:
+        method: key of `METHODS`: the name of one of ours (`cam_extras.methods.METHODS`) or of a class of
+            pytorch-grad-cam, such as "ScoreCAM". Of names that both have, such as "GradCAM", it is ours; give the class
+            itself, `pytorch_grad_cam.GradCAM`, for the other.
+        layer: dotted name of the layer, looked up on the model of every call: Quantus' randomisation metrics explain
+            changed copies of the model, and a layer bound beforehand would belong to the wrong one.
+        reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
+        batch_size: how many samples to explain at a time; `quantus.evaluate` hands over the whole data set at once. By
+            default 32, on the CPU as many as four images of 224 x 224 have pixels.
+        hyper: the method's hyper-parameters.
+
+    Raises:
+        ValueError: there is no method of that name.
+        TypeError: the method has no such hyper-parameter.
+    """
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    kind: Any = method
+    if isinstance(method, str):
+        known = _OURS if method in _OURS else all_methods()
+        check_name("method", method, known)
+        kind = known[method]
+    if not isinstance(kind, type):
+        raise TypeError(f'the method must be a name, such as "GradCAM", or a class; got {method!r:.80}')
+    if issubclass(kind, Method):
+        return Explainer(kind.make(hyper), layer, reshape_transform, batch_size)
+    from cam_extras.pytorch_grad_cam import check_upstream
+
+    check_upstream(kind, hyper)
+    return UpstreamExplainer(kind, layer, reshape_transform, batch_size, hyper)
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A Quantus explain function; made by `explain`."""
+
+    method: Any
+    layer: str
+    reshape_transform: Callable[[Tensor], Tensor] | None = None
+    batch_size: int | None = None
+
+    def __call__(
+        self,
+        model: nn.Module,
+        inputs: np.ndarray | Tensor,
+        targets: np.ndarray | Tensor,
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Explain inputs (N, C, *S) for the given classes (N,): maps (N, 1, *S), float32 in [0, 1].
+
+        Args:
+            model: the model, left as found.
+            inputs: channels first; arrays, or tensors on any device, with or without `requires_grad`.
+            targets: class indices.
+            device: where to explain; by default where the model is.
+            kwargs: hyper-parameters, which win over those given to `explain`; the names in `QUANTUS_ARGUMENTS` are
+                left alone, unless the method has one of them.
+
+        Raises:
+            TypeError: the method has no such hyper-parameter.
+            ValueError: the model has no layer of that name, or the inputs have no pixels; or see `Probe`.
+        """
+        explainer = self._of_call(kwargs)
+        return explainer._in_batches(explainer._maps, model, inputs, targets, device)[:, None]
+
+    def channel_weights(
+        self,
+        model: nn.Module,
+        inputs: np.ndarray | Tensor,
+        targets: np.ndarray | Tensor,
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Return the weights that the method gives to the layer's channels, (N, K); arguments as for a call.
+
+        Raises:
+            TypeError: the method does not weigh channels, or has no such hyper-parameter.
+        """
+        explainer = self._of_call(kwargs)
+        return explainer._in_batches(explainer._weights, model, inputs, targets, device)
+
+    def _of_call(self, given: Mapping[str, Any]) -> Explainer:
+        """Return the explainer with the hyper-parameters that are given to a call."""
+        kind = self.method if isinstance(self.method, type) else type(self.method)
+        has = inspect.signature(kind).parameters
+        hyper = {name: value for name, value in given.items() if name in has or name not in QUANTUS_ARGUMENTS}
+        return self._with(hyper) if hyper else self
+
+    def _with(self, hyper: Mapping[str, Any]) -> Explainer:
+        made = {name: getattr(self.method, name) for name in inspect.signature(type(self.method)).parameters}
+        return replace(self, method=type(self.method).make({**made, **hyper}))
+
+    def _in_batches(
+        self,
+        function: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        model: nn.Module,
+        inputs: np.ndarray | Tensor,
+        targets: np.ndarray | Tensor,
+        device: str | torch.device | None,
+    ) -> np.ndarray:
+        reference = reference_tensor(model)
+        if reference is None:
+            reference = torch.empty(0, dtype=torch.float32, device="cpu")
+        x = to_tensor(inputs, reference.dtype, device or reference.device)
+        check_pixels(x.shape)
+        if not len(x):
+            raise ValueError(f"there are no inputs to explain: their shape is {tuple(x.shape)}")
+        classes = to_tensor(targets, device=x.device)
+        if classes.shape != (len(x),):
+            raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {tuple(classes.shape)}")
+        rows, found = rows_of_a_pass(x, self.batch_size), []
+        for first in range(0, len(x), rows):
+            part = slice(first, first + rows)
+            try:
+                found.append(function(model, x[part], classes[part]).float().cpu())
+            except SampleError as error:
+                raise error.counted_from(first) from error
+        return torch.cat(found).numpy()
+
+    def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        return self.method.maps(self._probe(model, x, target))
+
+    def _weights(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        return channel_weights(self.method)(self._probe(model, x, target))
+
+    def _probe(self, model: nn.Module, x: Tensor, target: Tensor) -> Probe:
+        return Probe(
+            model,
+            find_layer(model, self.layer),
+            x,
+            target=target,
+            reshape_transform=self.reshape_transform,
+            second_order=self.method.second_order,
+        )
+
+
+@dataclass(frozen=True)
+class UpstreamExplainer(Explainer):
+    """A class of pytorch-grad-cam as a Quantus explain function; made by `explain`."""
+
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    def _with(self, hyper: Mapping[str, Any]) -> Explainer:
+        from cam_extras.pytorch_grad_cam import check_upstream
+
+        check_upstream(self.method, hyper)
+        return replace(self, hyper={**self.hyper, **hyper})
+
+    def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        from cam_extras.pytorch_grad_cam import upstream_maps
+
+        layer = find_layer(model, self.layer)
+        return upstream_maps(self.method, model, layer, x, target, self.reshape_transform, self.hyper)
+
+    def _weights(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        raise TypeError(
+            f"pytorch-grad-cam's {self.method.__name__} does not tell its channel weights: counterfactual sensitivity "
+            "takes methods of cam_extras.methods, such as GradCAM or MIGradCAM"
+        )
+
+
+def to_tensor(
+    values: np.ndarray | Tensor, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Return a tensor, or an array of any layout, as a tensor on a device, whatever the default device is."""
+    if not isinstance(values, Tensor):
+        values = np.ascontiguousarray(values)
+    return torch.as_tensor(values, dtype=dtype, device=device)

@@ -1,0 +1,364 @@
+"""What all metric classes share: a function of `cam_extras.metrics` behind the interface of Quantus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from quantus.helpers import utils
+from quantus.helpers.enums import DataType, ModelType, ScoreDirection
+from quantus.helpers.model.model_interface import ModelInterface
+from quantus.metrics.base import Metric
+from torch import Tensor, nn
+
+from cam_extras._checks import SampleError, check_class_scores, check_finite, check_pixels
+from cam_extras.maps import normalise
+from cam_extras.metrics import (
+    METRICS,
+    Curve,
+    Explained,
+    MetricOptions,
+    Quantities,
+    options_of,
+    sources_of,
+)
+from cam_extras.quantus._explain import to_tensor
+
+
+def _normalise_maps(attributions: np.ndarray) -> np.ndarray:
+    """Bring attributions (N, C, *S) to maps (N, 1, *S) in [0, 1]: mean over channels, min-max for every sample."""
+    return normalise(_mean_over_channels(attributions)).numpy()[:, None]
+
+
+def _normalise_absolute_maps(attributions: np.ndarray) -> np.ndarray:
+    """Bring attributions to maps by their absolute values. Quantus takes these after normalising, too late here."""
+    return _normalise_maps(np.abs(attributions))
+
+
+def _mean_over_channels(attributions: np.ndarray) -> Tensor:
+    values = to_tensor(attributions)
+    return (values if values.is_floating_point() else values.float()).mean(dim=1)
+
+
+def _no_explain_func(**kwargs: Any) -> np.ndarray:
+    """Stand where Quantus wants a function and none was given."""
+    raise ValueError("there is nothing to explain with: give an explain_func, not only an a_batch")
+
+
+class MapMetric(Metric):
+    """Base of the metric classes: computes what a function of `cam_extras.metrics` needs, and calls it.
+
+    A subclass names the function in `metric`. The score of a sample does not depend on the batch it is in.
+
+    Args:
+        abs: take absolute values of the attributions, before the default `normalise_func` and after one of your own:
+            for signed attributions of which large negative values count, such as those of gradients.
+        normalise: bring the attributions to maps in [0, 1].
+        normalise_func: how; by default mean over channels, then min-max for every sample. One of your own must leave
+            values in [0, 1], and look at each sample alone if a score is not to depend on the batch.
+        normalise_func_kwargs: given to `normalise_func`.
+        return_aggregate: return one value for the whole set.
+        aggregate_func: how; by default the mean over samples, for ADCC and HCI their value for the means of their
+            parts.
+        default_plot_func: used by `plot`.
+        disable_warnings: whether warnings are left out.
+        display_progressbar: show progress.
+        options: those fields of `cam_extras.metrics.MetricOptions` that the metric depends on, such as `fill`;
+            `cam_extras.metrics.options_of` names them.
+
+    Attributes:
+        details: what the last call's scores were made of, for plots; see the classes.
+    """
+
+    metric: ClassVar[str]
+    kept: ClassVar[tuple[str, ...]] = ()  # names of the quantities in `details`
+
+    data_applicability = {DataType.IMAGE, DataType.TIMESERIES}  # noqa: RUF012  (as Quantus declares it)
+    model_applicability = {ModelType.TORCH}  # noqa: RUF012
+
+    def __init_subclass__(cls) -> None:
+        """Take the name and the direction from the function's entry in `METRICS`."""
+        entry = METRICS.get(getattr(cls, "metric", ""))
+        if entry is not None:
+            cls.name = cls.__dict__.get("name", entry.title)
+            cls.score_direction = ScoreDirection.HIGHER if entry.higher_is_better else ScoreDirection.LOWER
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., np.ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        **options: Any,
+    ):
+        """Make the metric. `score_direction` says which way is better."""
+        own = {name: options.pop(name) for name in self.option_names() if name in options}
+        super().__init__(
+            abs=abs,
+            normalise=normalise,
+            normalise_func=normalise_func or (_normalise_absolute_maps if abs else _normalise_maps),
+            normalise_func_kwargs=normalise_func_kwargs,
+            return_aggregate=return_aggregate,
+            aggregate_func=aggregate_func or self.of_set,
+            default_plot_func=default_plot_func,
+            disable_warnings=disable_warnings,
+            display_progressbar=display_progressbar,
+            **options,  # which raises
+        )
+        self._set_options(own)
+        self.details: dict[str, Any] = {}
+        self._parts: list[dict[str, Tensor]] = []
+        self._kept: list[dict[str, Any]] = []
+        self._given: np.ndarray | None = None
+        self._from_logits = False
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Return the names of the options that the metric has besides Quantus' own."""
+        return options_of(cls.metric)
+
+    def _set_options(self, own: dict[str, Any]) -> None:
+        if isinstance(own.get("fill"), np.ndarray):
+            own["fill"] = to_tensor(own["fill"])
+        self.options = MetricOptions(**own)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x_batch: np.ndarray,
+        y_batch: np.ndarray,
+        a_batch: np.ndarray | None = None,
+        s_batch: np.ndarray | None = None,
+        channel_first: bool | None = None,
+        explain_func: Callable[..., np.ndarray] | None = None,
+        explain_func_kwargs: dict[str, Any] | None = None,
+        model_predict_kwargs: dict[str, Any] | None = None,
+        softmax: bool | None = True,
+        device: str | None = None,
+        batch_size: int = 64,
+        custom_batch: Sequence[np.ndarray] | None = None,
+        **kwargs: Any,
+    ) -> list[float]:
+        """Score explanations: one number a sample, or one in all with `return_aggregate`.
+
+        Args:
+            model: in eval mode.
+            x_batch: inputs (N, C, *S), or (N, *S, C).
+            y_batch: class indices (N,).
+            a_batch: attributions (N, *S), or with one channel or one a channel of the input, where those of the
+                input are; by default `explain_func` makes them.
+            s_batch: for metrics of localisation the object's masks, (N, 1, H, W) or (N, H, W), where not 0.
+            channel_first: whether channels come first; found out if None.
+            explain_func: (model, inputs, targets, **kwargs) -> attributions.
+            explain_func_kwargs: given to `explain_func`.
+            model_predict_kwargs: given to the model.
+            softmax: whether the model's output is turned into probabilities. True also for a model that ends in an
+                `nn.Softmax` module, which Quantus finds; False for one whose probabilities come otherwise.
+            device: where to compute.
+            batch_size: how many samples at a time.
+            custom_batch: for metrics of localisation the object's boxes, instead of its masks: for each sample integers
+                (B, 4) of xmin, ymin, xmax, ymax, the maximum exclusive.
+            kwargs: none; others raise.
+
+        Raises:
+            ValueError: the inputs have no pixels, as tables have none; a map or confidence is undefined, not finite or
+                outside [0, 1], or the object is missing; samples are named by their position in `x_batch`.
+                `quantus.evaluate` prints the message and then fails with a KeyError.
+            TypeError: attributions are no array; or counterfactual sensitivity needs an `explain_func` with channel
+                weights.
+        """
+        self.details, self._parts, self._kept = {}, [], []
+        if "object" in self.sources() and s_batch is None and custom_batch is None:
+            raise ValueError(
+                f"{self.name} compares maps with the object: give its masks as s_batch, of shape (N, 1, H, W), or its "
+                "boxes as custom_batch, (B, 4) for each sample"
+            )
+        check_pixels(np.shape(x_batch))
+        if channel_first is None:
+            channel_first = utils.infer_channel_first(x_batch)
+        if not channel_first:  # Quantus would move the axes of the inputs alone, and explain none of them
+            size = x_batch.shape[1:-1]
+            if a_batch is not None and a_batch.shape[1:-1] == size:
+                a_batch = np.moveaxis(a_batch, -1, 1)
+            if s_batch is not None and s_batch.shape[1:-1] == size:
+                s_batch = np.moveaxis(s_batch, -1, 1)
+            x_batch = np.moveaxis(x_batch, -1, 1)
+        # In float32, as Quantus has it, a softmax reaches 1 too soon.
+        modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        self._from_logits = bool(softmax) and bool(modules) and not isinstance(modules[-1], nn.Softmax)
+        self._given = a_batch
+        return super().__call__(
+            model=model,
+            x_batch=x_batch,
+            y_batch=y_batch,
+            a_batch=None,  # see custom_preprocess
+            s_batch=s_batch,
+            channel_first=True,
+            explain_func=_no_explain_func if explain_func is None else explain_func,
+            explain_func_kwargs=dict(explain_func_kwargs or {}),  # a copy: Quantus adds the device
+            model_predict_kwargs=model_predict_kwargs,
+            softmax=softmax and not self._from_logits,
+            device=device,
+            batch_size=batch_size,
+            custom_batch=custom_batch,
+            **kwargs,
+        )
+
+    def custom_preprocess(self, x_batch: np.ndarray, **data: Any) -> dict[str, Any] | None:
+        """Bring the attributions given to maps: Quantus would refuse them where all are constant."""
+        given, self._given = self._given, None
+        return None if given is None else {"a_batch": self._maps_of(given, x_batch)}
+
+    def batch_preprocess(self, data_batch: dict[str, Any]) -> dict[str, Any]:
+        """Explain a batch where there are no attributions."""
+        with self._counting():
+            return super().batch_preprocess(data_batch)
+
+    def explain_batch(self, model: Any, x_batch: np.ndarray, y_batch: np.ndarray) -> np.ndarray:
+        """Explain a batch and bring its attributions to maps; unlike Quantus' own, where all are constant, too."""
+        model = model.get_model() if isinstance(model, ModelInterface) else model
+        attributions = self.explain_func(model=model, inputs=x_batch, targets=y_batch, **self.explain_func_kwargs)
+        return self._maps_of(attributions, x_batch)
+
+    def _maps_of(self, attributions: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Bring attributions (N, *S), (N, 1, *S) or (N, C, *S) to what they are to be scored as."""
+        if not isinstance(attributions, np.ndarray):
+            raise TypeError(f"attributions must be a numpy array; got {type(attributions).__name__}")
+        forms = [(len(x), *channels, *x.shape[2:]) for channels in ((), (1,), x.shape[1:2])]
+        if attributions.shape not in forms:
+            raise ValueError(
+                f"expected attributions of shape {' or '.join(map(str, dict.fromkeys(forms)))} for inputs of shape "
+                f"{x.shape}; got {attributions.shape}"
+            )
+        if attributions.shape == forms[0]:
+            attributions = attributions[:, None]
+        if self.normalise:
+            attributions = self.normalise_func(attributions.copy())  # some of Quantus' work in place
+        return np.abs(attributions) if self.abs else attributions
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Name samples by their position in the data, not in the batch."""
+        try:
+            yield
+        except SampleError as error:
+            raise error.counted_from(sum(len(batch[self.metric]) for batch in self._parts)) from error
+
+    @classmethod
+    def sources(cls) -> set[str]:
+        """Return what the metric takes besides the model and maps, see `cam_extras.metrics.sources_of`."""
+        return sources_of(cls.metric)
+
+    def evaluate_batch(
+        self,
+        model: Any,
+        x_batch: np.ndarray,
+        y_batch: np.ndarray,
+        a_batch: np.ndarray,
+        s_batch: np.ndarray | None = None,
+        custom_batch: Sequence[np.ndarray] | None = None,
+        **kwargs: Any,
+    ) -> list[float]:
+        """Score one batch of explanations."""
+        x = to_tensor(x_batch, torch.float32)  # what Quantus feeds to the model
+        fill = self.options.fill
+        if isinstance(fill, Tensor) and fill.ndim == x.ndim and len(fill) > 1:
+            raise ValueError(f"fill must be the same for every sample; got shape {tuple(fill.shape)}")
+        known: dict[str, Any] = {}
+        if "object" in self.sources():
+            if s_batch is not None:
+                known["masks"] = _object_masks(s_batch, x)
+            if custom_batch is not None:
+                known["boxes"] = [to_tensor(boxes) for boxes in custom_batch]
+        with self._counting():
+            explained = _Explained(self, model, x, y_batch, _mean_over_channels(a_batch))
+            quantities = Quantities(explained, self.options, **known)
+            scores = self._scores(quantities)
+        self._parts.append(scores)
+        self._kept.append({name: quantities[name] for name in self.kept})
+        return scores[self.metric].tolist()
+
+    def _scores(self, quantities: Quantities) -> dict[str, Tensor]:
+        return quantities.scores([self.metric])
+
+    def custom_postprocess(self, **data: Any) -> None:
+        """Put together the details of all batches."""
+        self.details = {name: _together([batch[name] for batch in self._kept]) for name in self.kept}
+        self._kept = []
+
+    def of_set(self, scores: list[float]) -> float:
+        """Return the value of the set evaluated last; for ADCC and HCI that of the means of their parts."""
+        parts = {name: torch.cat([batch[name] for batch in self._parts]) for name in self._parts[0]}
+        return METRICS[self.metric].of_set(parts)
+
+    def channel_weights(self, model: nn.Module, x: Tensor, y: np.ndarray) -> Tensor:
+        """Return the channel weights of the call's explain function for inputs, shape (N, K)."""
+        if self.explain_func is _no_explain_func:
+            _no_explain_func()
+        function = getattr(self.explain_func, "channel_weights", None)
+        if function is None:
+            raise TypeError(
+                f"{self.name} looks at channel weights, which this explain_func does not have: give one made by "
+                "cam_extras.quantus.explain of a method that weighs channels, such as GradCAM or MIGradCAM"
+            )
+        return to_tensor(function(model=model, inputs=x.clone().numpy(), targets=y, **self.explain_func_kwargs))
+
+
+class _Explained(Explained):
+    """A batch as Quantus hands it over, for `Quantities`. It gives copies away: others may work in place."""
+
+    def __init__(self, metric: MapMetric, model: Any, x: Tensor, y: np.ndarray, maps: Tensor | None = None):
+        self.x, self.target = x, to_tensor(y)
+        self._metric, self._model, self._y, self._maps = metric, model, y, maps
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        return self.probabilities_of(self.x)
+
+    @cached_property
+    def maps(self) -> Tensor:
+        if self._maps is not None:
+            return self._maps
+        return _mean_over_channels(self._metric.explain_batch(self._model, self.x.clone().numpy(), self._y))
+
+    @cached_property
+    def channel_weights(self) -> Tensor:
+        return self._metric.channel_weights(self._model.get_model(), self.x, self._y)
+
+    def at(self, x: Tensor) -> Explained:
+        return _Explained(self._metric, self._model, x, self._y)
+
+    def probabilities_of(self, images: Tensor) -> Tensor:
+        outputs = torch.from_numpy(self._model.predict(images.clone().numpy()))
+        check_class_scores(outputs)
+        return outputs.double().softmax(dim=1) if self._metric._from_logits else outputs.double()
+
+
+def _object_masks(s_batch: np.ndarray, x: Tensor) -> Tensor:
+    """Return masks (N, 1, *S) or (N, *S) of numbers as booleans (N, *S)."""
+    masks = to_tensor(s_batch)
+    check_finite("the mask of the object", masks)
+    masks = masks != 0
+    if masks.ndim == x.ndim and masks.shape[1] == 1:
+        masks = masks[:, 0]
+    if masks.shape != (len(x), *x.shape[2:]):
+        raise ValueError(
+            f"expected masks s_batch of shape {(len(x), 1, *x.shape[2:])} for inputs of shape {tuple(x.shape)}; "
+            f"got {s_batch.shape}"
+        )
+    return masks
+
+
+def _together(batches: list[Any]) -> Any:
+    if isinstance(batches[0], Curve):
+        return Curve(batches[0].fractions, torch.cat([curve.scores for curve in batches]))
+    return torch.cat(batches)

@@ -1,0 +1,759 @@
+"""Where the images of a run come from: folders, tables, globs, data sets and streams, in a fixed order."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset, default_collate
+
+from cam_extras._checks import check_count
+from cam_extras.configuration import describe
+from cam_extras.runs.identity import Contents, hash_file
+from cam_extras.runs.images import read_image, to_rgb
+
+_FILE_COLUMNS = ("path", "file", "filename", "image")
+_LABEL_COLUMNS = ("label", "class_index", "target", "class")
+_BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
+_KEYS = ("image", "label", "path", "boxes", "mask")
+_READERS = min(4, os.cpu_count() or 1)
+_MAGIC = re.compile(r"[*?[]")
+_EXPECTED = (
+    'expected a Pillow image or a tensor (C, *S), a pair of that and a label, or a dict with "image" and, if known, '
+    '"label", "path", "boxes" and "mask"'
+)
+_one_at_a_time = threading.Lock()  # data sets are made for one thread; of the module, so that `Items` can be pickled
+
+_Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image of a data set.
+
+    Attributes:
+        index: its place in the data set, from 0.
+        path: its file, relative to the data where it lies below it and as given elsewhere; "item {index}" where no
+            file is known.
+        label: its class, where that is known.
+        image: a Pillow image, RGB, as `read_image` returns it; or an input as the model takes it, shape (C, *S).
+        boxes: where the object is: integers (B, 4), xmin, ymin, xmax, ymax in pixels of the image, the maximum
+            exclusive.
+        mask: the same as a boolean mask (H, W).
+    """
+
+    index: int
+    path: str
+    label: int | None
+    image: Image.Image | Tensor
+    boxes: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Source(ABC):
+    """The images of a data set, in an order that is always the same."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """How many images there are; None where only the end tells."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what tells this data from other data, of JSON types, without a look at its images."""
+
+    @abstractmethod
+    def contents(self) -> Contents:
+        """Return what images show, for `cam_extras.runs.identity.identify`."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Sample]: ...
+
+
+class Indexed(Source):
+    """A source that any image can be asked of."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def path(self, index: int) -> str:
+        """Return the path of a sample, as far as it is known without reading it."""
+
+    @abstractmethod
+    def read(self, index: int) -> Sample:
+        """Return a sample, or raise an error for one that cannot be read."""
+
+    @property
+    def size(self) -> int:
+        """How many images there are."""
+        return len(self)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self.read(index) for index in range(len(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class Files(Indexed):
+    """Image files, none of which is opened before it is read.
+
+    Attributes:
+        location: the folder, table or glob, as given.
+        root: the folder, absolute, that paths are relative to.
+        paths: of the files, relative or absolute.
+        labels: of the files.
+        boxes: of those files, by index, that have any.
+    """
+
+    location: str
+    root: str
+    paths: tuple[str, ...]
+    labels: tuple[int | None, ...]
+    boxes: Mapping[int, tuple[_Box, ...]]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        """Return the path of a sample."""
+        return self.paths[index]
+
+    def read(self, index: int) -> Sample:
+        """Return a sample.
+
+        Raises:
+            ValueError: the file cannot be read, see `read_image`.
+        """
+        boxes = self.boxes.get(index)
+        return Sample(
+            index,
+            self.paths[index],
+            self.labels[index],
+            read_image(Path(self._file(index))),
+            None if boxes is None else torch.tensor(boxes),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the location, the number of images and a hash over paths, labels, boxes and sizes of files."""
+        facts = (
+            (path, self.labels[index], self.boxes.get(index), _bytes_of(self._file(index)))
+            for index, path in enumerate(self.paths)
+        )
+        return {"kind": "files", "location": self.location, "images": len(self), "sha256": _sha256(facts)}
+
+    def contents(self) -> Contents:
+        """Return a hash of each file."""
+        return Contents(_hashes(map(self._file, range(len(self)))))
+
+    def _file(self, index: int) -> str:
+        return os.path.join(self.root, self.paths[index])
+
+
+class Items(Indexed):
+    """The items of a map-style data set or a list; those of data sets of torchvision have the paths of their files.
+
+    Args:
+        data: it has a length, and an item for each index.
+        labels: how labels are read.
+        limit: take the first items only, so many.
+    """
+
+    def __init__(self, data: Any, labels: Labels, limit: int | None = None):
+        self._data, self._labels = data, labels
+        self._count = len(data) if limit is None else min(limit, len(data))
+        if not self._count:
+            raise ValueError(f"there are no images in the {type(data).__name__}: its length is 0")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def path(self, index: int) -> str:
+        """Return the path of a sample, as far as it is known without reading it."""
+        return self._path(index, self._known(index))
+
+    def read(self, index: int) -> Sample:
+        """Return a sample.
+
+        Raises:
+            TypeError: the item is nothing that can be understood.
+            ValueError: there is no such label, or boxes and masks do not fit.
+        """
+        with _one_at_a_time:
+            item = _parts(self._data[index])
+            return _sample(index, self._path(index, {**self._known(index), **item}), item, self._labels)
+
+    def describe(self) -> dict[str, Any]:
+        """Return kind and root, the number of items, the transform, and a hash over what is known without reading."""
+        whole, _ = self._at(0)
+        facts = (
+            (self.path(index), self._at(index)[1], known.get("label"), known.get("boxes"))
+            for index in range(len(self))
+            for known in [self._known(index)]
+        )
+        return {
+            "kind": _name_of(whole),
+            "location": _root_of(whole),
+            "images": len(self),
+            "sha256": _sha256(facts),
+            "transform": describe(getattr(whole, "transform", None)),
+        }
+
+    def contents(self) -> Contents:
+        """Return the data set and hashes of its files, if it says which they are; else its items, read one by one."""
+        whole, _ = self._at(0)
+        if not isinstance(whole, list | tuple):
+            files = [self._known(index).get("path") for index in range(len(self))]
+            if all(isinstance(file, str | os.PathLike) and os.path.isfile(file) for file in files):
+                return Contents(chain([whole], _hashes(os.fspath(file) for file in files if file is not None)))
+        return Contents(map(self._item, range(len(self))))
+
+    def _item(self, index: int) -> Any:
+        try:
+            with _one_at_a_time:
+                return self._data[index]
+        except Exception as error:  # of data sets that are somebody's own; it is said when the item is read for the run
+            return f"error: {_name_of(error)}"
+
+    def _at(self, index: int) -> tuple[Any, int]:
+        """Return the data set that subsets are of, and the place of an item in it."""
+        data: Any = self._data
+        while isinstance(data, Subset):
+            data, index = data.dataset, int(data.indices[index])
+        return data, index
+
+    def _known(self, index: int) -> dict[str, Any]:
+        """Return what is known of an item without loading its image."""
+        whole, place = self._at(index)
+        if isinstance(whole, list | tuple):
+            item = whole[place]
+            if isinstance(item, list | tuple) and len(item) == 2:
+                return {"label": item[1]}
+            return {key: item.get(key) for key in ("label", "path", "boxes")} if isinstance(item, Mapping) else {}
+        known: dict[str, Any] = {}
+        for name in ("samples", "imgs", "targets"):
+            entries: Any = getattr(whole, name, None)
+            if not isinstance(entries, Sequence | Tensor | np.ndarray) or len(entries) != len(whole):
+                continue
+            entry = entries[place]
+            if name == "targets":
+                known["label"] = entry
+            else:
+                known["path"] = entry[0] if isinstance(entry, list | tuple) else entry
+        return known
+
+    def _path(self, index: int, known: Mapping[str, Any]) -> str:
+        return _path_in(known, _root_of(self._at(index)[0])) or f"item {index}"
+
+
+class Stream(Source):
+    """What comes out of an iterable, in that order; it can be read once more if the iterable can.
+
+    Args:
+        data: of items, or of batches of them.
+        labels: how labels are read.
+        limit: take the first samples only, so many.
+    """
+
+    def __init__(self, data: Iterable[Any], labels: Labels, limit: int | None = None):
+        self._data, self._labels, self._limit = data, labels, limit
+        self._of_batches = False
+        self._known: Items | None = None
+        if isinstance(data, DataLoader):
+            _check_order(data)
+            self._of_batches = data.batch_sampler is not None
+            indexed = not isinstance(data.dataset, IterableDataset)
+            if self._of_batches and data.collate_fn is default_collate and indexed:
+                count = len(data.dataset)  # type: ignore[arg-type]
+                if data.drop_last:
+                    count -= count % data.batch_sampler.batch_size  # type: ignore[union-attr]
+                self._known = Items(data.dataset, labels, count if limit is None else min(limit, count))
+
+    @property
+    def size(self) -> int | None:
+        """How many images there are; None where only the end tells."""
+        return None if self._known is None else len(self._known)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is known before the end, which is less than of other sources."""
+        if self._known is not None:
+            return {**self._known.describe(), "loader": _name_of(self._data)}
+        return {"kind": _name_of(self._data), "images": None}
+
+    def contents(self) -> Contents:
+        """Return those of the data set of a `DataLoader`; elsewhere they are known only when all has been read."""
+        if self._known is not None:
+            return self._known.contents()
+        return Contents(unknown=f"what comes out of a {type(self._data).__name__} is known only when it has been read")
+
+    def __iter__(self) -> Iterator[Sample]:
+        index = -1
+        for index, parts in enumerate(islice(self._items(), self._limit)):
+            path = f"item {index}" if self._known is None else self._known.path(index)
+            yield _sample(index, _path_in(parts) or path, parts, self._labels)
+        if index < 0:
+            raise ValueError(f"there are no images in the {type(self._data).__name__}, or it has been read already")
+
+    def _items(self) -> Iterator[Mapping[str, Any]]:
+        for item in self._data:
+            parts = _parts(item)
+            if self._of_batches or _is_batch(parts):
+                yield from _split(parts)
+            else:
+                yield parts
+
+
+class Labels:
+    """How labels are read.
+
+    Args:
+        categories: the names of the classes, where they are known.
+        needed: whether a name that is none of theirs is an error; where not, it is an unknown label.
+    """
+
+    def __init__(self, categories: Sequence[str] = (), needed: bool = False):
+        self.classes, self.needed = len(categories), needed
+        self._numbers: dict[str, int | None] = {}
+        for number, name in enumerate(categories):
+            key = name.strip().lower()
+            self._numbers[key] = None if key in self._numbers else number  # of two that have it, it names neither
+
+    def number(self, text: str) -> int | None:
+        """Return the class that is given by number or by name."""
+        if text.isascii() and text.isdigit():
+            return int(text)
+        return self._numbers.get(text.lower())
+
+    def read(self, value: Any, where: str) -> int | None:
+        """Return the class that a label stands for, None for a label that is missing.
+
+        Args:
+            value: a number, a text or an array with one of them.
+            where: what has the label.
+
+        Raises:
+            ValueError: it is neither a number from 0 on, of the known classes where they are, nor a text; or a name
+                that is not known, where one is needed.
+        """
+        if isinstance(value, Tensor | np.ndarray | np.generic):
+            values = value.reshape(-1).tolist()
+            value = values[0] if len(values) == 1 else value
+        if isinstance(value, str):
+            text = value.strip()
+            number = self.number(text)
+            try:
+                value = number if number is not None else float(text) if text else None
+            except ValueError:
+                if self.needed:
+                    raise ValueError(f"{where}: {self._unknown(text)}") from None
+                return None
+        if isinstance(value, float):  # what tables make of numbers where one is missing
+            if math.isnan(value):
+                return None
+            value = int(value) if value.is_integer() else value
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            raise ValueError(f"{where}: a label must be a class number, 0 or more, or a name; got {value!r:.80}")
+        if self.classes and value >= self.classes:
+            raise ValueError(f"{where}: the label {value} is none of the {self.classes} classes, which count from 0")
+        return value
+
+    def _unknown(self, name: str) -> str:
+        if not self.classes:
+            return f"the class {name!r} has no number, for the names of the classes are not known: give its number"
+        classes = "two" if name.lower() in self._numbers else "none"
+        return f"{name!r} is the name of {classes} of the {self.classes} classes: give the number"
+
+
+def open_source(
+    data: Any, *, categories: Sequence[str] = (), labels_needed: bool = False, limit: int | None = None
+) -> Source:
+    """Open a data set; no image is read.
+
+    Labels are class numbers, or texts: digits for a number, anything else for the name of a class, in upper or lower
+    case. A name that is none of `categories` is an unknown label.
+
+    - A folder, with all that is below it, in the order of relative paths. Skipped are what is hidden, that is, has a
+      name that starts with ".", and every file without one of the extensions by which Pillow knows image files. Without
+      images of its own its sub-folders are classes: by number or name; or, where that fits no sub-folder, in the order
+      of their names (as `torchvision.datasets.ImageFolder` has it, an empty one too) if no categories are known or
+      exactly as many.
+    - A table, .csv or .parquet, with a column of files (path, file, filename or image), relative to the table's folder
+      or absolute, and optional columns of labels (label, class_index, target or class) and boxes (xmin, ymin, xmax,
+      ymax, whole pixels of the upright image, the maximum exclusive). Several rows of a file are several boxes of an
+      image, whose place is that of the first.
+    - A glob such as "photos/**/*.jpg", without labels; skipped is what is skipped in folders.
+    - A list of paths of images, without labels.
+    - A data set with a length and an item for each index, as those of torchvision, or a list. Items are an image, a
+      pair (image, label), or a dict with "image" and optionally "label", "path", "boxes" (B, 4) and "mask" (H, W). An
+      image is a Pillow image, which becomes upright RGB as files do, or an input tensor (C, *S). Items are read one at
+      a time. To tell whether a run can be resumed they are all read once before a run starts, unless the data set says
+      which files they are of, as `torchvision.datasets.ImageFolder` does: then its files are.
+    - A `DataLoader` that does not shuffle. Its batches are x, (x, y) or dicts of the same keys, x of shape (N, C, *S).
+    - Any other iterable, of such items. An item is a batch if it has a label for each of the first dimension of a
+      tensor of four or more; a tensor alone is always one input. An error of the iterable ends the run.
+
+    Args:
+        data: see above.
+        categories: names of the classes, where they are known.
+        labels_needed: raise an error where labels are unknown; that of a single image may still be missing.
+        limit: take the first images only, so many.
+
+    Raises:
+        TypeError: data or limit are nothing that can be understood.
+        ValueError: there is no such file, there are no images, labels are needed and there are none, a row of a table
+            is wrong, or a `DataLoader` shuffles.
+    """
+    if limit is not None:
+        check_count("limit", limit)
+    labels = Labels(categories, labels_needed)
+    if isinstance(data, str | os.PathLike):
+        return _open_files(os.fspath(data), labels, limit)
+    if isinstance(data, list | tuple) and data and all(isinstance(item, str | os.PathLike) for item in data):
+        return _listed_files([PurePath(path).as_posix() for path in data[:limit]], labels)
+    if not isinstance(data, Mapping | bytes | Tensor | np.ndarray):
+        indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+        if indexed and not isinstance(data, DataLoader | IterableDataset):
+            return Items(data, labels, limit)
+        if isinstance(data, Iterable):
+            return Stream(data, labels, limit)
+    raise TypeError(
+        "data must be a folder, a CSV or Parquet file, a glob, a data set with a length, a list, a DataLoader or "
+        f"another iterable; got {_kind(data)}"
+    )
+
+
+def _open_files(location: str, labels: Labels, limit: int | None) -> Files:
+    place = os.path.expanduser(location)
+    boxes: dict[int, list[_Box]] = {}
+    if os.path.isdir(place):
+        root = place
+        paths, of_paths = _in_folder(place, labels)
+    elif os.path.isfile(place):
+        root = os.path.dirname(place)
+        paths, of_paths, boxes = _in_table(place, labels)
+    elif _MAGIC.search(place):
+        root = place
+        while _MAGIC.search(root):
+            root = os.path.dirname(root)
+        found = glob.glob(os.path.relpath(place, root or os.curdir), root_dir=root or os.curdir, recursive=True)
+        paths = sorted({PurePath(path).as_posix() for path in found if _is_image(path)})
+        of_paths = [None] * len(paths)
+    else:
+        raise ValueError(f"there is no {location!r}: give a folder, a .csv or .parquet file, or a glob")
+    if not paths:
+        raise ValueError(
+            f"there are no images in {location!r}: what counts are files that are not hidden, ending in "
+            f"{', '.join(sorted(_extensions()))}; or rows of a table"
+        )
+    if labels.needed and all(label is None for label in of_paths):
+        raise ValueError(
+            f"{location!r} has no labels, and the class to explain is the label: give class numbers in a column "
+            "'label' of a CSV file, or a folder whose sub-folders are classes and hold all images"
+        )
+    return Files(
+        location=location,
+        root=os.path.abspath(root),
+        paths=tuple(paths[:limit]),
+        labels=tuple(of_paths[:limit]),
+        boxes={index: tuple(rows) for index, rows in boxes.items() if limit is None or index < limit},
+    )
+
+
+def _listed_files(paths: list[str], labels: Labels) -> Files:
+    if labels.needed:
+        raise ValueError("a list of paths has no labels, and the class to explain is the label: give a CSV file")
+    return Files(f"{len(paths)} paths", os.getcwd(), tuple(paths), (None,) * len(paths), {})
+
+
+def _in_folder(folder: str, labels: Labels) -> tuple[list[str], list[int | None]]:
+    paths = sorted(_below(folder, "", frozenset()))
+    if any("/" not in path for path in paths):
+        return paths, [None] * len(paths)
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
+    numbers = {name: labels.number(name) for name in names}
+    if all(number is None for number in numbers.values()) and labels.classes in (0, len(names)):
+        numbers = {name: number for number, name in enumerate(names)}
+    unknown = [name for name, number in numbers.items() if number is None]
+    if unknown and labels.needed:
+        raise ValueError(
+            f"the class numbers of {len(unknown)} of the {len(names)} folders in {folder!r} are not known, such as "
+            f"that of {unknown[0]!r}: rename them to numbers or names of classes, or give a CSV file with class numbers"
+        )
+    return paths, [numbers[path.partition("/")[0]] for path in paths]
+
+
+def _below(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
+    """Yield the relative paths of the images below a folder; a link to a folder above is not followed."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ValueError(f"cannot look into {folder}: {error.strerror}") from error
+    for entry in visible:
+        if _is_folder(entry):
+            yield from _below(entry.path, f"{prefix}{entry.name}/", above | {real})
+        elif _is_image(entry.name):
+            yield prefix + entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # Of a link in a circle the entry raises an error, and of all else it knows without asking the disk.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+@lru_cache(maxsize=1)
+def _extensions() -> frozenset[str]:
+    Image.init()
+    return frozenset(suffix for suffix, format_ in Image.registered_extensions().items() if format_ in Image.OPEN)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _extensions()
+
+
+def _in_table(table: str, labels: Labels) -> tuple[list[str], list[int | None], dict[int, list[_Box]]]:
+    columns = _read_table(table)
+    folder = os.path.abspath(os.path.dirname(table))
+    places: dict[str, int] = {}
+    of_paths: list[int | None] = []
+    boxes: dict[int, list[_Box]] = {}
+    for row, name in enumerate(columns["file"], start=1):
+        where = f"{table}, row {row}"
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{where}: expected the path of a file, as text; got {name!r}")
+        index = places.setdefault(_relative(name, folder), len(places))
+        label = labels.read(columns["label"][row - 1], where) if "label" in columns else None
+        if index == len(of_paths):
+            of_paths.append(label)
+        elif None not in (label, of_paths[index]) and label != of_paths[index]:
+            raise ValueError(f"{where}: {name!r} has the label {label}, and {of_paths[index]} in a row above")
+        elif label is not None:
+            of_paths[index] = label
+        box = _box([columns[side][row - 1] for side in _BOX_COLUMNS if side in columns], where)
+        if box is not None:
+            boxes.setdefault(index, []).append(box)
+    return list(places), of_paths, boxes
+
+
+def _read_table(table: str) -> dict[str, list[Any]]:
+    """Return the columns that are needed, by the names they have here."""
+    try:
+        if table.lower().endswith(".csv"):
+            parse = pa_csv.ParseOptions(newlines_in_values=True)
+            with pa_csv.open_csv(table, parse_options=parse) as reader:
+                names = _columns(table, reader.schema.names)
+            convert = pa_csv.ConvertOptions(
+                column_types={name: pa.string() for name in names.values()},  # "007" is no number
+                include_columns=list(names.values()),
+                null_values=[""],
+                strings_can_be_null=True,
+            )
+            read = pa_csv.read_csv(table, parse_options=parse, convert_options=convert)
+        elif table.lower().endswith(".parquet"):
+            with pq.ParquetFile(table) as file:
+                names = _columns(table, file.schema_arrow.names)
+                read = file.read(columns=list(names.values()))
+        else:
+            raise ValueError(f"{table} is no table: expected a folder, a .csv or .parquet file, or a glob")
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"cannot read {table}: {error}") from error
+    return {key: read[name].to_pylist() for key, name in names.items()}
+
+
+def _columns(table: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the names in a table of the columns that are needed, or raise ValueError."""
+    found: dict[str, str] = {}
+    choices = {"file": _FILE_COLUMNS, "label": _LABEL_COLUMNS, **{side: (side,) for side in _BOX_COLUMNS}}
+    for key, accepted in choices.items():
+        for choice in accepted:
+            alike = [name for name in names if name.strip().lower() == choice]
+            if len(alike) > 1:
+                raise ValueError(f"{table} has {len(alike)} columns {choice!r}: expected one")
+            if alike:
+                found[key] = alike[0]
+                break
+    if "file" not in found:
+        raise ValueError(f"{table} has no column {' or '.join(map(repr, _FILE_COLUMNS))}; it has {', '.join(names)}")
+    lacking = [side for side in _BOX_COLUMNS if side not in found]
+    if 0 < len(lacking) < len(_BOX_COLUMNS):
+        raise ValueError(f"{table} has no column {', '.join(map(repr, lacking))}: a box needs all four")
+    return found
+
+
+def _box(values: Sequence[Any], where: str) -> _Box | None:
+    """Return a box of numbers or texts; None where there is nothing."""
+    try:
+        sides = [math.nan if value is None else float(value) for value in values]
+    except (TypeError, ValueError):
+        sides = [math.inf]
+    if all(map(math.isnan, sides)):
+        return None
+    if len(sides) == 4 and all(side.is_integer() for side in sides):
+        left, top, right, bottom = map(int, sides)
+        if 0 <= left < right and 0 <= top < bottom:
+            return left, top, right, bottom
+    raise ValueError(
+        f"{where}: a box must be xmin, ymin, xmax, ymax in whole pixels, with 0 <= xmin < xmax and 0 <= ymin < ymax; "
+        f"got {', '.join(map(str, values))}"
+    )
+
+
+def _parts(item: Any) -> Mapping[str, Any]:
+    """Return an item, or a batch, by `_KEYS`."""
+    if isinstance(item, Mapping):
+        if "image" not in item:
+            raise TypeError(f"{_EXPECTED}; got {_kind(item)}")
+        return {key: item[key] for key in _KEYS if item.get(key) is not None}
+    if isinstance(item, list | tuple) and len(item) in (1, 2):
+        return dict(zip(_KEYS, item, strict=False))
+    return {"image": item}
+
+
+def _is_batch(parts: Mapping[str, Any]) -> bool:
+    """Tell whether what an iterable yields is a batch as `DataLoader` makes them."""
+    image, label = parts["image"], parts.get("label")
+    return (
+        isinstance(image, Tensor)
+        and image.ndim >= 4
+        and isinstance(label, Tensor | np.ndarray | list | tuple)
+        and getattr(label, "ndim", 1) == 1
+        and len(label) == len(image)
+    )
+
+
+def _split(parts: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    images = parts["image"]
+    if not isinstance(images, Tensor) or images.ndim < 3:
+        raise TypeError(
+            f'batches must be x, (x, y) or dicts with "image", x a tensor (N, C, *S); got {_kind(images)}: give the '
+            "data set itself"
+        )
+    for key, values in parts.items():
+        if isinstance(values, str) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+            raise TypeError(f"expected one {key} for each of the {len(images)} images of a batch; got {_kind(values)}")
+        if len(values) != len(images):
+            raise ValueError(f"expected one {key} for each of the {len(images)} images of a batch; got {len(values)}")
+    for place in range(len(images)):
+        yield {key: values[place] for key, values in parts.items()}
+
+
+def _sample(index: int, path: str, parts: Mapping[str, Any], labels: Labels) -> Sample:
+    where, image = f"item {index}", parts["image"]
+    size: tuple[int, ...]
+    if isinstance(image, Image.Image):
+        image = to_rgb(image)
+        size = image.size[::-1]
+    elif isinstance(image, Tensor) and image.ndim >= 2:
+        size = tuple(image.shape[1:])
+    else:
+        raise TypeError(f"{where}: {_EXPECTED}; got {_kind(image)}")
+    boxes, mask = parts.get("boxes"), parts.get("mask")
+    if boxes is not None:
+        boxes = torch.as_tensor(boxes)
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"{where}: boxes must have shape (B, 4); got {tuple(boxes.shape)}")
+        boxes = torch.tensor([_box(row, where) for row in boxes.tolist()]) if len(boxes) else None
+    if mask is not None:
+        mask = torch.as_tensor(mask)
+        if mask.dtype != torch.bool or mask.shape != size:
+            got = f"{mask.dtype} {tuple(mask.shape)}"
+            raise ValueError(f"{where}: the mask must be boolean, of the image's shape {size}; got {got}")
+    return Sample(index, path, labels.read(parts.get("label"), where), image, boxes, mask)
+
+
+def _check_order(loader: DataLoader) -> None:
+    """Raise ValueError unless the batches of a loader come in the order of its data set."""
+    if isinstance(loader.dataset, IterableDataset):
+        in_order = True
+    elif loader.batch_sampler is None:
+        in_order = type(loader.sampler) is SequentialSampler
+    else:
+        batches = loader.batch_sampler
+        in_order = type(batches) is BatchSampler and type(batches.sampler) is SequentialSampler
+    if not in_order or (loader.num_workers > 1 and not getattr(loader, "in_order", True)):
+        raise ValueError(
+            "the DataLoader shuffles, or has a sampler of its own, and a run counts images in the order of the data "
+            "set, always the same: give the data set itself, or a DataLoader with shuffle=False and no sampler"
+        )
+
+
+def _root_of(data: Any) -> str | None:
+    root = getattr(data, "root", None)
+    return os.fspath(root) if isinstance(root, str | os.PathLike) else None
+
+
+def _path_in(parts: Mapping[str, Any], root: str | None = None) -> str | None:
+    path = parts.get("path")
+    return _relative(path, root) if isinstance(path, str | os.PathLike) else None
+
+
+def _relative(path: str | os.PathLike[str], root: str | None) -> str:
+    """Return a path relative to a folder if it lies below it, as given otherwise, with forward slashes."""
+    pure = PurePath(path)
+    if root is not None and pure.is_relative_to(root):
+        pure = pure.relative_to(root)
+    return pure.as_posix()
+
+
+def _hashes(files: Iterable[str]) -> Iterator[str | None]:
+    """Yield the hash of each file, None where it cannot be read."""
+    with ThreadPoolExecutor(_READERS, "hash") as pool:
+        yield from pool.map(hash_file, files)
+
+
+def _bytes_of(file: str) -> int | None:
+    try:
+        return os.stat(file).st_size
+    except (OSError, ValueError):  # that it cannot be read is said when it is read
+        return None
+
+
+def _sha256(facts: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for fact in facts:
+        digest.update(json.dumps(fact, default=_plain).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else _name_of(value)
+
+
+def _name_of(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _kind(value: Any) -> str:
+    """Say what came."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} with the keys {', '.join(map(repr, value))}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} of {len(value)}"
+    return type(value).__name__

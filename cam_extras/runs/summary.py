@@ -1,0 +1,280 @@
+"""What a run says: the value of the set for each method and metric, with bootstrap intervals, and two runs compared."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cam_extras._checks import check_count, check_name, check_seed
+from cam_extras._text import csv_cell
+from cam_extras.metrics import METRICS, win_percentage
+from cam_extras.runs.store import atomic_write
+
+Row = dict[str, Any]
+FIELDS = ("method", "metric", "value", "low", "high", "images", "missing")
+_DRAWN_AT_ONCE = 2**22
+
+
+@dataclass(frozen=True)
+class _Statistic:
+    """A number of a set of images: a function of the means of columns (k, N) over the images that have all of them."""
+
+    function: Callable[..., Tensor]
+    columns: np.ndarray
+
+    @property
+    def present(self) -> np.ndarray:
+        return np.asarray(~np.isnan(self.columns).any(axis=0))
+
+    def of_set(self) -> float | None:
+        present = self.present
+        if not present.any():
+            return None
+        return float(self.function(*(torch.from_numpy(column[present]).mean() for column in self.columns)))
+
+
+def summarise(
+    table: Any,
+    metrics: Sequence[str],
+    *,
+    controls: Collection[str] = (),
+    samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[Row]:
+    """Return a row for each method and metric: the value of the set and its bootstrap percentile interval over images.
+
+    A value is over the images that have the score: `images` of them, where `missing` have one of another method or
+    metric only. All methods see the same resamples of images; where a resample has none with the score it is left out
+    of the interval. Of two or more methods with average drops `win_percentage` is added, the share in [0, 1] of images
+    on which a method has the least, over the images that have one of every method; controls do not compete.
+
+    Args:
+        table: a `pyarrow.Table`, or columns by name, with `index`, `method`, the metrics and what those of means need;
+            None or NaN is a score that there is not.
+        metrics: keys of `METRICS`.
+        controls: methods that get no `win_percentage` and take none from others.
+        samples: of the bootstrap.
+        seed: of the bootstrap.
+        confidence: the share of the resamples that is in the interval.
+
+    Returns:
+        Dicts with the keys `FIELDS`; `value`, `low` and `high` are None where no image has the score.
+
+    Raises:
+        TypeError: a count or seed is no integer.
+        ValueError: there is no such metric or column, two rows of one image and method, or a score that is infinite.
+    """
+    images, scores = _by_method(table, "index", metrics)
+    if not images:
+        return []
+    statistics = {
+        (method, name): _statistic(name, columns, len(images)) for method, columns in scores.items() for name in metrics
+    }
+    competing = {method: columns for method, columns in scores.items() if method not in controls}
+    if len(competing) > 1 and all("average_drop" in columns for columns in competing.values()):
+        drops = np.stack([columns["average_drop"] for columns in competing.values()])
+        common = ~np.isnan(drops).any(axis=0)
+        wins = np.full(drops.shape, np.nan)
+        if common.any():
+            wins[:, common] = win_percentage(torch.from_numpy(drops[:, common])).numpy()
+        for method, shares in zip(competing, wins, strict=True):
+            statistics[method, "win_percentage"] = _Statistic(_mean, shares[None])
+    keys = sorted(statistics, key=lambda key: list(scores).index(key[0]))  # stable: a method's rows stay in order
+    intervals = _intervals([statistics[key] for key in keys], len(images), samples, seed, confidence)
+    rows = []
+    for key, (low, high) in zip(keys, intervals, strict=True):
+        count = int(statistics[key].present.sum())
+        values = (*key, statistics[key].of_set(), low, high, count, len(images) - count)
+        rows.append(dict(zip(FIELDS, values, strict=True)))
+    return rows
+
+
+def paired_differences(
+    table_a: Any,
+    table_b: Any,
+    metrics: Sequence[str],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[Row]:
+    """Return for each method and metric how much the second run's value of the set is above the first's.
+
+    Both values are over the pairs, the images (by `path`) that have the score in both runs, and so is the bootstrap:
+    it draws images, with both scores of each. For all metrics but those of means this is the mean difference.
+
+    Args:
+        table_a: the first run, as for `summarise` but with `path` for `index`.
+        table_b: the second.
+        metrics: see `summarise`.
+        samples: see `summarise`.
+        seed: see `summarise`.
+        confidence: see `summarise`.
+
+    Returns:
+        Dicts with `method`, `metric`, the values `a` and `b`, `difference` (b - a) with `low` and `high`, and `pairs`;
+        all numbers None where there are no pairs, as for a method of one run alone.
+
+    Raises:
+        TypeError: see `summarise`.
+        ValueError: see `summarise`.
+    """
+    (paths_a, scores_a), (paths_b, scores_b) = (_by_method(table, "path", metrics) for table in (table_a, table_b))
+    common, at_a, at_b = np.intersect1d(
+        np.asarray(paths_a, dtype=object), np.asarray(paths_b, dtype=object), assume_unique=True, return_indices=True
+    )
+    keys, pairs = [], []
+    for method in dict.fromkeys([*scores_a, *scores_b]):
+        for name in metrics:
+            a = _statistic(name, scores_a.get(method, {}), len(paths_a))
+            b = _statistic(name, scores_b.get(method, {}), len(paths_b))
+            keys.append((method, name))
+            pairs.append(_paired(a, b, at_a, at_b))
+    intervals = _intervals([difference for *_, difference in pairs], len(common), samples, seed, confidence)
+    return [
+        {
+            "method": method,
+            "metric": name,
+            "a": a.of_set(),
+            "b": b.of_set(),
+            "difference": difference.of_set(),
+            "low": low,
+            "high": high,
+            "pairs": int(difference.present.sum()),
+        }
+        for (method, name), (a, b, difference), (low, high) in zip(keys, pairs, intervals, strict=True)
+    ]
+
+
+def resampled_means(columns: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Return the means (samples, k) of columns (k, N) over bootstrap resamples of the N images.
+
+    All columns, and all calls with as many images and the same seed, see the same resamples. NaN is a score that there
+    is not, and left out; where a resample has none, its mean is NaN.
+    """
+    images = columns.shape[1]
+    present = ~np.isnan(columns)
+    matrix = np.concatenate([np.where(present, columns, 0), present]).T
+    rng = np.random.default_rng(seed)
+    sums = []
+    for start in range(0, samples, at_once := max(1, _DRAWN_AT_ONCE // images)):
+        count = min(at_once, samples - start)
+        drawn = rng.integers(0, images, (count, images)) + images * np.arange(count)[:, None]
+        # How often each image was drawn: a product with that is all sums of all columns at once.
+        sums.append(np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(float) @ matrix)
+    of_values, counts = np.split(np.concatenate(sums), 2, axis=1)
+    return np.divide(of_values, counts, out=np.full_like(counts, np.nan), where=counts > 0)
+
+
+def write_summary(folder: str | Path, rows: Sequence[Row]) -> None:
+    """Write rows to `summary.csv` and `summary.json` in a folder, each file whole or not at all.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    lines = io.StringIO(newline="")
+    # A carriage return is not quoted otherwise, and what follows it would be a row of its own.
+    writer = csv.DictWriter(lines, rows[0] if rows else FIELDS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writeheader()
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
+    text = json.dumps(list(rows), indent=2, allow_nan=False) + "\n"
+    atomic_write(Path(folder) / "summary.csv", lambda file: file.write(lines.getvalue().encode()))
+    atomic_write(Path(folder) / "summary.json", lambda file: file.write(text.encode()))
+
+
+def _mean(mean: Tensor) -> Tensor:
+    return mean
+
+
+def _statistic(name: str, columns: Mapping[str, np.ndarray], images: int) -> _Statistic:
+    metric = METRICS[name]
+    needs = metric.needs if metric.of_means else (name,)
+    nothing = np.full(images, np.nan)
+    function = metric.function if metric.of_means else _mean
+    return _Statistic(function, np.stack([columns.get(need, nothing) for need in needs]))
+
+
+def _paired(a: _Statistic, b: _Statistic, at_a: np.ndarray, at_b: np.ndarray) -> tuple[_Statistic, ...]:
+    """Return the statistics of the pairs of two runs: of the first, of the second and the difference."""
+    both = np.concatenate([a.columns[:, at_a], b.columns[:, at_b]])
+    both[:, np.isnan(both).any(axis=0)] = np.nan
+    middle = len(a.columns)
+
+    def difference(*means: Tensor) -> Tensor:
+        return b.function(*means[middle:]) - a.function(*means[:middle])
+
+    first, second = _Statistic(a.function, both[:middle]), _Statistic(b.function, both[middle:])
+    return first, second, _Statistic(difference, both)
+
+
+def _by_method(table: Any, key: str, metrics: Iterable[str]) -> tuple[list, dict[str, dict[str, np.ndarray]]]:
+    """Return the images in order, and for each method and column the scores of all images, NaN where there is none."""
+    for name in metrics:
+        check_name("metric", name, METRICS)
+    there = table.column_names if hasattr(table, "column_names") else list(table)
+    needed = {need for name in metrics for need in (METRICS[name].needs if METRICS[name].of_means else (name,))}
+    lacking = sorted({key, "method", *needed} - set(there))
+    if lacking:
+        raise ValueError(f"the table has no column {', '.join(lacking)}; it has {', '.join(there)}")
+    if "average_drop" in there:
+        needed.add("average_drop")
+    of_row, methods_of_row = _list(table[key]), _list(table["method"])
+    images, methods = sorted(set(of_row)), list(dict.fromkeys(methods_of_row))
+    place, number = {image: n for n, image in enumerate(images)}, {method: n for n, method in enumerate(methods)}
+    cells = np.array([number[method] for method in methods_of_row], dtype=int) * len(images)
+    cells += np.array([place[image] for image in of_row], dtype=int)
+    found, first = np.unique(cells, return_index=True)
+    if len(found) < len(cells):
+        row = next(iter(set(range(len(cells))) - set(first.tolist())))
+        raise ValueError(f"there are two rows of {key} {of_row[row]!r} and method {methods_of_row[row]!r}")
+    scores: dict[str, dict[str, np.ndarray]] = {method: {} for method in methods}
+    for name in sorted(needed):
+        values = np.full(len(methods) * len(images), np.nan)
+        values[cells] = np.asarray(_list(table[name]), dtype=float)
+        if np.isinf(values).any():
+            raise ValueError(f"the {name} is infinite: a set that has it has no mean")
+        for method, row_of_values in zip(methods, values.reshape(len(methods), len(images)), strict=True):
+            scores[method][name] = row_of_values
+    return images, scores
+
+
+def _list(column: Any) -> list:
+    return column.to_pylist() if hasattr(column, "to_pylist") else [*getattr(column, "tolist", lambda: column)()]
+
+
+def _intervals(
+    statistics: Sequence[_Statistic], images: int, samples: int, seed: int, confidence: float
+) -> list[tuple[float | None, float | None]]:
+    """Return the bootstrap percentile intervals of statistics of the same images, over the same resamples."""
+    check_count("samples", samples)
+    check_seed(seed)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1; got {confidence}")
+    if not images or not statistics:
+        return [(None, None)] * len(statistics)
+    columns = np.concatenate([np.where(statistic.present, statistic.columns, np.nan) for statistic in statistics])
+    means = np.split(
+        resampled_means(columns, samples, seed),
+        np.cumsum([len(statistic.columns) for statistic in statistics])[:-1],
+        axis=1,
+    )
+    intervals: list[tuple[float | None, float | None]] = []
+    for statistic, of_statistic in zip(statistics, means, strict=True):
+        some = torch.from_numpy(of_statistic[~np.isnan(of_statistic[:, 0])])  # all its columns have the same gaps
+        if len(some):
+            tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+            low, high = np.quantile(statistic.function(*some.unbind(dim=1)).numpy(), tails)
+            intervals.append((float(low), float(high)))
+        else:
+            intervals.append((None, None))
+    return intervals
