@@ -114,7 +114,7 @@ def main() -> None:
     model, layer, x = laboratory(options.data, options.realdata, options.images)
     for name in options.only:
         start = time.perf_counter()
-        method = replace(SETTINGS[name], score=options.score)
+        method = replace(SETTINGS[name], utility=options.score)
         if options.samples and isinstance(method, SampledMethod):
             method = replace(method, n_samples=options.samples)
         found = [scores(method, model, layer, batch) for batch in x.split(options.batch)]

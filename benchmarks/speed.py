@@ -37,7 +37,7 @@ from cam_extras.methods import METHODS, mutual_information
 from cam_extras.methods._information import grey
 from cam_extras.models import load_model
 from cam_extras.probe import Probe
-from cam_extras.scores import ReST
+from cam_extras.utilities import ReST
 
 ROOT = Path(__file__).resolve().parent.parent
 GRADIENT_METHODS = ("GradCAM", "HiResCAM", "ShapleyCAM", "ShapleyCAMH", "ShapleyCAME")

@@ -7,6 +7,7 @@ The classes for pytorch-grad-cam are here by name (`cam_extras.ShapleyCAM`), nex
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
         SmoothGradCAMPlusPlus,
     )
     from cam_extras.run import evaluate
+
+from cam_extras._deprecated import OldModules
 
 __version__ = "0.1.0"
 
@@ -104,3 +107,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
+    sys.meta_path.append(OldModules())

@@ -205,7 +205,7 @@ def list_targets(targets: Iterable[object]) -> list[Callable]:
         if not callable(function):
             raise TypeError(
                 f"targets[{number}] is {function!r}, which is not callable: "
-                "wrap a class index as cam_extras.scores.Logit(index)"
+                "wrap a class index as cam_extras.utilities.Logit(index)"
             )
     return functions  # type: ignore[return-value]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # What a terminal obeys (C0, DEL, C1), and what turns the order of letters round or starts another line.
@@ -54,3 +55,24 @@ def code_in(settings: Mapping[str, Any]) -> dict[str, str]:
         for name, value in given.items()
         if isinstance(value, str) and (value not in ("", "auto", "local") if name == "address" else names_code(value))
     }
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Read settings "name=value": numbers, None, True and False as Python writes them, anything else as text.
+
+    Raises:
+        ValueError: there is no "=" in a setting.
+
+    >>> read_settings(["max_iterations=30", "utility=softmax"])
+    {'max_iterations': 30, 'utility': 'softmax'}
+    """
+    read: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not name:
+            raise ValueError(f"expected NAME=VALUE, such as max_iterations=30; got {setting!r}")
+        try:
+            read[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of a thousand brackets
+            read[name] = text
+    return read

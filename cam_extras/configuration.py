@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -14,70 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cam_extras._checks import check_name
-from cam_extras.methods import METHODS, Method
+from cam_extras.methods import Method
 from cam_extras.metrics import MetricOptions, Schedule
-
-
-def read_methods(
-    given: Sequence[str | Method] | Mapping[str, Method | Mapping[str, Any]], seed: int
-) -> dict[str, Method]:
-    """Return methods by the names that results have for them.
-
-    Args:
-        given: names such as "GradCAM", with hyper-parameters as "OptiCAM:max_iterations=30,score=softmax"; methods;
-            or a mapping of names of your own to methods, or to hyper-parameters, with "method" where the name is not
-            the class's. Names that are not ours are those of pytorch-grad-cam's classes, such as "ScoreCAM".
-        seed: of those methods given by name that draw random numbers and are given no other.
-
-    Raises:
-        TypeError: a method does not have a hyper-parameter, or what is given are no methods.
-        ValueError: there is no method of that name, or two have the same.
-    """
-    if isinstance(given, str):
-        given = [given]
-    named: list[tuple[str, Any]]
-    if isinstance(given, Mapping):
-        named = list(given.items())
-        for name, value in named:
-            if not isinstance(name, str) or not (value is None or isinstance(value, Method | Mapping)):
-                raise TypeError(
-                    "methods must map names to methods, or to hyper-parameters {name: value}; got "
-                    f"{{{name!r:.80}: {value!r:.80}}}"
-                )
-    else:
-        if not isinstance(given, Iterable):
-            raise TypeError(f"methods must be names or methods, in a list or a mapping; got {given!r:.80}")
-        given = list(given)
-        for item in given:
-            if not isinstance(item, str | Method):
-                raise TypeError(f'methods must be names or methods, such as "GradCAM" or GradCAM(); got {item!r:.80}')
-        named = [(type(item).__name__, item) if isinstance(item, Method) else (item, None) for item in given]
-    methods: dict[str, Method] = {}
-    for name, value in named:
-        if name in methods:
-            raise ValueError(f"there are two methods named {name!r}: give them names of their own, in a mapping")
-        methods[name] = value if isinstance(value, Method) else _make_method(name, value, seed)
-    if not methods:
-        raise ValueError("there is no method to evaluate: give one or more")
-    return methods
-
-
-def _make_method(name: str, hyper: Mapping[str, Any] | None, seed: int) -> Method:
-    if hyper is None:
-        class_name, _, text = name.partition(":")
-        hyper = read_settings(text.split(",") if text else [])
-    else:
-        class_name = hyper.get("method", name)
-    hyper = {key: value for key, value in hyper.items() if key != "method"}
-    if not isinstance(class_name, str) or class_name not in METHODS:
-        from cam_extras.pytorch_grad_cam import UPSTREAM, Upstream  # only where asked for: it imports its host
-
-        check_name("method", class_name, {**METHODS, **UPSTREAM})
-        score = hyper.pop("score", "logit")
-        return Upstream(cam=class_name, score=score, hyper=hyper)
-    if any(field.name == "seed" for field in fields(METHODS[class_name])):
-        hyper = {"seed": seed, **hyper}
-    return METHODS[class_name].make(hyper)
 
 
 def read_options(given: Mapping[str, Any], seed: int) -> MetricOptions:
@@ -94,27 +31,6 @@ def read_options(given: Mapping[str, Any], seed: int) -> MetricOptions:
     if isinstance(options.get("schedule"), Mapping):
         options["schedule"] = Schedule(**options["schedule"])
     return MetricOptions(**options)
-
-
-def read_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Read settings "name=value": numbers, None, True and False as Python writes them, anything else as text.
-
-    Raises:
-        ValueError: there is no "=" in a setting.
-
-    >>> read_settings(["max_iterations=30", "score=softmax"])
-    {'max_iterations': 30, 'score': 'softmax'}
-    """
-    read: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = (part.strip() for part in setting.partition("="))
-        if not equals or not name:
-            raise ValueError(f"expected NAME=VALUE, such as max_iterations=30; got {setting!r}")
-        try:
-            read[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of a thousand brackets
-            read[name] = text
-    return read
 
 
 def describe(value: Any) -> Any:

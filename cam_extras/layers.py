@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from cam_extras._checks import check_input
-from cam_extras.probe import Probe, hook_of_a_call, undisturbed
+from cam_extras.probe import Probe, check_layers, find_layer, hook_of_a_call, undisturbed
 
 # What a head does to the last feature map, and what leaves it as it is: neither makes a map of its own.
 _NO_MAP_OF_THEIR_OWN = (
@@ -139,3 +139,78 @@ def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tens
                 stack.callback(module.register_forward_hook(hook).remove)
         model(x.clone())  # it may work in place on its input
     return [name for name in finished if name in maps and finished.count(name) == 1]
+
+
+AnyLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module]
+"""A module, its dotted name, "auto", or a list of them; an `nn.Sequential` is one layer."""
+
+
+def as_layers(model: Any, given: AnyLayer) -> list[nn.Module | Literal["auto"]]:
+    """Return layers as modules, "auto" as it is, since an input is needed to find that: see `settle`.
+
+    Raises:
+        TypeError: a layer is no module and no name, or the model is a function, whose layers have no names.
+        ValueError: there is none of that name, one is not part of the model, or the list is empty.
+    """
+    if isinstance(given, str) or (isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList)):
+        given = [given]
+    if not isinstance(given, Sequence | nn.ModuleList):
+        raise TypeError(f'the layer must be a module, its dotted name, "auto", or a list of them; got {given!r:.80}')
+    found: list[nn.Module | Literal["auto"]] = []
+    for layer in given:
+        if not isinstance(layer, str):
+            check_layers(model, [layer])
+            found.append(layer)
+        elif layer == "auto":
+            found.append("auto")
+        elif isinstance(model, nn.Module):
+            found.append(find_layer(model, layer))
+        else:
+            raise TypeError(
+                f"{layer!r} names a layer, and this {type(model).__name__} has none: give the module itself"
+            )
+    if not found:
+        raise ValueError("expected at least one layer, got none")
+    return found
+
+
+def as_layer(model: Any, given: AnyLayer) -> nn.Module | Literal["auto"]:
+    """Return one layer, where a list is of one: see `as_layers`.
+
+    Raises:
+        ValueError: there are several.
+    """
+    layers = as_layers(model, given)
+    if len(layers) > 1:
+        raise ValueError(
+            f"expected one layer, got {len(layers)}: the classes for pytorch-grad-cam and Captum take several"
+        )
+    return layers[0]
+
+
+def settle(
+    model: Any,
+    layers: Iterable[nn.Module | Literal["auto"]],
+    x: Tensor,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+) -> list[nn.Module]:
+    """Return layers with the one that `auto_layer` finds for an input in place of "auto"."""
+    settled: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.Module):
+            settled.append(layer)
+            continue
+        if not isinstance(model, nn.Module):
+            raise TypeError(f'layer="auto" looks for a layer in a torch.nn.Module; got {type(model).__name__}')
+        settled.append(auto_layer(model, x, reshape_transform)[1])
+    return settled
+
+
+def name_of(model: Any, layer: nn.Module) -> str:
+    """Return the dotted name of a layer, or its type where it has none.
+
+    >>> name_of(nn.Sequential(nn.ReLU()), nn.ReLU())
+    'ReLU'
+    """
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    return next((name for name, module in modules if module is layer and name), type(layer).__name__)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from cam_extras._checks import SampleError, check_input, check_name, stacklevel_of_the_caller, which
+from cam_extras._deprecated import renamed, warn
 from cam_extras._guards import MATHEMATICAL_ATTENTION, NO_FAST_PATH, PLAIN_CODE, Interrupts, lock_of
-from cam_extras.scores import CustomScorer, PerSampleScorer, Score, Scorer, Target, TargetScorer
+from cam_extras.utilities import AnyUtility, CustomUtility, PerSampleUtility, Target, TargetUtility, Utility
 
 Model = Callable[..., Any]
 # What layers say of an input of other channels, dimensions, size or type than they were made for.
@@ -31,7 +32,7 @@ class Probe:
 
     The model runs once, under no-grad up to the layer and recorded from there on, so that the backward pass stops
     at the layer, frozen models work, and no parameter gradient is ever computed. Any number of methods asked of
-    one probe share that forward pass, and those with the same score share its gradients.
+    one probe share that forward pass, and those with the same utility share its gradients.
 
     The model is left as found: modes, gradients, `requires_grad`, hooks and the state of torch's random number
     generators, also when it raises. It runs in eval mode, and plain code where it is compiled. Where it was in training
@@ -45,8 +46,8 @@ class Probe:
         target: what to explain: a class index, one for each sample, or a function that reads one value per
             sample from the class scores; None for the predicted class. The method chooses the utility
             (logit, ReST, ...) read at the class.
-        score: instead of `target`, the whole score function, model output -> (N,), or one function for each
-            sample, output of the sample -> scalar. It wins over the method's utility.
+        utility: instead of `target`, the whole function that is explained, model output -> (N,), or one function for
+            each sample, output of the sample -> scalar. It wins over the method's utility.
         reshape_transform: linear function that makes a feature map (N, C, *S) of the layer's output, for instance
             of the tokens of a transformer.
         additional_forward_args: given to the model after `x`.
@@ -56,13 +57,14 @@ class Probe:
 
     Raises:
         TypeError: `layer` is no module, the layer's output is no floating-point tensor, the input is not made of
-            floating-point numbers, the model returns nothing that can be scored, or is one whose modules are not
+            floating-point numbers, the model returns no class scores, or is one whose modules are not
             called: on several devices, or exported.
         ValueError: the layer is not part of the model, did not run or ran more than once, has no spatial
-            dimensions, the score does not depend on it, or only through what the `reshape_transform` drops, a module
+            dimensions, the utility does not depend on it, or only through what the `reshape_transform` drops, a module
             above it is quantised, or the input is empty or not finite.
     """
 
+    @renamed({"score": "utility"})
     def __init__(
         self,
         model: Model,
@@ -70,7 +72,7 @@ class Probe:
         x: Tensor,
         *,
         target: Target = None,
-        score: Score | None = None,
+        utility: AnyUtility | None = None,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         additional_forward_args: tuple[Any, ...] = (),
         attribute_to_layer_input: bool = False,
@@ -86,8 +88,8 @@ class Probe:
             second_order,
         )
         self._layer = 0
-        self._scorer = _make_scorer(target, score)
-        self._utility = "logit"
+        self._utility = _make_utility(target, utility)
+        self._utility_name = "logit"
 
     @classmethod
     def several(cls, model: Model, layers: Sequence[nn.Module], x: Tensor, **options: Any) -> list[Probe]:
@@ -125,8 +127,8 @@ class Probe:
 
     @property
     def target(self) -> Any:
-        """The class explained, shape (N,): the predicted one where no target was given; None for a custom score."""
-        return getattr(self._scorer.resolved(self._recording.outputs), "target", None)
+        """The class explained, shape (N,): the predicted one where no target was given; None for your own function."""
+        return getattr(self._utility.resolved(self._recording.outputs), "target", None)
 
     @property
     def activations(self) -> Tensor:
@@ -135,66 +137,81 @@ class Probe:
 
     @property
     def gradients(self) -> Tensor:
-        """G = d score / d A, shape (N, C, *S).
+        """G = d utility / d A, shape (N, C, *S).
 
         A `UserWarning` names samples whose gradient is exactly 0, unless this probe was made by `at`.
         """
-        return self._recording.gradient_map(self._scorer, self._utility, self._layer)
+        return self._recording.gradient_map(self._utility, self._utility_name, self._layer)
 
     def is_reached(self) -> bool:
-        """Return whether the score depends on the layer's feature map at x: whether the gradient is not 0 throughout.
+        """Return whether the utility depends on the layer's feature map at x: whether the gradient is not 0 throughout.
 
         Raises:
             ValueError: it does not depend on the layer at all.
         """
-        gradients = self._recording.gradients(self._scorer, self._utility)
+        gradients = self._recording.gradients(self._utility, self._utility_name)
         return bool(self._recording.as_feature_map(gradients[self._layer].detach()).any())
 
     def hessian_vector_product(self, v: Tensor) -> Tensor:
-        """H v, where H is the Hessian of the score with respect to A; `v` and the result have A's shape.
+        """H v, where H is the Hessian of the utility with respect to A; `v` and the result have A's shape.
 
         Samples do not mix. With a `reshape_transform` H is the Hessian with respect to the feature map it makes:
         what it drops (a class token, for instance) is held fixed.
         """
-        return self._recording.hessian_vector_product(self._scorer, self._utility, self._layer, v)
+        return self._recording.hessian_vector_product(self._utility, self._utility_name, self._layer, v)
 
     def check_target(self) -> None:
-        """Raise what a method that differentiates the score would, where the target does not fit the model's output.
+        """Raise what a method that differentiates the utility would, where the target does not fit the model's output.
 
-        For methods that do not read the score; it costs no forward pass more than the activations do.
+        For methods that do not read the utility; it costs no forward pass more than the activations do.
         """
-        self._recording.check_score(self._scorer, self._utility)
+        self._recording.check_utility(self._utility, self._utility_name)
+
+    def under(self, utility: str) -> Probe:
+        """Return this probe with the gradients of another utility of the target: a key of `utilities.UTILITIES`.
+
+        A function of the user's own stays what it is.
+        """
+        return self._with(_utility_name=utility)
+
+    def with_utility(self, utility: AnyUtility) -> Probe:
+        """Return this probe with the gradients of another utility; the forward pass is shared.
+
+        Probes of several layers share their backward pass where they are given the same `Utility`.
+        """
+        return self._with(_utility=_make_utility(None, utility))
 
     def scored_by(self, utility: str) -> Probe:
-        """Return this probe with the gradients of another utility of the target: a key of `scores.SCORES`.
+        """Do what `under` does, by its old name."""
+        warn("Probe.scored_by", "Probe.under")
+        return self.under(utility)
 
-        A score function of the user's own stays what it is.
-        """
-        return self._with(_utility=utility)
+    def with_score(self, score: AnyUtility) -> Probe:
+        """Do what `with_utility` does, by its old name."""
+        warn("Probe.with_score", "Probe.with_utility")
+        return self.with_utility(score)
 
-    def with_score(self, score: Score) -> Probe:
-        """Return this probe with the gradients of another score; the forward pass is shared.
-
-        Probes of several layers share their backward pass where they are given the same `Scorer`.
-        """
-        return self._with(_scorer=_make_scorer(None, score))
+    def score(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Do what `utility` does, by its old name."""
+        warn("Probe.score", "Probe.utility")
+        return self.utility(x, samples)
 
     def without_graph(self) -> Probe:
         """Return this probe with what it knows and without the graph, which holds memory.
 
         It is this probe itself where its gradients are not known yet: they would be lost.
         """
-        recording = self._recording.without_graph(self._scorer, self._utility)
+        recording = self._recording.without_graph(self._utility, self._utility_name)
         return self if recording is None else self._with(_recording=recording)
 
     @property
     def divisible(self) -> bool:
         """Whether `at` takes samples in any number and order.
 
-        It does not with additional forward arguments, or with a score function of the whole batch.
+        It does not with additional forward arguments, or with a utility of the whole batch.
         """
         nobody = torch.zeros(0, dtype=torch.long, device=self.x.device)
-        return not self._recording.additional_forward_args and self._settled_scorer().of_samples(nobody) is not None
+        return not self._recording.additional_forward_args and self._settled_utility().of_samples(nobody) is not None
 
     def at(self, x: Tensor, samples: Tensor | None = None) -> Probe:
         """Return the same probe at another input, looking at the class explained here.
@@ -204,46 +221,48 @@ class Probe:
             samples: positions in this probe's batch of the samples that `x` has, in order, the same one more than once
                 too; by default all. Only a `divisible` probe takes them.
         """
-        scorer = self._settled_scorer()
+        utility = self._settled_utility()
         if samples is not None:
             if not self.divisible:
                 raise ValueError(
-                    "samples cannot be chosen with additional forward arguments or a score function of the whole batch"
+                    "samples cannot be chosen with additional forward arguments or a utility of the whole batch"
                 )
-            scorer(self._recording.outputs, self._utility)  # raises where there is not one target for each sample here
+            utility(
+                self._recording.outputs, self._utility_name
+            )  # raises where there is not one target for each sample here
             with torch.inference_mode(False):  # a backward pass keeps the indices
-                scorer = scorer.of_samples(samples)  # type: ignore[assignment]
-        return self._with(_recording=self._recording.at(x), _scorer=scorer)
+                utility = utility.of_samples(samples)  # type: ignore[assignment]
+        return self._with(_recording=self._recording.at(x), _utility=utility)
 
-    def score(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
-        """Score another input, shape (N,), for the class explained here.
+    def utility(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Return the utility of another input, shape (N,), for the class explained here.
 
-        The caller's grad mode holds, so that the score can be differentiated with respect to what `x` was made of.
+        The caller's grad mode holds, so that the utility can be differentiated with respect to what `x` was made of.
 
         Args:
             x: the input, one row for each sample, or for each of `samples`.
             samples: positions in this probe's batch of the samples that `x` has, in order; by default all.
         """
-        scorer = self._settled_scorer()
+        utility = self._settled_utility()
         if samples is not None and len(samples) < len(self.x):
-            part = scorer.of_samples(samples)
+            part = utility.of_samples(samples)
             if part is None or self._recording.additional_forward_args:
-                return self.score(self.x.index_put((samples,), x))[samples]
-            scorer = part
+                return self.utility(self.x.index_put((samples,), x))[samples]
+            utility = part
         if x.requires_grad and torch.is_grad_enabled():
             check_not_quantised(self.model)
-        return scorer(self.run(x), self._utility)
+        return utility(self.run(x), self._utility_name)
 
     def run(self, x: Tensor) -> Any:
         """Return the model's output for another input of any length, in the caller's grad mode; nothing is recorded."""
         return _to_float(self._recording.run(x))
 
-    def _settled_scorer(self) -> Scorer:
-        """Return the scorer with the class that was predicted here; a given class needs no forward pass."""
-        if not self._scorer.predicts:
-            return self._scorer
+    def _settled_utility(self) -> Utility:
+        """Return the utility with the class that was predicted here; a given class needs no forward pass."""
+        if not self._utility.predicts:
+            return self._utility
         with torch.inference_mode(False):  # a backward pass keeps the class indices
-            return self._scorer.resolved(self._recording.outputs)
+            return self._utility.resolved(self._recording.outputs)
 
     def _with(self, **changes: Any) -> Probe:
         probe = copy.copy(self)
@@ -302,9 +321,9 @@ class _Recording:
         there.tells_of_zeros = False  # a baseline may well have no gradient, and its rows are not the user's samples
         return there
 
-    def without_graph(self, scorer: Scorer, utility: str) -> _Recording | None:
+    def without_graph(self, utility: Utility, name: str) -> _Recording | None:
         """Return what is known and not recorded; None where these gradients are not known."""
-        key = scorer.key(utility)
+        key = utility.key(name)
         if key not in self._gradients:
             return None
         known = copy.copy(self)
@@ -449,25 +468,25 @@ class _Recording:
                 "choose a module inside or after it"
             )
 
-    def check_score(self, scorer: Scorer, utility: str) -> None:
-        key = scorer.key(utility)
+    def check_utility(self, utility: Utility, name: str) -> None:
+        key = utility.key(name)
         if key not in self._checked:  # the functions of a user's own are called once, however many layers there are
             self._record()
             with self._differentiating():
-                scorer(self._outputs, utility)
+                utility(self._outputs, name)
             self._checked.add(key)
 
-    def gradients(self, scorer: Scorer, utility: str) -> list[Tensor]:
-        """Return d score / d layer for every layer, in the layers' own shapes."""
-        key = scorer.key(utility)
+    def gradients(self, utility: Utility, name: str) -> list[Tensor]:
+        """Return d utility / d layer for every layer, in the layers' own shapes."""
+        key = utility.key(name)
         if key not in self._gradients:
             self._record()
             with self._differentiating():
-                score = scorer(self._outputs, utility)
+                value = utility(self._outputs, name)
                 gradients: Sequence[Tensor | None] = [None]
-                if score.requires_grad:
+                if value.requires_grad:
                     gradients = torch.autograd.grad(
-                        score.sum(),
+                        value.sum(),
                         self._recorded,
                         create_graph=self.second_order,
                         retain_graph=True,
@@ -477,49 +496,49 @@ class _Recording:
                 if gradient is None:
                     check_not_quantised(self.model)
                     raise ValueError(
-                        f"the score does not depend on layer {_name(self.model, layer)}: choose a layer on the way "
-                        "to the score, and a model and score that can be differentiated (no detach, no inference_mode)"
+                        f"the utility does not depend on layer {_name(self.model, layer)}: choose a layer on the way "
+                        "to it, and a model and utility that can be differentiated (no detach, no inference_mode)"
                     )
             self._gradients[key] = list(gradients)  # type: ignore[arg-type]
         return self._gradients[key]
 
-    def gradient_map(self, scorer: Scorer, utility: str, index: int) -> Tensor:
-        """Return d score / d A of a layer; warn of samples in which it is 0 when it is first asked for."""
-        gradient = self.gradients(scorer, utility)[index].detach()
+    def gradient_map(self, utility: Utility, name: str, index: int) -> Tensor:
+        """Return d utility / d A of a layer; warn of samples in which it is 0 when it is first asked for."""
+        gradient = self.gradients(utility, name)[index].detach()
         maps = self.as_feature_map(gradient)
         layer = self.layers[index]
         if self.reshape_transform is not None and not maps.any() and gradient.any():
             raise ValueError(
-                f"the score depends on layer {_name(self.model, layer)} only through what the reshape_transform drops, "
-                "such as the class token, and the map would be 0: choose a layer before the last attention, such as "
-                "blocks[-1].norm1"
+                f"the utility depends on layer {_name(self.model, layer)} only through what the reshape_transform "
+                "drops, such as the class token, and the map would be 0: choose a layer before the last attention, "
+                "such as blocks[-1].norm1"
             )
-        key = (*scorer.key(utility), index)
+        key = (*utility.key(name), index)
         if self.tells_of_zeros and key not in self._told_of_zeros:
             self._told_of_zeros.add(key)
             nothing = ~maps.flatten(1).any(dim=1)
             if nothing.any():
                 error = SampleError(
-                    f"the gradient of the score in layer {_name(self.model, layer)} is exactly 0",
+                    f"the gradient of the utility in layer {_name(self.model, layer)} is exactly 0",
                     which(nothing),
-                    "maps made of it show nothing; units that are not active pass none on, and neither does a score "
+                    "maps made of it show nothing; units that are not active pass none on, and neither does a utility "
                     "that is saturated",
                 )
                 warnings.warn(str(error), stacklevel=stacklevel_of_the_caller())
         return maps
 
-    def hessian_vector_product(self, scorer: Scorer, utility: str, index: int, v: Tensor) -> Tensor:
+    def hessian_vector_product(self, utility: Utility, name: str, index: int, v: Tensor) -> Tensor:
         if not self.second_order:
             raise ValueError("Hessian-vector products need a probe made with second_order=True")
         if v is not self.feature_maps[index]:
-            return self._hessian_vector_product(scorer, utility, index, v)
-        key = (*scorer.key(utility), index)  # H A is what several methods ask for
+            return self._hessian_vector_product(utility, name, index, v)
+        key = (*utility.key(name), index)  # H A is what several methods ask for
         if key not in self._curvature:
-            self._curvature[key] = self._hessian_vector_product(scorer, utility, index, v)
+            self._curvature[key] = self._hessian_vector_product(utility, name, index, v)
         return self._curvature[key]
 
-    def _hessian_vector_product(self, scorer: Scorer, utility: str, index: int, v: Tensor) -> Tensor:
-        gradient = self.gradients(scorer, utility)[index]
+    def _hessian_vector_product(self, utility: Utility, name: str, index: int, v: Tensor) -> Tensor:
+        gradient = self.gradients(utility, name)[index]
         recorded = self._recorded[index]
         product = None
         with self._differentiating():
@@ -539,7 +558,7 @@ class _Recording:
                         f"an operation above layer {_name(self.model, self.layers[index])} has no second derivative "
                         f"in PyTorch ({error}): use a method of first order, such as GradCAM, or a higher layer"
                     ) from error
-        # Without a path back to the layer the gradient is constant: the score is linear in it.
+        # Without a path back to the layer the gradient is constant: the utility is linear in it.
         return self.as_feature_map(torch.zeros_like(recorded) if product is None else product.detach())
 
     @contextmanager
@@ -683,14 +702,14 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[Interrupts]:
             interrupts.hold()
 
 
-def _make_scorer(target: Target, score: Score | None) -> Scorer:
-    if score is None:
-        return TargetScorer(target)
-    if isinstance(score, Scorer):
-        return score
+def _make_utility(target: Target, utility: AnyUtility | None) -> Utility:
+    if utility is None:
+        return TargetUtility(target)
+    if isinstance(utility, Utility):
+        return utility
     if target is not None:
-        raise ValueError("give a target or a score, not both: a score already says what is explained")
-    return CustomScorer(score) if callable(score) else PerSampleScorer(score)
+        raise ValueError("give a target or a utility, not both: a function already says what is explained")
+    return CustomUtility(utility) if callable(utility) else PerSampleUtility(utility)
 
 
 def check_layers(model: Model, layers: Iterable[nn.Module]) -> list[nn.Module]:
@@ -711,7 +730,7 @@ def check_layers(model: Model, layers: Iterable[nn.Module]) -> list[nn.Module]:
 
 
 def _pick_output(outputs: Any, samples: int) -> Any:
-    """Return the scores in a model's output: a tensor, or a list with one entry a sample (detection models)."""
+    """Return the class scores in a model's output: a tensor, or a list with one entry a sample (detection models)."""
     if hasattr(outputs, "logits"):
         outputs = outputs.logits
     elif isinstance(outputs, Mapping):

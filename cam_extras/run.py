@@ -21,9 +21,9 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from cam_extras._checks import check_choice, check_count, check_name
-from cam_extras.configuration import describe, read_methods, read_options
+from cam_extras.configuration import describe, read_options
 from cam_extras.layers import auto_layer
-from cam_extras.methods import Method
+from cam_extras.methods import DEFAULT_METHODS, Method, as_methods
 from cam_extras.methods.base import controls_of
 from cam_extras.metrics import DEFAULT_METRICS, METRICS, MetricOptions, sources_of
 from cam_extras.models import Classifier, fingerprint, picture_of
@@ -38,17 +38,6 @@ from cam_extras.runs.store import RUN_FILES, Run, Store, atomic_write, check_not
 from cam_extras.runs.summary import summarise, write_summary
 
 ENGINES = ("local", "ray")
-# Those that take one forward pass, and the two controls.
-DEFAULT_METHODS = (
-    "GradCAM",
-    "HiResCAM",
-    "ShapleyCAM",
-    "ShapleyCAMH",
-    "ShapleyCAME",
-    "MIGradCAM",
-    "FakeCAM",
-    "RandomCAM",
-)
 _UNREAD = 32  # so many images that cannot be read, one after the other, are no accident
 _PACKAGES = (
     "cam_extras", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pyarrow", "ray"
@@ -102,7 +91,7 @@ def evaluate(
         data: images, and labels where there are any: a folder, a CSV or Parquet file, a glob, a data set, a
             `DataLoader` that does not shuffle or any iterable, see `cam_extras.runs.sources.open_source`.
         output: the folder. Files that are there and belong to no run are never replaced.
-        methods: see `cam_extras.configuration.read_methods`; by default those that take one forward pass.
+        methods: see `cam_extras.methods.as_methods`; by default those that take one forward pass.
         metrics: keys of `METRICS`.
         options: of the metrics, or their fields by name.
         target: the class to explain: "predicted", "label" or a number.
@@ -168,7 +157,7 @@ def evaluate(
         raise TypeError(f"the model must be a torch.nn.Module or a Classifier; got {type(model).__name__}")
     written = [*(name for name in RUN_FILES if settings is not None or name != "config.yaml"), *files]
     check_not_in_the_way(output, written)
-    of_methods = read_methods(methods, seed)
+    of_methods = as_methods(methods, seed)
     if not isinstance(metrics, Iterable):
         raise TypeError(f"metrics must be names, in a list; got {metrics!r:.80}")
     of_metrics = [metrics] if isinstance(metrics, str) else list(metrics)

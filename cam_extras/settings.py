@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from cam_extras._checks import check_name
-from cam_extras._text import code_in
-from cam_extras.configuration import read_settings
+from cam_extras._text import code_in, read_settings
 from cam_extras.metrics import DEFAULT_METRICS
 from cam_extras.run import DEFAULT_METHODS, ENGINES
 
@@ -121,7 +120,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "methods",
         nargs="+",
         metavar="METHOD",
-        help="names, with hyper-parameters as OptiCAM:max_iterations=30,score=softmax; "
+        help="names, with hyper-parameters as OptiCAM:max_iterations=30,utility=softmax; "
         f"default: {' '.join(DEFAULT_METHODS)}",
     )
     add("metrics", nargs="+", metavar="METRIC", help=f"names; default: {' '.join(DEFAULT_METRICS)}")

@@ -19,7 +19,7 @@ from cam_extras.evaluation import Evaluator
 from cam_extras.maps import mask
 from cam_extras.methods import FakeCAM, GradCAM, MIGradCAM, OptiCAM, ShapleyCAM
 from cam_extras.metrics import METRICS, box_mask, box_study
-from cam_extras.scores import Softmax
+from cam_extras.utilities import Softmax
 
 NAMES = ("average_drop", "average_gain", "increase_in_confidence")
 PARTS = {"map": "S", "inside": "B ∩ S", "outside": "S \\ B"}

@@ -25,7 +25,7 @@ from cam_extras.maps import input_map, mask
 from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, Method, OptiCAM, ShapleyCAM
 from cam_extras.metrics import average_drop
 from cam_extras.probe import Probe
-from cam_extras.scores import select_class
+from cam_extras.utilities import select_class
 
 OPTIONS = {"OptiCAM": OptiCAM.FAST, "IntegratedGradCAM": {"n_samples": 20}}
 BOX, OTHER_BOX = "#56B4E9", "#E69F00"  # Okabe and Ito's colours
@@ -264,7 +264,7 @@ def failures(
         sure.classifier.weight *= 10
         sure.classifier.bias *= 10
         certain = select_class(sure(one).softmax(dim=1), single.labels) == 1
-    utilities = {"softmax": GradCAM(score="softmax"), "logit": GradCAM(), "rest": ShapleyCAM()}
+    utilities = {"softmax": GradCAM(utility="softmax"), "logit": GradCAM(), "rest": ShapleyCAM()}
     exactly = copy.deepcopy(sure).double()
     by_score = {score: explain(method, sure, one, single.labels) for score, method in utilities.items()}
     print(f"\nlogits ten times as large: p is 1 in float32 on {int(certain.sum())} of {n} canvases, where")
@@ -282,7 +282,7 @@ def failures(
     around = (single.boxes[case].tolist(),)
     show(grid[0, 2], single.images[case], None, "3. a saturated class", "p = 1 in float32", around)
     for row, (score, name) in enumerate(
-        {"softmax": 'GradCAM(score="softmax")', "rest": "ShapleyCAM (ReST)"}.items(), start=1
+        {"softmax": 'GradCAM(utility="softmax")', "rest": "ShapleyCAM (ReST)"}.items(), start=1
     ):
         heat = by_score[score][case]
         on_it = per_cent(share(heat[None], single.boxes[case : case + 1]))

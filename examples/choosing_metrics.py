@@ -31,7 +31,7 @@ from cam_extras.methods import METHODS, GradCAM, HiResCAM, Method, MIGradCAM, Op
 from cam_extras.metrics import METRICS, MetricOptions, Schedule, average_drop, win_percentage
 from cam_extras.probe import Probe
 from cam_extras.runs.summary import summarise
-from cam_extras.scores import select_class
+from cam_extras.utilities import select_class
 
 TEN = ["average_drop", "increase_in_confidence", "average_gain", "drop_in_deletion", "coherency", "complexity", "adcc"]
 TEN += ["thresholded_drop", "thresholded_increase", "hci"]

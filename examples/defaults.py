@@ -45,11 +45,11 @@ SETTINGS = {
         "Adam 0.2, 100 iterations": {"learning_rate": 0.2},
         "Adam 0.5, 100 iterations": {"learning_rate": 0.5},
         "NAdam 0.1, 100 iterations": {"optimiser": "nadam"},
-        "NAdam 0.1, log p, 100 iterations": {"optimiser": "nadam", "score": "log_softmax"},
+        "NAdam 0.1, log p, 100 iterations": {"optimiser": "nadam", "utility": "log_softmax"},
         "fast (NAdam 0.35), 30 iterations": OptiCAM.FAST,
         "NAdam 0.2, 30 iterations": {**OptiCAM.FAST, "learning_rate": 0.2},
         "NAdam 0.5, 30 iterations": {**OptiCAM.FAST, "learning_rate": 0.5},
-        "NAdam 0.5, log p, 30 iterations": {**OptiCAM.FAST, "learning_rate": 0.5, "score": "log_softmax"},
+        "NAdam 0.5, log p, 30 iterations": {**OptiCAM.FAST, "learning_rate": 0.5, "utility": "log_softmax"},
     },
 }
 METHOD = {"mi": "MIGradCAM", "expected": "ExpectedGradCAM", "opti": "OptiCAM"}

@@ -19,7 +19,7 @@ from cam_extras.methods import FakeCAM, GradCAM, OptiCAM
 from cam_extras.metrics import METRICS
 from cam_extras.probe import Probe
 from cam_extras.report import summary_table
-from cam_extras.scores import Softmax
+from cam_extras.utilities import Softmax
 
 NAMES = ("average_drop", "average_gain", "increase_in_confidence")
 CHOICES = [(objective, "range") for objective in ("mask", "diff", "iomask", "iodiff")]

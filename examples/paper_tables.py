@@ -114,10 +114,10 @@ def methods_of(table, without, fill):
             continue
         if kind == "AblationCAM" and "transformers" in table["measured"]:  # it needs a layer of its own for them
             continue
-        scored = kind not in METHODS or hasattr(METHODS[kind], "score")
-        score = {"score": table["measured"]["score"]} if "score" in table["measured"] and scored else {}
+        scored = kind not in METHODS or hasattr(METHODS[kind], "utility")
+        utility = {"utility": table["measured"]["utility"]} if "utility" in table["measured"] and scored else {}
         masked = {"fill": fill} if kind == "OptiCAM" else {}  # it optimises what the metrics show
-        methods[name] = {"method": kind, **score, **masked}
+        methods[name] = {"method": kind, **utility, **masked}
     return methods
 
 

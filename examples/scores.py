@@ -24,13 +24,13 @@ from cam_extras.probe import find_layer
 from cam_extras.report import overlay, summary_table
 
 NAMES = ("average_drop", "coherency", "complexity", "adcc", "increase_in_confidence", "drop_in_deletion")
-SCORES = {"logit": "y, pre-softmax", "softmax": "p, post-softmax", "log_softmax": "ln p", "rest": "ReST"}
+UTILITIES = {"logit": "y, pre-softmax", "softmax": "p, post-softmax", "log_softmax": "ln p", "rest": "ReST"}
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--data", metavar="FOLDER")
 parser.add_argument("--images", type=int, default=16)
 parser.add_argument(
-    "--method", default="GradCAM", choices=[name for name in METHODS if hasattr(METHODS[name], "score")]
+    "--method", default="GradCAM", choices=[name for name in METHODS if hasattr(METHODS[name], "utility")]
 )
 parser.add_argument("--layer", metavar="NAME", help="dotted name; by default the last one, or the digits' last but one")
 parser.add_argument("--output", type=Path, default=Path("scores-output"))
@@ -38,7 +38,7 @@ options = parser.parse_args()
 
 model, layer, x, _, _ = load(options.data, options.images)
 layer = find_layer(model, options.layer) if options.layer else layer
-methods = {name: METHODS[options.method](score=score) for score, name in SCORES.items()}
+methods = {name: METHODS[options.method](utility=score) for score, name in UTILITIES.items()}
 evaluator = Evaluator(model, layer, methods, NAMES)
 parts = [evaluator(batch) for batch in track(x.split(8), "Explaining")]
 scores = {

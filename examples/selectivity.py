@@ -20,7 +20,7 @@ from cam_extras.evaluation import Evaluator
 from cam_extras.maps import mask
 from cam_extras.methods import GradCAM, MIGradCAM, OptiCAM, ShapleyCAM
 from cam_extras.metrics import METRICS, selectivity
-from cam_extras.scores import Softmax
+from cam_extras.utilities import Softmax
 
 NAMES = ("average_drop", "average_gain", "increase_in_confidence")
 EXPONENTS = (0.01, 0.05, 0.1, 0.5, 1, 1.5, 2, 3, 5, 10)

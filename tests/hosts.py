@@ -8,15 +8,8 @@ import cam_extras.captum as captum_host
 import cam_extras.pytorch_grad_cam as pgc_host
 from cam_extras.methods import METHODS
 
-
-def host_classes(module, base) -> dict[str, type]:
-    """Method name -> the class of a host."""
-    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base)]
-    return {cls.method_type.__name__: cls for cls in classes if cls is not base}
-
-
-PGC = host_classes(pgc_host, pgc_host.MethodCAM)
-CAPTUM = host_classes(captum_host, captum_host.MethodAttribution)
+PGC = {name: getattr(pgc_host, name) for name in METHODS}
+CAPTUM = {name: getattr(captum_host, captum_host.class_name(name)) for name in METHODS}
 
 
 # Methods that run the model more than once, and options with which they do not take long. An optimisation amplifies

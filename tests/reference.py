@@ -215,11 +215,11 @@ def opti_cam_iterates(
     iterations,
     objective="mask",
     normalisation="range",
-    h="identity",
+    rectifier="identity",
     fill=0.0,
     optimiser="adam",
     learning_rate=0.1,
-    score="logit",
+    utility="logit",
 ):
     """u before every update and after the last, and the objective before every update; Adam and NAdam written out."""
     u = opti_cam_start(a)
@@ -227,11 +227,11 @@ def opti_cam_iterates(
     iterates, objectives = [u], []
     for t in range(1, iterations + 1):
         v = u.clone().requires_grad_()
-        s = opti_cam_mask(v, a, x.shape[1:], normalisation, h)
+        s = opti_cam_mask(v, a, x.shape[1:], normalisation, rectifier)
 
         def g(image):
             logits = model(image[None])[0]
-            return logits[c] if score == "logit" else torch.log(torch.exp(logits[c]) / torch.exp(logits).sum())
+            return logits[c] if utility == "logit" else torch.log(torch.exp(logits[c]) / torch.exp(logits).sum())
 
         inside, outside = g(x * s + fill * (1 - s)), g(x * (1 - s) + fill * s)
         value = {

@@ -16,15 +16,15 @@ from torchvision.transforms.functional import to_tensor
 import cam_extras
 from cam_extras import captum, evaluate, maps, metrics
 from cam_extras.cli import main
-from cam_extras.configuration import read_methods, read_options
+from cam_extras.configuration import read_options
 from cam_extras.evaluation import Evaluator, saturation_curves
-from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, MIGradCAM, OptiCAM, mutual_information
+from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, MIGradCAM, OptiCAM, as_methods, mutual_information
 from cam_extras.metrics import METRICS, Blur, MetricOptions, Schedule
 from cam_extras.models import Classifier, load_model
 from cam_extras.probe import Probe
 from cam_extras.quantus import Complexity, EnergyPointingGame, explain
 from cam_extras.runs.sources import Labels, open_source
-from cam_extras.scores import Logit
+from cam_extras.utilities import Logit
 
 H = torch.tensor([[[0.0, 0.5], [0.25, 1.0]]])
 X = torch.rand(1, 3, 8, 8)
@@ -246,18 +246,22 @@ BAD = {
     "samples": (lambda: ExpectedGradCAM(n_samples=True), TypeError, "n_samples must be an integer; got True"),
     "learning rate": (lambda: OptiCAM(learning_rate="a"), TypeError, "learning_rate must be a number; got 'a'"),
     "tolerance": (lambda: OptiCAM(tolerance=None), TypeError, "tolerance must be a number; got None"),
-    "score": (lambda: GradCAM(score=["logit"]), ValueError, "score must be one of 'logit'"),
+    "score": (lambda: GradCAM(utility=["logit"]), ValueError, "utility must be one of 'logit'"),
     "bins": (lambda: MIGradCAM(bins=10**9), ValueError, "bins must be 4096 or less; got 1000000000"),
     "bins of a function": (lambda: mutual_information(X, X, bins=10**9), ValueError, "bins must be 4096 or less"),
     "information of arrays": (lambda: mutual_information(X.numpy(), X), TypeError, f"the feature map {TENSOR} ndarray"),
-    "methods by number": (lambda: read_methods({1: GradCAM()}, 0), TypeError, "methods must map names to methods"),
+    "methods by number": (lambda: as_methods({1: GradCAM()}, 0), TypeError, "methods must map names to methods"),
     "hyper-parameters": (
-        lambda: read_methods({"a": 3}, 0),
+        lambda: as_methods({"a": 3}, 0),
         TypeError,
         "methods must map names to methods, or to hyper",
     ),
-    "a class of methods": (lambda: read_methods([GradCAM], 0), TypeError, "methods must be names or methods, such as"),
-    "an unhashable method": (lambda: read_methods({"a": {"method": []}}, 0), ValueError, "there is no method []"),
+    "a class of something else": (lambda: as_methods([dict], 0), TypeError, "the method must be a name, such as"),
+    "an unhashable method": (
+        lambda: as_methods({"a": {"method": []}}, 0),
+        TypeError,
+        "the method must be a name, such as",
+    ),
     # models, probes and hosts
     "a model that is none": (lambda: load_model(""), ValueError, "there is no torchvision model ''"),
     "a class without names": (
@@ -300,14 +304,14 @@ BAD = {
     "Captum, an array": (lambda: of_captum(X.numpy()), TypeError, "the input must be a torch.Tensor of shape (N, C"),
     "Captum, an option": (lambda: of_captum(nothing=1), TypeError, "GradCAM has no hyper-parameter 'nothing'"),
     "pytorch-grad-cam, a target": (
-        lambda: of_pytorch_grad_cam(targets=3),
+        lambda: of_pytorch_grad_cam(targets="3"),
         TypeError,
-        "targets must be a list with one",
+        "targets must be a class index, a list",
     ),
     "pytorch-grad-cam, an index": (
         lambda: of_pytorch_grad_cam(targets=[3]),
-        TypeError,
-        "targets[0] is 3, which is not",
+        ValueError,
+        "class indices must lie in [0, 3); got 3",
     ),
     "Quantus, a batch size": (
         lambda: explain("GradCAM", layer="1", batch_size=-1),
@@ -338,7 +342,7 @@ BAD = {
     # evaluations
     "an evaluation without metrics": (lambda: run(metrics=[]), ValueError, "there is no metric to evaluate: give one"),
     "an evaluation of a number": (lambda: run(metrics=3), TypeError, "metrics must be names, in a list; got 3"),
-    "an evaluation without methods": (lambda: run(methods=[]), ValueError, "there is no method to evaluate: give one"),
+    "an evaluation without methods": (lambda: run(methods=[]), ValueError, "there is no method: give one"),
     "an evaluation of methods by number": (
         lambda: run(methods={1: {}}),
         TypeError,

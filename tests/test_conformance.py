@@ -17,7 +17,7 @@ from torch import nn
 import cam_extras
 from cam_extras import quantus
 from cam_extras.probe import Probe, reference_tensor
-from cam_extras.scores import SCORES
+from cam_extras.utilities import UTILITIES
 
 pytestmark = pytest.mark.numerical
 
@@ -188,15 +188,15 @@ class TestEveryMethodClass:
         assert re.search(r"(19|20)\d\d[.,;]|Letting Your Model", doc)  # the paper
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method(), "score")])
-@pytest.mark.parametrize("score", SCORES)
-def test_score_is_the_utility_that_is_explained(name, score):
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method(), "utility")])
+@pytest.mark.parametrize("utility", UTILITIES)
+def test_the_utility_is_what_is_explained(name, utility):
     setting = rounding_apart(make_setting("plain"))
     classes = [1, 0, 3]
     hyper = SEVERAL_PASSES.get(name, {})
-    method, plain = METHODS[name](score=score, **hyper), METHODS[name](**hyper)
+    method, plain = METHODS[name](utility=utility, **hyper), METHODS[name](**hyper)
     by_name = Probe(setting.model, setting.layers[0], setting.x, target=classes)
-    explicit = Probe(setting.model, setting.layers[0], setting.x, score=SCORES[score](classes))
+    explicit = Probe(setting.model, setting.layers[0], setting.x, utility=UTILITIES[utility](classes))
     torch.testing.assert_close(method(by_name), plain(explicit))
     if hasattr(method, "channel_weights"):
         torch.testing.assert_close(method.channel_weights(by_name), plain.channel_weights(explicit))

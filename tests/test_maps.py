@@ -102,7 +102,7 @@ def test_contributions_that_cancel_are_told_of(name):
     model = ReadThroughALayerNorm().eval()
     x = torch.randn(2, 3, 6, 6)
     probe = Probe(model, model.layer, x, target=1)
-    method = METHODS[name](score="logit")
+    method = METHODS[name](utility="logit")
     with pytest.warns(UserWarning, match="cancel, so that the map is rounding, in samples 0, 1: a layer"):
         method.maps(probe)
     in_double = Probe(model.double(), model.layer, x.double(), target=1)

@@ -447,7 +447,7 @@ class TestAutoLayer:
             auto_layer(model, torch.randn(1, 3, 12, 16))
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 4))
         model[1].register_forward_hook(lambda module, args, output: output.detach())
-        with pytest.raises(ValueError, match="the score does not depend on layer '0'"):
+        with pytest.raises(ValueError, match="the utility does not depend on layer '0'"):
             auto_layer(model, torch.randn(1, 3, 6, 6))
 
     def test_failures_leave_the_model_as_it_was(self):

@@ -217,7 +217,7 @@ def test_measured_as_the_papers_do(paper, table, target, options, digits_to_expl
     found = {name: value.flatten().tolist() if name == "fill" else value for name, value in known["options"].items()}
     assert found == {name: pytest.approx(value) if name == "fill" else value for name, value in options.items()}
     assert "ScoreCAM" not in {method["method"] for method in known["methods"].values()}
-    explained = {name: method.get("score") for name, method in known["methods"].items()}
+    explained = {name: method.get("utility") for name, method in known["methods"].items()}
     masked = {name: method["fill"] for name, method in known["methods"].items() if "fill" in method}
     assert list(masked) == ["Opti-CAM"] * (paper == "opti")  # it is optimised for what the metrics show
     assert all(fill is known["options"].get("fill", fill) for fill in masked.values())

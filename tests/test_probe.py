@@ -26,7 +26,7 @@ from cam_extras.layers import auto_layer
 from cam_extras.methods import METHODS
 from cam_extras.probe import Probe, _warn_of_training_mode, find_layer
 from cam_extras.pytorch_grad_cam import UPSTREAM, GradCAM, OptiCAM, upstream_maps
-from cam_extras.scores import Logit, ReST
+from cam_extras.utilities import Logit, ReST
 
 pytestmark = pytest.mark.numerical
 
@@ -60,7 +60,7 @@ def plain_derivatives(model, layer, x, score, v=None, order=2):
 def test_derivatives_equal_plain_autograd(dims, score):
     model = CNN(dims=dims).double().eval()
     x = torch.randn(3, 3, *(9, 8, 7)[:dims], dtype=torch.float64)
-    probe = Probe(model, model.layer, x, score=score)
+    probe = Probe(model, model.layer, x, utility=score)
     a, g, hv = plain_derivatives(model, model.layer, x, score)
     torch.testing.assert_close(probe.activations, a, rtol=0, atol=0)
     torch.testing.assert_close(probe.gradients, g, rtol=1e-12, atol=1e-14)
@@ -78,7 +78,7 @@ def test_everything_asked_costs_one_forward_pass():
     assert calls.number == 0
     for probe in probes:
         for utility in ("logit", "rest", "softmax"):
-            scored = probe.scored_by(utility)
+            scored = probe.under(utility)
             assert scored.gradients.isfinite().all()
             scored.hessian_vector_product(scored.activations)
     assert probes[0].target.shape == (2,)
@@ -184,7 +184,7 @@ def test_world_is_left_as_found(name):
         for probe in Probe.several(setting.model, setting.layers, x, **setting.options):
             probe.hessian_vector_product(probe.activations)
             assert probe.at(x + 1).gradients.shape == probe.gradients.shape
-            assert probe.score(x).shape == (len(x),)
+            assert probe.utility(x).shape == (len(x),)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -223,7 +223,7 @@ def test_training_mode_is_restored_module_by_module():
 
 EVERY_WAY_IN = {
     "probe": lambda model, x: Probe(model, model.layer, x).gradients,
-    "score of another input": lambda model, x: Probe(model, model.layer, x, target=1).score(x),
+    "utility of another input": lambda model, x: Probe(model, model.layer, x, target=1).utility(x),
     "pytorch-grad-cam": lambda model, x: GradCAM(model, [model.layer])(x),
     "Captum": lambda model, x: LayerGradCam(model, model.layer).attribute(x, target=1),
     "Quantus": lambda model, x: quantus.explain("GradCAM", layer="layer")(model, x.numpy(), [1] * len(x)),
@@ -513,7 +513,7 @@ def test_compiled_model_runs_plain_code_in_every_pass():
 
     compiled = torch.compile(model, backend=backend)
     probe = Probe(compiled, model.layer, x, target=1)
-    for run in (probe.run, probe.score, lambda y: probe.at(y).gradients, lambda y: probe.score(y.requires_grad_())):
+    for run in (probe.run, probe.score, lambda y: probe.at(y).gradients, lambda y: probe.utility(y.requires_grad_())):
         run(torch.randn(2, 3, 8, 8))
     METHODS["OptiCAM"](max_iterations=2)(probe)
     assert not compilations
@@ -672,7 +672,7 @@ def test_hessian_is_zero_where_the_score_is_linear():
     model = LinearHead().eval()
     probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8))
     assert (probe.hessian_vector_product(probe.activations) == 0).all()
-    rest = probe.scored_by("rest")
+    rest = probe.under("rest")
     assert rest.hessian_vector_product(rest.activations).abs().max() > 0
 
 
@@ -697,8 +697,8 @@ def test_another_input_keeps_the_class():
     assert torch.equal(moved.target, predicted)
     explicit = Probe(model, model.layer, other, target=predicted)
     torch.testing.assert_close(moved.gradients, explicit.gradients, rtol=0, atol=0)
-    torch.testing.assert_close(probe.score(other), Logit(predicted)(model(other)))
-    torch.testing.assert_close(probe.scored_by("rest").score(other), ReST(predicted)(model(other)))
+    torch.testing.assert_close(probe.utility(other), Logit(predicted)(model(other)))
+    torch.testing.assert_close(probe.under("rest").score(other), ReST(predicted)(model(other)))
 
 
 def test_samples_are_not_mixed_up():
@@ -716,7 +716,7 @@ def test_given_class_needs_no_forward_pass_of_the_first_input():
     model = CNN().eval()
     calls = counted(model)
     probe = Probe(model, model.layer, torch.randn(2, 3, 8, 8), target=1)
-    assert probe.score(torch.randn(6, 3, 8, 8)).shape == (6,)
+    assert probe.utility(torch.randn(6, 3, 8, 8)).shape == (6,)
     assert probe.at(torch.randn(6, 3, 8, 8)).gradients.shape[0] == 6
     assert calls.number == 2
 
@@ -739,11 +739,11 @@ def test_score_can_be_differentiated_with_respect_to_a_mask():
     probe = Probe(model, model.layer, x)
     mask = torch.full((2, 1, 8, 8), 0.7, requires_grad=True)
     with untouched(model):
-        score = probe.score(x * mask)
+        score = probe.utility(x * mask)
         gradient = torch.autograd.grad(score.sum(), mask)[0]
     assert gradient.abs().max() > 0
     with torch.no_grad():
-        assert not probe.score(x * mask).requires_grad
+        assert not probe.utility(x * mask).requires_grad
 
 
 @pytest.mark.parametrize(
@@ -752,7 +752,7 @@ def test_score_can_be_differentiated_with_respect_to_a_mask():
         {"target": 2},
         {"target": [4, 0, 2]},
         {},
-        {"score": [lambda y, c=c: y[c] for c in (4, 0, 2)]},
+        {"utility": [lambda y, c=c: y[c] for c in (4, 0, 2)]},
         {"target": lambda y: y[range(3), [4, 0, 2]]},
         {"target": [4, 0, 2], "additional_forward_args": (torch.tensor([0.5, 1, 2]).view(3, 1, 1, 1),)},
     ],
@@ -768,10 +768,10 @@ def test_score_of_some_samples(options):
     spread_predictions(model, x)
     probe = Probe(model, model.layer, x, **options)
     moved = x + 0.1
-    scores = probe.score(moved)
+    scores = probe.utility(moved)
     for chosen in ([2, 0], [1], [2], [0, 1, 2]):
         samples = torch.tensor(chosen)
-        torch.testing.assert_close(probe.score(moved[samples], samples), scores[samples])
+        torch.testing.assert_close(probe.utility(moved[samples], samples), scores[samples])
 
 
 @pytest.mark.parametrize(
@@ -788,13 +788,13 @@ def test_score_functions():
     model = CNN().eval()
     x = torch.randn(3, 3, 8, 8)
     classes = [1, 0, 4]
-    by_class = Probe(model, model.layer, x, target=classes).scored_by("rest").gradients
-    whole = Probe(model, model.layer, x, score=ReST(classes)).gradients
-    each = Probe(model, model.layer, x, score=[ReST(c) for c in classes])
+    by_class = Probe(model, model.layer, x, target=classes).under("rest").gradients
+    whole = Probe(model, model.layer, x, utility=ReST(classes)).gradients
+    each = Probe(model, model.layer, x, utility=[ReST(c) for c in classes])
     assert each.target is None
-    for gradients in (whole, each.gradients, each.scored_by("softmax").gradients):
+    for gradients in (whole, each.gradients, each.under("softmax").gradients):
         torch.testing.assert_close(gradients, by_class)
-    rescored = Probe(model, model.layer, x).with_score([ReST(c) for c in classes])
+    rescored = Probe(model, model.layer, x).with_utility([ReST(c) for c in classes])
     torch.testing.assert_close(rescored.gradients, by_class)
 
 
@@ -831,7 +831,7 @@ def test_output_adapter(wrap):
 def test_detection_style_output_with_a_score_for_each_sample():
     model = Wrapped(lambda y: [{"scores": row} for row in y]).eval()
     x = torch.randn(2, 3, 8, 8)
-    probe = Probe(model, model.layer, x, score=[lambda out: out["scores"][1], lambda out: out["scores"][2:3]])
+    probe = Probe(model, model.layer, x, utility=[lambda out: out["scores"][1], lambda out: out["scores"][2:3]])
     gradients = probe.gradients
     assert not probe.outputs[0]["scores"].requires_grad
     model.wrap = lambda y: y
@@ -876,7 +876,7 @@ def test_model_with_one_output_a_sample(utility):
 
     model = Scalar().eval()
     x = torch.randn(2, 3, 8, 8)
-    probe = Probe(model, model.layer, x).scored_by(utility)
+    probe = Probe(model, model.layer, x).under(utility)
     expected = Probe(CNN.forward.__get__(model), model.layer, x, target=3)
     torch.testing.assert_close(probe.gradients, expected.gradients)
 
@@ -995,7 +995,9 @@ def dead_where_the_image_is_black():
 def test_samples_without_a_gradient_are_named():
     model, x = dead_where_the_image_is_black()
     probes = Probe.several(model, [model.layer, model.head], x, target=1)
-    with pytest.warns(UserWarning, match="gradient of the score in layer 'layer' is exactly 0 in samples 1, 3") as told:
+    with pytest.warns(
+        UserWarning, match="gradient of the utility in layer 'layer' is exactly 0 in samples 1, 3"
+    ) as told:
         gradients = probes[0].gradients
     assert told[0].filename == __file__
     assert [bool(gradient.any()) for gradient in gradients] == [True, False, True, False]
@@ -1021,12 +1023,14 @@ def test_without_graph():
     bare = probe.without_graph()
     recording = bare._recording
     assert not recording._recorded
-    assert not any(t.requires_grad for t in (*recording._feature_maps, *recording._gradients[(probe._scorer, "logit")]))
+    assert not any(
+        t.requires_grad for t in (*recording._feature_maps, *recording._gradients[(probe._utility, "logit")])
+    )
     assert torch.equal(bare.gradients, gradients)
     assert torch.equal(bare.activations, probe.activations)
     assert calls.number == 1
-    rest = bare.scored_by("rest")  # starts anew
-    torch.testing.assert_close(rest.gradients, probe.scored_by("rest").gradients)
+    rest = bare.under("rest")  # starts anew
+    torch.testing.assert_close(rest.gradients, probe.under("rest").gradients)
     assert calls.number == 2
 
 
@@ -1142,7 +1146,7 @@ class TestBadInput:
 
         model = Cut().eval()
         self.fails(ValueError, "does not depend on layer 'layer'", model=model, layer=model.layer)
-        self.fails(ValueError, "does not depend on layer 'layer'", score=lambda y: torch.ones(2), target=None)
+        self.fails(ValueError, "does not depend on layer 'layer'", utility=lambda y: torch.ones(2), target=None)
 
     def test_empty_batch(self):
         self.fails(ValueError, r"batch is empty: its shape is \(0, 3, 8, 8\)", x=self.x[:0])
@@ -1169,24 +1173,26 @@ class TestBadInput:
     def test_wrong_number_of_targets(self):
         self.fails(ValueError, "expected one class index, or 2, one for each sample", target=[0, 1, 2])
         self.fails(
-            ValueError, "expected 2 targets, one for each sample of the batch; got 1", score=[Logit(1)], target=None
+            ValueError, "expected 2 targets, one for each sample of the batch; got 1", utility=[Logit(1)], target=None
         )
 
     def test_target_is_no_integer(self):
         self.fails(TypeError, "must be integers", target=[0.5, 1.0])
 
     def test_target_and_score(self):
-        self.fails(ValueError, "not both", score=Logit(1))
+        self.fails(ValueError, "not both", utility=Logit(1))
 
     def test_non_scalar_score(self):
-        self.fails(ValueError, r"one score per sample, shape \(2,\); got \(2, 5\)", score=lambda y: y, target=None)
-        self.fails(ValueError, r"got \(\)", score=lambda y: y.sum(), target=None)
-        self.fails(ValueError, r"got \(1, 2\)", score=lambda y: y[None, :, 0], target=None)
-        self.fails(ValueError, "sample 1 must return a scalar tensor", score=[Logit(0), lambda y: y], target=None)
-        self.fails(TypeError, "must return a tensor; got float", score=lambda y: 0.5, target=None)
+        self.fails(
+            ValueError, r"one utility for each sample, shape \(2,\); got \(2, 5\)", utility=lambda y: y, target=None
+        )
+        self.fails(ValueError, r"got \(\)", utility=lambda y: y.sum(), target=None)
+        self.fails(ValueError, r"got \(1, 2\)", utility=lambda y: y[None, :, 0], target=None)
+        self.fails(ValueError, "sample 1 must return a scalar tensor", utility=[Logit(0), lambda y: y], target=None)
+        self.fails(TypeError, "must be a tensor; the function returned float", utility=lambda y: 0.5, target=None)
 
     def test_target_callable_out_of_range(self):
-        self.fails(ValueError, "target of sample 0 asks for what", score=[lambda y: y[7], Logit(0)], target=None)
+        self.fails(ValueError, "target of sample 0 asks for what", utility=[lambda y: y[7], Logit(0)], target=None)
 
     @pytest.mark.parametrize(
         ("wrap", "match"),
@@ -1263,7 +1269,7 @@ class TestBadInput:
             layer=model.layer,
         )
         probe = Probe(model, model.layer, self.x, target=1)
-        assert probe.score(self.x).shape == (2,)
+        assert probe.utility(self.x).shape == (2,)
         assert METHODS["FakeCAM"]()(probe).shape == (2, 1, 8, 8)
         with pytest.raises(ValueError, match="module 'classifier' is quantised"):
             METHODS["OptiCAM"]()(probe)

@@ -48,7 +48,7 @@ def test_method(name, kind):
 def test_hessian_matters_where_methods_are_compared():
     """If H A were zero in the nets above, the Shapley references could not tell a wrong factor of it."""
     model, _ = double_net("smooth head")
-    probe = Probe(model, model.layer, torch.randn(2, 3, 10, 8, dtype=torch.float64), target=1).scored_by("rest")
+    probe = Probe(model, model.layer, torch.randn(2, 3, 10, 8, dtype=torch.float64), target=1).under("rest")
     curvature = probe.hessian_vector_product(probe.activations)
     assert (curvature.abs().amax() > 0.02 * probe.gradients.abs().amax()).item()
 

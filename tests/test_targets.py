@@ -70,7 +70,7 @@ def test_controls_look_at_the_target_without_a_second_pass(name, target, explain
 def test_controls_need_a_target_where_other_methods_do(name, model):
     """In Captum a missing target is an error, where the model has more than one output."""
     x = torch.randn(2, 3, 12, 16)
-    with pytest.raises(ValueError, match="one score per sample"):
+    with pytest.raises(ValueError, match="one utility for each sample"):
         CAPTUM[name](model, model.layer).attribute(x)
     assert CAPTUM[name](lambda x: model(x)[:, 0], model.layer).attribute(x).isfinite().all()
 
@@ -86,5 +86,5 @@ def test_target_is_checked_as_it_is_differentiated(mode, model):
 
     before = torch.get_rng_state()
     with mode():
-        Probe(model, model.layer, torch.ones(2, 3, 12, 16), score=score).check_target()
+        Probe(model, model.layer, torch.ones(2, 3, 12, 16), utility=score).check_target()
     assert torch.equal(torch.get_rng_state(), before)

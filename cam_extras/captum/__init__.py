@@ -5,78 +5,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cam_extras import methods
-from cam_extras.captum._host import MethodAttribution as MethodAttribution
+from cam_extras._host_classes import make_class
+from cam_extras.captum._host import MethodAttribution
 
 
-class LayerGradCam(MethodAttribution):
-    """Grad-CAM: see `cam_extras.methods.GradCAM` for its hyper-parameters."""
+def class_name(method: str) -> str:
+    """Return the name of a method's class here.
 
-    method_type = methods.GradCAM
-
-
-class LayerHiResCam(MethodAttribution):
-    """HiResCAM: see `cam_extras.methods.HiResCAM` for its hyper-parameters."""
-
-    method_type = methods.HiResCAM
+    >>> class_name("ShapleyCAMH")
+    'LayerShapleyCamH'
+    """
+    return "Layer" + method.replace("CAM", "Cam")
 
 
-class LayerShapleyCam(MethodAttribution):
-    """ShapleyCAM: see `cam_extras.methods.ShapleyCAM` for its hyper-parameters."""
-
-    method_type = methods.ShapleyCAM
-
-
-class LayerShapleyCamH(MethodAttribution):
-    """ShapleyCAM-H: see `cam_extras.methods.ShapleyCAMH` for its hyper-parameters."""
-
-    method_type = methods.ShapleyCAMH
+def __getattr__(name: str) -> Any:
+    """Make the class of a method when it is first asked for, also of one that was listed a moment ago."""
+    for method, cls in methods.METHODS.items():
+        if class_name(method) == name:
+            globals()[name] = make_class(MethodAttribution, cls, name, __name__)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class LayerShapleyCamE(MethodAttribution):
-    """ShapleyCAM-E: see `cam_extras.methods.ShapleyCAME` for its hyper-parameters."""
-
-    method_type = methods.ShapleyCAME
+def __dir__() -> list[str]:
+    return sorted({*globals(), *map(class_name, methods.METHODS)})
 
 
-class LayerMIGradCam(MethodAttribution):
-    """MI-Grad-CAM: see `cam_extras.methods.MIGradCAM` for its hyper-parameters."""
-
-    method_type = methods.MIGradCAM
-
-
-class LayerExpectedGradCam(MethodAttribution):
-    """Expected Grad-CAM: see `cam_extras.methods.ExpectedGradCAM` for its hyper-parameters."""
-
-    method_type = methods.ExpectedGradCAM
-
-
-class LayerIntegratedGradCam(MethodAttribution):
-    """Integrated Grad-CAM: see `cam_extras.methods.IntegratedGradCAM` for its hyper-parameters."""
-
-    method_type = methods.IntegratedGradCAM
-
-
-class LayerSmoothGradCamPlusPlus(MethodAttribution):
-    """Smooth Grad-CAM++: see `cam_extras.methods.SmoothGradCAMPlusPlus` for its hyper-parameters."""
-
-    method_type = methods.SmoothGradCAMPlusPlus
-
-
-class LayerOptiCam(MethodAttribution):
-    """Opti-CAM: see `cam_extras.methods.OptiCAM` for its hyper-parameters."""
-
-    method_type = methods.OptiCAM
-    FAST = methods.OptiCAM.FAST
-
-
-class LayerFakeCam(MethodAttribution):
-    """Fake-CAM, a control: see `cam_extras.methods.FakeCAM`."""
-
-    method_type = methods.FakeCAM
-
-
-class LayerRandomCam(MethodAttribution):
-    """Random-CAM, a control: see `cam_extras.methods.RandomCAM` for its hyper-parameters."""
-
-    method_type = methods.RandomCAM
+__all__ = ["MethodAttribution", *map(class_name, methods.METHODS)]

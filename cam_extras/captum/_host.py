@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from captum._utils.common import _select_targets
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from cam_extras import methods
 from cam_extras._checks import SampleError, check_finite, which
+from cam_extras._host_classes import describe
+from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.probe import Probe
+from cam_extras.utilities import as_target
 
 
 class MethodAttribution(LayerAttribution):
@@ -23,7 +26,8 @@ class MethodAttribution(LayerAttribution):
 
     Args:
         forward_func: the model, or a function that calls it.
-        layer: the layer to explain, or a list of layers, which share one forward pass.
+        layer: the layer to explain, a module or its dotted name, or "auto" for the last feature map before pooling,
+            found at the first call; or a list of layers, which share one forward pass.
         device_ids: not supported; there for Captum's signature.
         reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
         hyper: the method's hyper-parameters.
@@ -37,7 +41,7 @@ class MethodAttribution(LayerAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: nn.Module | Sequence[nn.Module] | nn.ModuleList,
+        layer: AnyLayer,
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -48,9 +52,16 @@ class MethodAttribution(LayerAttribution):
                 f"device_ids={device_ids} cannot be served: models split over devices by DataParallel are not "
                 "supported; give the model's .module and explain one device's share of the batch at a time"
             )
-        super().__init__(forward_func, layer, device_ids)
+        layers = as_layers(forward_func, layer)
+        several = isinstance(layer, Iterable) and not isinstance(layer, str | nn.Sequential)
+        super().__init__(forward_func, layers if several else layers[0], device_ids)
         self.reshape_transform = reshape_transform
         self.method = self.method_type.make(hyper)
+
+    def __repr__(self) -> str:
+        layers = self.layer if isinstance(self.layer, list) else [self.layer]
+        names = [layer if layer == "auto" else name_of(self.forward_func, layer) for layer in layers]
+        return describe(self, self.forward_func, names, self.method)
 
     @log_usage()
     def attribute(
@@ -68,8 +79,9 @@ class MethodAttribution(LayerAttribution):
         Args:
             inputs: the batch, shape (N, C, *S).
             target: what to explain, in any of Captum's forms: an int, a tuple, a tensor, or a list of ints or tuples;
-                None where the model returns one number a sample. Utilities other than the logit are taken over the
-                first dimension after the batch, the classes of (N, C), (N, C, H, W), ...
+                None where the model returns one number a sample; or one function for each sample, as
+                pytorch-grad-cam's targets, which wins over the method's utility. Utilities other than the logit are
+                taken over the first dimension after the batch, the classes of (N, C), (N, C, H, W), ...
             additional_forward_args: one argument, or a tuple of them, that follows the inputs.
             attribute_to_layer_input: explain the layer's input instead of its output.
             relu_attributions: rectify the result.
@@ -88,13 +100,18 @@ class MethodAttribution(LayerAttribution):
         """
         if grad_kwargs:
             raise ValueError(f"grad_kwargs={grad_kwargs} cannot be served: the backward pass is shared by all methods")
-        several = isinstance(self.layer, Sequence | nn.ModuleList)
+        several = isinstance(self.layer, list)
         x = _single(inputs)
+        layers = self.layer if several else [self.layer]
+        if "auto" in layers:
+            layers = settle(self.forward_func, layers, x, self.reshape_transform)
+            self.layer = layers if several else layers[0]
+        of_host = isinstance(target, list) and any(map(callable, target))
         probes = Probe.several(
             self.forward_func,
-            self.layer if several else [self.layer],
+            layers,
             x,
-            target=_Selection(target),
+            utility=as_target(target if of_host else _Selection(target)),
             reshape_transform=self.reshape_transform,
             additional_forward_args=_as_tuple(additional_forward_args),
             attribute_to_layer_input=attribute_to_layer_input,

@@ -25,7 +25,7 @@ from cam_extras.metrics import (
     win_percentage,
 )
 from cam_extras.probe import Model, Probe
-from cam_extras.scores import select_class
+from cam_extras.utilities import select_class
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from cam_extras._checks import SampleError, check_class_scores, check_count, check_finite, which
 from cam_extras.maps import broadcast_to
 from cam_extras.methods._sampling import as_image, probe_at
-from cam_extras.methods.base import rows_of_a_pass
+from cam_extras.methods.base import rows_for
 from cam_extras.probe import Model, Probe
-from cam_extras.scores import Logit, Softmax
+from cam_extras.utilities import Logit, Softmax
 
 
 class SaturationCurves(NamedTuple):
@@ -92,7 +92,7 @@ def saturation_curves(
 
     samples = torch.arange(len(x), device=probe.x.device)
     fractions = torch.arange(steps + 1, dtype=torch.float64, device=probe.x.device) / steps
-    rows = rows_of_a_pass(probe, internal_batch_size)
+    rows = rows_for(probe, internal_batch_size)
     parts = []
     for part in samples.tensor_split(math.ceil(len(samples) / rows)):
         goal = _directions(probe.activations[part])

@@ -1,42 +1,43 @@
-"""The methods: one file per paper, pure tensor functions and one frozen dataclass each.
+"""The methods: one file a paper, pure tensor functions and one frozen dataclass each, listed by name in `METHODS`.
 
 >>> sorted(METHODS)[:3]
 ['ExpectedGradCAM', 'FakeCAM', 'GradCAM']
 """
 
-from cam_extras.methods._information import mutual_information
-from cam_extras.methods.base import GradientMethod, Method, channel_weights
-from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
-from cam_extras.methods.fake_cam import FakeCAM
+# METHODS lists them in the order in which they are imported.
+# isort: off
+from cam_extras.methods.base import METHODS, ChannelMethod, GradientMethod, Method, channel_weights, method
 from cam_extras.methods.grad_cam import GradCAM
 from cam_extras.methods.hires_cam import HiResCAM
-from cam_extras.methods.integrated_grad_cam import IntegratedGradCAM
-from cam_extras.methods.mi_grad_cam import MIGradCAM
-from cam_extras.methods.opti_cam import OptiCAM, Optimum
-from cam_extras.methods.random_cam import RandomCAM
 from cam_extras.methods.shapley_cam import ShapleyCAM, ShapleyCAME, ShapleyCAMH, shapley_weights
+from cam_extras.methods.mi_grad_cam import MIGradCAM
+from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
+from cam_extras.methods.integrated_grad_cam import IntegratedGradCAM
 from cam_extras.methods.smooth_grad_cam import SmoothGradCAMPlusPlus
+from cam_extras.methods.opti_cam import OptiCAM, Optimum
+from cam_extras.methods.fake_cam import FakeCAM
+from cam_extras.methods.random_cam import RandomCAM
+from cam_extras.methods._information import mutual_information
+from cam_extras.methods.named import as_method, as_methods
 
-METHODS: dict[str, type[Method]] = {
-    method.__name__: method
-    for method in (
-        GradCAM,
-        HiResCAM,
-        ShapleyCAM,
-        ShapleyCAMH,
-        ShapleyCAME,
-        MIGradCAM,
-        ExpectedGradCAM,
-        IntegratedGradCAM,
-        SmoothGradCAMPlusPlus,
-        OptiCAM,
-        FakeCAM,
-        RandomCAM,
-    )
-}
+# isort: on
+
+# Those that take one forward pass, and the two controls.
+DEFAULT_METHODS = (
+    "GradCAM",
+    "HiResCAM",
+    "ShapleyCAM",
+    "ShapleyCAMH",
+    "ShapleyCAME",
+    "MIGradCAM",
+    "FakeCAM",
+    "RandomCAM",
+)
 
 __all__ = [
+    "DEFAULT_METHODS",
     "METHODS",
+    "ChannelMethod",
     "ExpectedGradCAM",
     "FakeCAM",
     "GradCAM",
@@ -52,7 +53,10 @@ __all__ = [
     "ShapleyCAME",
     "ShapleyCAMH",
     "SmoothGradCAMPlusPlus",
+    "as_method",
+    "as_methods",
     "channel_weights",
+    "method",
     "mutual_information",
     "shapley_weights",
 ]

@@ -5,19 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from cam_extras._checks import SampleError, check_choice, check_finite
 from cam_extras.methods._sampling import extremes, generator_of, in_turn, noise_for, probe_at
-from cam_extras.methods.base import rows_of_a_pass
+from cam_extras.methods.base import rows_for
 from cam_extras.probe import Probe
 
 BaselineFunction = Callable[[Tensor, torch.Generator], Tensor]
 
-NAMES = ("zeros", "blur", "noise", "batch")
-DIFFERENCES = ("activation", "none", "input")
+BaselineName: TypeAlias = Literal["zeros", "blur", "noise", "batch"]
+Difference: TypeAlias = Literal["activation", "none", "input"]
 
 
 def check_baselines(baselines: str | Tensor | BaselineFunction) -> None:
@@ -29,10 +30,10 @@ def check_baselines(baselines: str | Tensor | BaselineFunction) -> None:
             raise ValueError(f"expected baselines of shape (R, C, *S), one or more; got {tuple(baselines.shape)}")
         check_finite("the tensor of baselines", baselines)
     elif isinstance(baselines, str):
-        check_choice("baselines", baselines, NAMES)
+        check_choice("baselines", baselines, get_args(BaselineName))
     elif not callable(baselines):
         raise TypeError(
-            f"baselines must be a tensor (R, C, *S), a function or one of {', '.join(map(repr, NAMES))}; "
+            f"baselines must be a tensor (R, C, *S), a function or one of {', '.join(get_args(BaselineName))}; "
             f"got {baselines!r}"
         )
 
@@ -87,7 +88,7 @@ class KnownBaselines(Baselines):
             return self.probe.activations, self.index
         if self.probe.divisible:
             needed, where = needed.unique(return_inverse=True)
-            passes = needed.split(rows_of_a_pass(self.probe, self.batch_size))
+            passes = needed.split(rows_for(self.probe, self.batch_size))
         else:  # a pass has one input of every sample
             needed, where = needed.unique(dim=0, return_inverse=True)
             passes, where = needed.unbind(), len(numbers) * where[:, None] + numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from cam_extras._checks import check_choice, check_count, check_finite, check_tensor
 from cam_extras.maps import normalise, resize
 
-ESTIMATORS = ("histogram", "discrete", "knn")
-UPSAMPLINGS = ("nearest", "bilinear")
+Estimator: TypeAlias = Literal["histogram", "discrete", "knn"]
+Upsampling: TypeAlias = Literal["nearest", "bilinear"]
 GREY_LEVELS = 256
 MOST_BINS = 4096  # memory grows with their number, in joint histograms with its square
 _LARGEST = 1 << 21  # elements of an intermediate result: what stays in the cache is faster
@@ -23,9 +24,9 @@ def mutual_information(
     maps: Tensor,
     image: Tensor,
     *,
-    estimator: str = "histogram",
+    estimator: Estimator = "histogram",
     bins: int = 64,
-    upsample: str = "nearest",
+    upsample: Upsampling = "nearest",
     pixels: int = 1024,
     seed: int = 0,
 ) -> Tensor:
@@ -67,8 +68,8 @@ def mutual_information(
     >>> mutual_information(maps, image)  # one bit, and nothing
     tensor([[0.6931, 0.0000]])
     """
-    check_choice("estimator", estimator, ESTIMATORS)
-    check_choice("upsample", upsample, UPSAMPLINGS)
+    check_choice("estimator", estimator, get_args(Estimator))
+    check_choice("upsample", upsample, get_args(Upsampling))
     check_count("bins", bins, least=2, most=MOST_BINS)
     check_tensor("the feature map", maps)
     check_tensor("the image", image)
@@ -188,7 +189,7 @@ def _sum_n_log_n(counts: Tensor) -> Tensor:
 
 
 def _nearest_neighbours(
-    maps: Tensor, x: Tensor, size: tuple[int, ...], upsample: str, pixels: int, seed: int
+    maps: Tensor, x: Tensor, size: tuple[int, ...], upsample: Upsampling, pixels: int, seed: int
 ) -> Tensor:
     """Estimate by nearest neighbours (Kraskov et al., 2004) on pixels drawn once for all samples."""
     from sklearn.feature_selection import mutual_info_regression

@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_count, check_number
-from cam_extras.methods.base import GradientMethod, rows_of_a_pass
+from cam_extras._checks import check_count
+from cam_extras.methods.base import GradientMethod, rows_for
 from cam_extras.probe import Probe
 
-DISTRIBUTIONS = ("uniform", "normal")
+Distribution: TypeAlias = Literal["uniform", "normal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,8 @@ class SampledMethod(GradientMethod):
     Args:
         n_samples: n, points an image.
         internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
-            the whole batch, a pass has one point of every image of the batch instead.
+            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
+            whole batch, a pass has one point of every image of the batch instead.
     """
 
     n_samples: int = 16
@@ -46,7 +47,7 @@ class SampledMethod(GradientMethod):
                 CPU, as random numbers are; samples on the input's device.
         """
         samples = torch.arange(len(probe.x), device=probe.x.device)
-        rows = rows_of_a_pass(probe, self.internal_batch_size)
+        rows = rows_for(probe, self.internal_batch_size)
         averages = []
         for part in samples.tensor_split(math.ceil(len(samples) / rows)):
             steps = torch.arange(self.n_samples, device="cpu").split(max(1, rows // len(part)))
@@ -103,7 +104,7 @@ def in_turn(choices: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.cat(rounds)[:count]
 
 
-def noise_for(x: Tensor, seeds: Tensor, width: float, distribution: str) -> Tensor:
+def noise_for(x: Tensor, seeds: Tensor, width: float, distribution: Distribution) -> Tensor:
     """Draw noise of mean 0 for images (m, C, *S), the same for each but for its scale: shape (k, m, C, *S).
 
     Args:
@@ -130,9 +131,7 @@ def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.amin(image, keepdim=True), x.amax(image, keepdim=True)
 
 
-def check_noise(width: float, distribution: str) -> None:
-    """Raise ValueError unless the width is a finite number, 0 or more, and the distribution a known one."""
-    check_number("noise", width)
+def check_noise(width: float) -> None:
+    """Raise ValueError unless the width of noise is a finite number, 0 or more."""
     if not 0 <= width < math.inf:
         raise ValueError(f"noise must be a finite number, 0 or more; got {width}")
-    check_choice("distribution", distribution, DISTRIBUTIONS)

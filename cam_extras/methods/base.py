@@ -1,19 +1,21 @@
-"""The contract of a method: probe -> contributions (N, C, *S)."""
+"""The contract of a method: probe -> contributions (N, C, *S); and where methods are listed."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from cam_extras import _batching
-from cam_extras._checks import check_choice
+from cam_extras._deprecated import renamed, warn, with_new_names
+from cam_extras._options import check_fields
 from cam_extras.maps import input_map
 from cam_extras.probe import Probe
-from cam_extras.scores import SCORES
+from cam_extras.utilities import UtilityName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,10 @@ class Method(ABC):
     second_order: ClassVar[bool] = False  # whether it asks for Hessian-vector products
     # Whether it explains nothing, and is there to compare methods with: tables set it apart, and it wins nothing.
     control: ClassVar[bool] = False
+    old_names: ClassVar[Mapping[str, str]] = {}  # of hyper-parameters, and what they are called now
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @abstractmethod
     def __call__(self, probe: Probe) -> Tensor:
@@ -40,6 +46,7 @@ class Method(ABC):
     @classmethod
     def make(cls, hyper: Mapping[str, Any]) -> Method:
         """Make the method from hyper-parameters by name; raise TypeError for one that it does not have."""
+        hyper = with_new_names(hyper, cls.old_names)
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(hyper) - set(known))
         if unknown:
@@ -47,28 +54,115 @@ class Method(ABC):
             raise TypeError(f"{cls.__name__} has no hyper-parameter {', '.join(map(repr, unknown))}: {has}")
         return cls(**hyper)
 
+    def _see(self, probe: Probe) -> Probe:
+        """Return the probe as the method looks at it."""
+        return probe
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMethod(Method):
-    """A method that differentiates the score of a class.
+    """A method that differentiates a utility of a class.
 
     Args:
-        score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`: "logit",
-            "softmax", "log_softmax" or "rest". A score function given to the host wins over it.
+        utility: what is differentiated, a key of `cam_extras.utilities.UTILITIES`: "logit", "softmax", "log_softmax" or
+            "rest". A function given to the host wins over it.
     """
 
-    score: str = "logit"
+    old_names: ClassVar[Mapping[str, str]] = {"score": "utility"}
 
-    def __post_init__(self) -> None:
-        check_choice("score", self.score, SCORES)
+    utility: UtilityName = "logit"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take a default that a class sets by the field's old name."""
+        super().__init_subclass__(**options)
+        if "score" in inspect.get_annotations(cls):
+            warn(f"the field 'score' of {cls.__name__}", "'utility'")
+            del cls.__annotations__["score"]
+            cls.__annotations__["utility"] = "UtilityName"
+            cls.utility = cls.__dict__["score"]
+            del cls.score
+
+    @property
+    def score(self) -> str:
+        """The utility, by its old name."""
+        warn(f"{type(self).__name__}.score", f"{type(self).__name__}.utility")
+        return self.utility
 
     def __call__(self, probe: Probe) -> Tensor:
         """Return the contributions (N, C, *S)."""
-        return self.contributions(probe.scored_by(self.score))
+        return self.contributions(self._see(probe))
 
     @abstractmethod
     def contributions(self, probe: Probe) -> Tensor:
         """Return the contributions under the probe's utility."""
+
+    def _see(self, probe: Probe) -> Probe:
+        return probe.under(self.utility)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelMethod(Method):
+    """A method that weighs the layer's channels: contributions w_k A_k.
+
+    A class derives from it, and from `GradientMethod` where it differentiates a utility, and defines `weights`.
+    """
+
+    @abstractmethod
+    def weights(self, probe: Probe) -> Tensor:
+        """Return w, shape (N, C), under the probe's utility."""
+
+    @property
+    def weighs_channels(self) -> bool:
+        """Whether it does so with these hyper-parameters."""
+        return True
+
+    def channel_weights(self, probe: Probe) -> Tensor:
+        """Return w, shape (N, C)."""
+        return self.weights(self._see(probe))
+
+    def __call__(self, probe: Probe) -> Tensor:
+        """Return the contributions (N, C, *S)."""
+        return self.contributions(self._see(probe))
+
+    def contributions(self, probe: Probe) -> Tensor:
+        """Return w_k A_k, shape (N, C, *S), under the probe's utility."""
+        return weigh_channels(self.weights(probe), probe.activations)
+
+
+METHODS: dict[str, type[Method]] = {}
+"""Name -> class, in the order in which they are listed."""
+
+_Method = TypeVar("_Method", bound=type[Method])
+
+
+def method(cls: _Method) -> _Method:
+    """List a method in `METHODS` under the name of its class, which hosts and runs know from then on.
+
+    A class decorator, above `@dataclass(frozen=True, kw_only=True)`.
+
+    Raises:
+        TypeError: it is no `Method`, or no frozen dataclass of its own.
+        ValueError: there is a method of that name, or it does not say which paper it is from. To define one of your own
+            anew, take the old one out: `METHODS.pop(name)`.
+    """
+    if not isinstance(cls, type) or not issubclass(cls, Method):
+        raise TypeError(f"a method must derive from cam_extras.methods.Method; got {cls!r:.80}")
+    parameters = cls.__dict__.get("__dataclass_params__")
+    if parameters is None or not parameters.frozen:
+        raise TypeError(
+            f"{cls.__name__} must be a dataclass: write @dataclass(frozen=True, kw_only=True) between @method and it"
+        )
+    if not isinstance(getattr(cls, "paper", None), str):
+        raise ValueError(f'{cls.__name__} must say where it is from: add paper: ClassVar[str] = "..."')
+    if cls.__name__ in METHODS:
+        raise ValueError(
+            f"there is a method {cls.__name__!r} already: choose another name, or take that out by "
+            f"METHODS.pop({cls.__name__!r})"
+        )
+    if cls.old_names:
+        cls.__init__ = renamed(cls.old_names)(cls.__init__)  # type: ignore[misc]
+    METHODS[cls.__name__] = cls
+    return cls
 
 
 def controls_of(methods: Mapping[str, Method]) -> list[str]:
@@ -80,18 +174,22 @@ def channel_weights(method: Method) -> Callable[[Probe], Tensor]:
     """Return the function of a method that gives the weights of the layer's channels, probe -> (N, K).
 
     Raises:
-        TypeError: it has none.
+        TypeError: it has none, with these hyper-parameters or at all.
     """
+    if isinstance(method, ChannelMethod) and method.weighs_channels:
+        return method.channel_weights
     function = getattr(method, "channel_weights", None)
-    if function is None:
-        raise TypeError(
-            f"{type(method).__name__} does not weigh channels: counterfactual sensitivity takes methods with channel "
-            "weights, such as GradCAM, ShapleyCAM, MIGradCAM or OptiCAM"
-        )
-    return function
+    if callable(function) and not isinstance(method, ChannelMethod):
+        warn(f"a method with channel_weights, {type(method).__name__},", "a ChannelMethod")
+        return function  # type: ignore[no-any-return]
+    with_these = f" with these hyper-parameters, {method}" if isinstance(method, ChannelMethod) else ""
+    raise TypeError(
+        f"{type(method).__name__} does not weigh channels{with_these}: counterfactual sensitivity takes methods with "
+        "channel weights, such as GradCAM, ShapleyCAM, MIGradCAM or OptiCAM"
+    )
 
 
-def rows_of_a_pass(probe: Probe, internal_batch_size: int | None) -> int:
+def rows_for(probe: Probe, internal_batch_size: int | None) -> int:
     """Return how many images go through the model at a time; see the methods' `internal_batch_size`."""
     if not probe.divisible:
         return len(probe.x)

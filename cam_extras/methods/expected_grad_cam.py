@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_seed
-from cam_extras.methods._baselines import DIFFERENCES, BaselineFunction, check_baselines, make_baselines
+from cam_extras.methods._baselines import BaselineFunction, BaselineName, Difference, check_baselines, make_baselines
 from cam_extras.methods._sampling import (
+    Distribution,
     SampledMethod,
     as_image,
     check_noise,
@@ -19,17 +19,18 @@ from cam_extras.methods._sampling import (
     seeds_of,
     stratified,
 )
-from cam_extras.methods.base import spatial_mean, weigh_channels
+from cam_extras.methods.base import ChannelMethod, method, spatial_mean
 from cam_extras.probe import Probe
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
-class ExpectedGradCAM(SampledMethod):
+class ExpectedGradCAM(ChannelMethod, SampledMethod):
     """Expected Grad-CAM: contributions w_k A_k(x) with gradients averaged along paths from random baselines to x.
 
     w_k = mean_S[ 1/n sum_s D_k(x, x'_s) G_k(z_s) ] with z_s = x' + a_s (x - x') + e_s for s = 1 ... n, baselines x'_s,
-    positions a_s ~ U(0, 1), noise e_s, and G the gradient of the score of the class that is explained at x; the paper's
-    smoothing kernel k is the noise. D is
+    positions a_s ~ U(0, 1), noise e_s, and G the gradient of the utility of the class that is explained at x; the
+    paper's smoothing kernel k is the noise. D is
 
     ============  ===============================================================
     `activation`  A(x) - A(x'), the difference that the path makes in the layer
@@ -46,12 +47,12 @@ class ExpectedGradCAM(SampledMethod):
     than once is computed once, and other images of the batch are known.
 
     Args:
-        score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
-            given to the host wins over it.
+        utility: of the class, which is differentiated: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host wins over it.
         n_samples: n.
         internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
-            the whole batch, a pass has one point of every image of the batch instead.
+            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
+            whole batch, a pass has one point of every image of the batch instead.
         baselines: where paths start: "zeros"; "blur", the image without its detail; "noise", uniform between the
             image's least and greatest value; "batch", the other images of the batch, with which a map does depend on
             them; a tensor (R, C, *S) of reference images; or a function (x, generator) -> like x. A function is called
@@ -72,30 +73,24 @@ class ExpectedGradCAM(SampledMethod):
 
     paper: ClassVar[str] = "Buono et al., Expected Grad-CAM, 2024"
 
-    baselines: str | Tensor | BaselineFunction = "zeros"
-    difference: str = "activation"
+    baselines: BaselineName | Tensor | BaselineFunction = "zeros"
+    difference: Difference = "activation"
     noise: float = 0.1
-    distribution: str = "uniform"
+    distribution: Distribution = "uniform"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_baselines(self.baselines)
-        check_choice("difference", self.difference, DIFFERENCES)
-        check_noise(self.noise, self.distribution)
-        check_seed(self.seed)
+        super().__post_init__()
+        check_noise(self.noise)
 
-    def channel_weights(self, probe: Probe) -> Tensor:
+    def weights(self, probe: Probe) -> Tensor:
         """Return w, shape (N, C)."""
         return self.path_weights(probe)
 
-    def contributions(self, probe: Probe) -> Tensor:
-        """Return w_k A_k, shape (N, C, *S)."""
-        return weigh_channels(self.channel_weights(probe), probe.activations)
-
     def path_weights(self, probe: Probe, positions: Tensor | None = None) -> Tensor:
         """Return w, shape (N, C), for given positions a_s in [0, 1], shape (n,), instead of random ones."""
-        probe = probe.scored_by(self.score)
+        probe = probe.under(self.utility)
         x = as_image(probe)
         generator = generator_of(self.seed)
         drawn = stratified(self.n_samples, generator)

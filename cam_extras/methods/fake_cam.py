@@ -8,10 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from cam_extras._checks import check_pixels
-from cam_extras.methods.base import Method
+from cam_extras.methods.base import Method, method
 from cam_extras.probe import Probe
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class FakeCAM(Method):
     """Fake-CAM: one everywhere but in the top-left input pixel, which is zero; shape (N, 1, *input size).

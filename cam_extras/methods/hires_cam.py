@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from cam_extras.methods.base import GradientMethod
+from cam_extras.methods.base import GradientMethod, method
 from cam_extras.probe import Probe
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class HiResCAM(GradientMethod):
     """HiResCAM: contributions G * A, element by element.

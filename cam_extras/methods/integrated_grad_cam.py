@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_choice
 from cam_extras.methods._sampling import SampledMethod, as_image, probe_at
-from cam_extras.methods.base import spatial_mean, weigh_channels
+from cam_extras.methods.base import ChannelMethod, method, spatial_mean, weigh_channels
 from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
 from cam_extras.probe import Probe
 
-VARIANTS = ("weights", "maps")
 
-
+@method
 @dataclass(frozen=True, kw_only=True)
-class IntegratedGradCAM(SampledMethod):
+class IntegratedGradCAM(ChannelMethod, SampledMethod):
     """Integrated Grad-CAM: gradients averaged along the straight path from zero to x.
 
     Contributions w_k A_k(x) with w_k = mean_S[ (A(x) - A(0))_k 1/n sum_s G_k(a_s x) ], a_s = (s - 1/2) / n for
@@ -30,12 +28,12 @@ class IntegratedGradCAM(SampledMethod):
     n + 1 forward passes and the batch one more.
 
     Args:
-        score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
-            given to the host wins over it.
+        utility: of the class, which is differentiated: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host wins over it.
         n_samples: n.
         internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
-            the whole batch, a pass has one point of every image of the batch instead.
+            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
+            whole batch, a pass has one point of every image of the batch instead.
         variant: "weights" or "maps".
 
     Raises:
@@ -48,18 +46,19 @@ class IntegratedGradCAM(SampledMethod):
     paper: ClassVar[str] = "Sattarzadeh et al., Integrated Grad-CAM, ICASSP 2021"
 
     n_samples: int = 50
-    variant: str = "weights"
+    variant: Literal["weights", "maps"] = "weights"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("variant", self.variant, VARIANTS)
+    @property
+    def weighs_channels(self) -> bool:
+        """Whether `variant` is "weights"."""
+        return self.variant == "weights"
 
-    def channel_weights(self, probe: Probe) -> Tensor:
+    def weights(self, probe: Probe) -> Tensor:
         """Return w, shape (N, C); `variant="maps"` has none."""
-        if self.variant == "maps":
+        if not self.weighs_channels:
             raise ValueError('the sum of maps of variant="maps" has no channel weights: use variant="weights"')
         expected = ExpectedGradCAM(
-            score=self.score,
+            utility=self.utility,
             n_samples=self.n_samples,
             internal_batch_size=self.internal_batch_size,
             baselines="zeros",
@@ -70,8 +69,8 @@ class IntegratedGradCAM(SampledMethod):
 
     def contributions(self, probe: Probe) -> Tensor:
         """Return w_k A_k, shape (N, C, *S); with `variant="maps"` the sum of maps, (N, 1, *S)."""
-        if self.variant == "weights":
-            return weigh_channels(self.channel_weights(probe), probe.activations)
+        if self.weighs_channels:
+            return super().contributions(probe)
         x = as_image(probe)
 
         def term(steps: Tensor, samples: Tensor) -> Tensor:

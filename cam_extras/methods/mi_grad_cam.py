@@ -5,15 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_choice, check_count, check_seed, which
-from cam_extras.methods._information import ESTIMATORS, MOST_BINS, UPSAMPLINGS, mutual_information
-from cam_extras.methods.base import GradientMethod, above_minimum, spatial_mean, weigh_channels
+from cam_extras._checks import SampleError, check_count, which
+from cam_extras.methods._information import MOST_BINS, Estimator, Upsampling, mutual_information
+from cam_extras.methods.base import ChannelMethod, GradientMethod, above_minimum, method, spatial_mean
 from cam_extras.probe import Probe
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -24,8 +24,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
-class MIGradCAM(GradientMethod):
+class MIGradCAM(ChannelMethod, GradientMethod):
     """MI-Grad-CAM: contributions w_k A_k with w_k = mean_S(G_k) m_k, m_k = I(A_k; X) / sum_j I(A_j; X).
 
     I is the mutual information between a channel and the grey image, see `mutual_information`. Where it is 0 for all
@@ -36,8 +37,8 @@ class MIGradCAM(GradientMethod):
     for 1000 to 2000 channels of 7 x 7 cells.
 
     Args:
-        score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
-            given to the host wins over it.
+        utility: of the class, which is differentiated: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host wins over it.
         estimator: of the mutual information: "histogram", "discrete" or "knn".
         bins: of the histogram, for each of the two variables; 2 to 4096.
         upsample: how channels get the image's size: "nearest" or "bilinear".
@@ -51,18 +52,14 @@ class MIGradCAM(GradientMethod):
 
     paper: ClassVar[str] = "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative"
 
-    estimator: str = "histogram"
+    estimator: Estimator = "histogram"
     bins: int = 64
-    upsample: str = "nearest"
-    activation: str = "relu"
+    upsample: Upsampling = "nearest"
+    activation: Literal["relu", "leaky_relu", "sigmoid", "elu"] = "relu"
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("estimator", self.estimator, ESTIMATORS)
-        check_choice("upsample", self.upsample, UPSAMPLINGS)
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_seed(self.seed)
         check_count("bins", self.bins, least=2, most=MOST_BINS)
 
     def channel_information(self, probe: Probe) -> Tensor:
@@ -81,13 +78,13 @@ class MIGradCAM(GradientMethod):
             warnings.warn(str(error), stacklevel=2)
         return torch.where(total > 0, information / total, 1 / information.shape[1])
 
-    def channel_weights(self, probe: Probe) -> Tensor:
+    def weights(self, probe: Probe) -> Tensor:
         """Return w = mean_S(G) m, shape (N, C)."""
-        return spatial_mean(probe.scored_by(self.score).gradients) * self.channel_information(probe)
+        return spatial_mean(probe.gradients) * self.channel_information(probe)
 
     def contributions(self, probe: Probe) -> Tensor:
         """Return w_k A_k, shape (N, C, *S); with another activation than ReLU the activated sum, (N, 1, *S)."""
-        contributions = weigh_channels(self.channel_weights(probe), probe.activations)
+        contributions = super().contributions(probe)
         if self.activation == "relu":
             return contributions
         return above_minimum(ACTIVATIONS[self.activation](contributions.sum(dim=1, keepdim=True)))

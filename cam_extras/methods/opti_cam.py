@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from rich.progress import track
@@ -14,15 +14,13 @@ from torch import Tensor
 
 from cam_extras._checks import (
     SampleError,
-    check_choice,
     check_count,
     check_fill,
-    check_number,
     stacklevel_of_the_caller,
     which,
 )
 from cam_extras.maps import mask, normalise, resize, warn_of_a_single_cell
-from cam_extras.methods.base import GradientMethod, above_minimum, rows_of_a_pass, weigh_channels
+from cam_extras.methods.base import ChannelMethod, GradientMethod, above_minimum, method, rows_for, weigh_channels
 from cam_extras.probe import Probe
 
 
@@ -44,7 +42,6 @@ def _start(activations: Tensor) -> Tensor:
     return torch.where(varies[:, None], 0, deviations / torch.where(high > 0, high, 1))
 
 
-OBJECTIVES = ("mask", "diff", "iomask", "iodiff")
 NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "range": normalise,
     "max": _divide_by_maximum,
@@ -72,8 +69,9 @@ class Optimum:
     objective: tuple[Tensor, ...]
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
-class OptiCAM(GradientMethod):
+class OptiCAM(ChannelMethod, GradientMethod):
     """Opti-CAM: contributions softmax(u)_k A_k, with u such that the model sees the class in the masked image.
 
     S(u) = h(sum_k softmax(u)_k A_k) is enlarged to the input's size and normalised to the mask s = n(Up(S(u))), and
@@ -86,10 +84,10 @@ class OptiCAM(GradientMethod):
     `iodiff`   -|g(x) - g(x*s)| + |g(x) - g(x*(1-s))|
     =========  =====================================================
 
-    over u, where g is the score of the class. u starts at 0; where the mean over channels, which that stands for, does
-    not vary over space, as after a LayerNorm with the weights that it is made with, u starts at the channels' standard
-    deviations over space, divided by the greatest. Samples do not influence each other; one that has converged leaves
-    the batch.
+    over u, where g is the utility of the class. u starts at 0; where the mean over channels, which that stands for,
+    does not vary over space, as after a LayerNorm with the weights that it is made with, u starts at the channels'
+    standard deviations over space, divided by the greatest. Samples do not influence each other; one that has
+    converged leaves the batch.
 
     What every host shows is the mask s of the last u. With `normalisation="range"` the contributions carry the minimum
     of S over space, subtracted in equal shares of the channels, so that their sum is S - min S, which hosts rectify and
@@ -103,12 +101,12 @@ class OptiCAM(GradientMethod):
     map, but not the average of a metric.
 
     Args:
-        score: g, a key of `cam_extras.scores.SCORES`; a score function given to the host wins over it.
+        utility: g, a key of `cam_extras.utilities.UTILITIES`; a function given to the host wins over it.
         objective: "mask", "diff", "iomask" or "iodiff".
         normalisation: n: "range", min-max; "max", division by the maximum, after a ReLU where values are negative; or
             "sigmoid".
-        h: "identity", as in the paper's experiments, or "relu". They differ only for layers whose values can be
-            negative, such as those of transformers: there ReLU may leave nothing of the mean channel, where it starts.
+        rectifier: h, "identity", as in the paper's experiments, or "relu". They differ only for layers whose values can
+            be negative, as those of transformers: there ReLU may leave nothing of the mean channel, where it starts.
         optimiser: "adam", or "nadam", Adam with Nesterov's momentum.
         learning_rate: of the optimiser.
         max_iterations: updates of u.
@@ -116,14 +114,14 @@ class OptiCAM(GradientMethod):
         fill: what stands where the mask is 0, in the values that the model sees: a number, or a tensor that broadcasts
             to an image (C, *S), such as `cam_extras.maps.black(mean, std)`. Metrics of the map want the same.
         internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
-            the whole batch, a pass has all images.
+            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
+            whole batch, a pass has all images.
         progress: show a progress bar.
 
     Raises:
         SampleError: (when called) the objective does not depend on u where it starts: the layer has the same value in
-            all cells, `h="relu"` leaves nothing, or the score has no gradient. It is a ValueError, and names the
-            samples. Where every mask keeps the score, of a saturated probability for instance, a `UserWarning` does.
+            all cells, `rectifier="relu"` leaves nothing, or the utility has no gradient. It is a ValueError, and names
+            the samples. Where every mask keeps it, of a saturated probability for instance, a `UserWarning` does.
 
     `OptiCAM(**OptiCAM.FAST)` has most of its average gain in three tenths of the time: see docs/decisions.md.
 
@@ -132,16 +130,17 @@ class OptiCAM(GradientMethod):
     """
 
     paper: ClassVar[str] = "Zhang et al., Opti-CAM, 2024"
+    old_names: ClassVar[Mapping[str, str]] = {**GradientMethod.old_names, "h": "rectifier"}
     FAST: ClassVar[dict[str, Any]] = {
         "optimiser": "nadam",
         "learning_rate": 0.35,
         "max_iterations": 30,
     }
 
-    objective: str = "mask"
-    normalisation: str = "range"
-    h: str = "identity"
-    optimiser: str = "adam"
+    objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask"
+    normalisation: Literal["range", "max", "sigmoid"] = "range"
+    rectifier: Literal["identity", "relu"] = "identity"
+    optimiser: Literal["adam", "nadam"] = "adam"
     learning_rate: float = 0.1
     max_iterations: int = 100
     tolerance: float = 1e-10
@@ -150,17 +149,11 @@ class OptiCAM(GradientMethod):
     progress: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("objective", self.objective, OBJECTIVES)
-        check_choice("normalisation", self.normalisation, NORMALISATIONS)
-        check_choice("h", self.h, RECTIFIERS)
-        check_choice("optimiser", self.optimiser, OPTIMISERS)
         check_fill(self.fill)
+        super().__post_init__()
         check_count("max_iterations", self.max_iterations)
         if self.internal_batch_size is not None:
             check_count("internal_batch_size", self.internal_batch_size)
-        check_number("learning_rate", self.learning_rate)
-        check_number("tolerance", self.tolerance)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
         if not self.tolerance >= 0:
@@ -168,18 +161,18 @@ class OptiCAM(GradientMethod):
 
     def optimise(self, probe: Probe) -> Optimum:
         """Return the optimal weights, their masks, and how the objective came there."""
-        probe = probe.scored_by(self.score)
+        probe = probe.under(self.utility)
         with torch.inference_mode(False), torch.enable_grad():
             x, activations = probe.x.clone(), probe.activations
             with torch.no_grad():
-                unmasked = probe.score(x) if self.objective in ("diff", "iodiff") else x.new_zeros(len(x))
+                unmasked = probe.utility(x) if self.objective in ("diff", "iodiff") else x.new_zeros(len(x))
             u = _start(activations)
             optimiser = OPTIMISERS[self.optimiser]([u], self.learning_rate)
             found, u.grad = torch.empty_like(u), torch.zeros_like(u)
             curves: list[list[Tensor]] = [[] for _ in x]
             running = torch.arange(len(x), device=x.device)
             previous = torch.full((len(x),), torch.inf, dtype=u.dtype, device=x.device)
-            rows = rows_of_a_pass(probe, self.internal_batch_size)
+            rows = rows_for(probe, self.internal_batch_size)
             for iteration in track(range(self.max_iterations), "Opti-CAM", disable=not self.progress):
                 parts = []
                 for some in running.split(rows):
@@ -207,7 +200,7 @@ class OptiCAM(GradientMethod):
 
     def _sum(self, activations: Tensor, u: Tensor) -> Tensor:
         """Return S(u), shape (N, *S)."""
-        return RECTIFIERS[self.h](weigh_channels(u.softmax(dim=1), activations).sum(dim=1))
+        return RECTIFIERS[self.rectifier](weigh_channels(u.softmax(dim=1), activations).sum(dim=1))
 
     def _masks(self, activations: Tensor, u: Tensor, size: tuple[int, ...]) -> Tensor:
         """Return s = n(Up(S(u))), shape (N, *size)."""
@@ -223,10 +216,14 @@ class OptiCAM(GradientMethod):
         if activations.shape[2:].numel() == 1:
             return
         summed = weigh_channels(u.softmax(dim=1), activations).sum(dim=1).flatten(1)
-        emptied = (summed <= 0).all(dim=1) & (summed < 0).any(dim=1) & (self.h == "relu" or self.normalisation == "max")
+        emptied = (
+            (summed <= 0).all(dim=1)
+            & (summed < 0).any(dim=1)
+            & (self.rectifier == "relu" or self.normalisation == "max")
+        )
         constant = (summed == summed[:, :1]).all(dim=1)
         # A single channel has nothing to weigh, nor has min-max of two cells, which is the same ramp whatever they are;
-        # and a masked image that scores as the whole one is what "diff" wants.
+        # and a masked image that does as well as the whole one is what "diff" wants.
         nothing_to_weigh = activations.shape[1] == 1 or (self.normalisation == "range" and summed.shape[1] == 2)
         done = torch.full_like(constant, nothing_to_weigh) | ((objective == 0) & (self.objective == "diff"))
         stuck = (gradient == 0).all(dim=1) & (emptied | constant | ~done)
@@ -237,21 +234,27 @@ class OptiCAM(GradientMethod):
             x = probe.x[some]
             shown = mask(x, self._masks(activations[some], u[some], tuple(x.shape[2:])), self.fill)
             kept = torch.zeros_like(stuck)
-            kept[some] = probe.score(shown, some) == probe.score(x, some)
+            kept[some] = probe.utility(shown, some) == probe.utility(x, some)
         causes = (
             (
                 stuck & emptied,
                 "ReLU leaves nothing of the sum over channels",
-                'take h="identity" and normalisation="range"',
+                'take rectifier="identity" and normalisation="range"',
             ),
             (stuck & constant, "the layer has the same value in all cells", "take another layer"),
-            (stuck & ~kept, "the masked image's score has no gradient", 'take score="logit", or another layer'),
+            (
+                stuck & ~kept,
+                "the utility of the masked image has no gradient",
+                'take utility="logit", or another layer',
+            ),
         )
         for samples, cause, todo in causes:
             if samples.any():
                 raise SampleError(f"Opti-CAM cannot start: {cause}", which(samples), todo)
         # What is saturated, or an image of nothing but the fill, is no worse for any mask: there is nothing to gain.
-        error = SampleError("every mask keeps the score", which(stuck), "Opti-CAM leaves all channels the same weight")
+        error = SampleError(
+            "every mask keeps the utility", which(stuck), "Opti-CAM leaves all channels the same weight"
+        )
         warnings.warn(str(error), stacklevel=stacklevel_of_the_caller())
 
     def _objective(
@@ -259,17 +262,17 @@ class OptiCAM(GradientMethod):
     ) -> Tensor:
         """Return F for some of the probe's samples, shape (n,)."""
         shown = self._masks(activations, u, tuple(x.shape[2:]))
-        inside = probe.score(mask(x, shown, self.fill), samples)
+        inside = probe.utility(mask(x, shown, self.fill), samples)
         if self.objective == "mask":
             return inside
         if self.objective == "diff":
             return -(unmasked - inside).abs()
-        outside = probe.score(mask(x, 1 - shown, self.fill), samples)
+        outside = probe.utility(mask(x, 1 - shown, self.fill), samples)
         if self.objective == "iomask":
             return inside - outside
         return -(unmasked - inside).abs() + (unmasked - outside).abs()
 
-    def channel_weights(self, probe: Probe) -> Tensor:
+    def weights(self, probe: Probe) -> Tensor:
         """Return softmax(u), shape (N, C)."""
         return self.optimise(probe).weights
 
@@ -279,7 +282,7 @@ class OptiCAM(GradientMethod):
         if self.normalisation != "range":
             return optimum.masks[:, None]
         contributions = weigh_channels(optimum.weights, probe.activations)
-        return contributions if self.h == "relu" else above_minimum(contributions)
+        return contributions if self.rectifier == "relu" else above_minimum(contributions)
 
     def maps(self, probe: Probe) -> Tensor:
         """Return the masks that were optimised, (N, *input size) in [0, 1]."""

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_seed
-from cam_extras.methods.base import Method, weigh_channels
+from cam_extras.methods.base import ChannelMethod, method
 from cam_extras.probe import Probe
 
 _TURNS = 25  # the more, the less two images have in common, and the more a rounding error matters
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
-class RandomCAM(Method):
+class RandomCAM(ChannelMethod):
     """Random-CAM: contributions w_k A_k with w_k ~ U(-1, 1), drawn for each sample.
 
     Use it to see what a method is worth, at the cost of one forward pass. The weights of a sample depend on `seed`, the
@@ -35,17 +35,10 @@ class RandomCAM(Method):
 
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-
-    def channel_weights(self, probe: Probe) -> Tensor:
+    def weights(self, probe: Probe) -> Tensor:
         """Return w ~ U(-1, 1), shape (N, C)."""
         probe.check_target()
         return random_weights(probe.x, probe.activations.shape[1], int(self.seed)).to(probe.activations)
-
-    def __call__(self, probe: Probe) -> Tensor:
-        """Return w_k A_k, shape (N, C, *S)."""
-        return weigh_channels(self.channel_weights(probe), probe.activations)
 
 
 def random_weights(x: Tensor, channels: int, seed: int) -> Tensor:

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from cam_extras.methods.base import GradientMethod, spatial_mean, weigh_channels
+from cam_extras.methods.base import ChannelMethod, GradientMethod, method, spatial_mean
 from cam_extras.probe import Probe
+from cam_extras.utilities import UtilityName
 
 
 def shapley_weights(gradients: Tensor, curvature: Tensor) -> Tensor:
@@ -29,34 +30,31 @@ class _ShapleyMethod(GradientMethod):
     paper: ClassVar[str] = "Cai, CAMs as Shapley Value-based Explainers, 2025"
     second_order: ClassVar[bool] = True
 
-    score: str = "rest"
+    utility: UtilityName = "rest"
 
-    def weights(self, probe: Probe) -> Tensor:
-        """Return W = G - 1/2 H A, shape (N, C, *S)."""
-        probe = probe.scored_by(self.score)
+    def position_weights(self, probe: Probe) -> Tensor:
+        """Return W = G - 1/2 H A, shape (N, C, *S), under the probe's utility."""
         return shapley_weights(probe.gradients, probe.hessian_vector_product(probe.activations))
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
-class ShapleyCAM(_ShapleyMethod):
+class ShapleyCAM(ChannelMethod, _ShapleyMethod):
     """ShapleyCAM: contributions w_k A_k with w = mean_S(G - 1/2 H A), under the ReST utility.
 
-    Use it in Grad-CAM's place where the score bends above the layer: below the last one, or under another utility than
-    the logit. Where the score is linear in the layer (the logit, global average pooling and one linear layer), H = 0
-    and it equals Grad-CAM. It costs one forward pass and two backward passes that stop at the layer.
+    Use it in Grad-CAM's place where the utility bends above the layer: below the last one, or under another utility
+    than the logit. Where the utility is linear in the layer (the logit, global average pooling and one linear layer),
+    H = 0 and it equals Grad-CAM. It costs one forward pass and two backward passes that stop at the layer.
 
     Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025.
     """
 
-    def channel_weights(self, probe: Probe) -> Tensor:
+    def weights(self, probe: Probe) -> Tensor:
         """Return w = mean_S(W), shape (N, C)."""
-        return spatial_mean(self.weights(probe))
-
-    def contributions(self, probe: Probe) -> Tensor:
-        """Return w_k A_k, shape (N, C, *S)."""
-        return weigh_channels(self.channel_weights(probe), probe.activations)
+        return spatial_mean(self.position_weights(probe))
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class ShapleyCAMH(_ShapleyMethod):
     """ShapleyCAM-H: contributions (G - 1/2 H A) * A, element by element, under the ReST utility.
@@ -68,9 +66,10 @@ class ShapleyCAMH(_ShapleyMethod):
 
     def contributions(self, probe: Probe) -> Tensor:
         """Return W * A, shape (N, C, *S)."""
-        return self.weights(probe) * probe.activations
+        return self.position_weights(probe) * probe.activations
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class ShapleyCAME(ShapleyCAMH):
     """ShapleyCAM-E: contributions ReLU((G - 1/2 H A) * A), rectified per channel, under the ReST utility.

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_seed
 from cam_extras.methods._sampling import (
+    Distribution,
     SampledMethod,
     as_image,
     check_noise,
@@ -18,7 +18,7 @@ from cam_extras.methods._sampling import (
     probe_at,
     seeds_of,
 )
-from cam_extras.methods.base import weigh_channels
+from cam_extras.methods.base import ChannelMethod, method
 from cam_extras.probe import Probe
 
 
@@ -42,8 +42,9 @@ def plus_plus_weights(activations: Tensor, first: Tensor, second: Tensor, third:
     return (alpha * first.relu()).sum(dim=space)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
-class SmoothGradCAMPlusPlus(SampledMethod):
+class SmoothGradCAMPlusPlus(ChannelMethod, SampledMethod):
     """Smooth Grad-CAM++: contributions w_k A_k(x) with Grad-CAM++ weights from gradients averaged over noisy copies.
 
     w_k = sum_S alpha_k ReLU(D1_k), alpha_k = D2_k / (2 D2_k + D3_k sum_S A_k), where D1, D2 and D3 are the means of
@@ -53,12 +54,12 @@ class SmoothGradCAMPlusPlus(SampledMethod):
     least as faithful, see docs/decisions.md. An image costs n + 1 forward passes.
 
     Args:
-        score: the utility of the class that is differentiated, a key of `cam_extras.scores.SCORES`. A score function
-            given to the host wins over it.
+        utility: of the class, which is differentiated: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host wins over it.
         n_samples: n.
         internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a score function of
-            the whole batch, a pass has one copy of every image of the batch instead.
+            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
+            whole batch, a pass has one copy of every image of the batch instead.
         noise: width of e as a part of the image's range, the greatest minus the least of its values: the standard
             deviation where normal, of the whole interval around 0 where uniform. 0 for none.
         distribution: of the noise: "normal" or "uniform".
@@ -75,17 +76,15 @@ class SmoothGradCAMPlusPlus(SampledMethod):
 
     n_samples: int = 10
     noise: float = 0.3
-    distribution: str = "normal"
+    distribution: Distribution = "normal"
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_noise(self.noise, self.distribution)
-        check_seed(self.seed)
+        check_noise(self.noise)
 
-    def channel_weights(self, probe: Probe) -> Tensor:
+    def weights(self, probe: Probe) -> Tensor:
         """Return w, shape (N, C)."""
-        probe = probe.scored_by(self.score)
         x = as_image(probe)
         seeds = seeds_of(self.n_samples, generator_of(self.seed))
 
@@ -95,7 +94,3 @@ class SmoothGradCAMPlusPlus(SampledMethod):
             return torch.stack([gradients, gradients**2, gradients**3], dim=2)
 
         return plus_plus_weights(probe.activations, *self.average(probe, powers).unbind(dim=1))
-
-    def contributions(self, probe: Probe) -> Tensor:
-        """Return w_k A_k, shape (N, C, *S)."""
-        return weigh_channels(self.channel_weights(probe), probe.activations)

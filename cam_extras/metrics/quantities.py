@@ -32,7 +32,7 @@ from cam_extras.metrics.insertion_and_deletion import (
     insertion_curve,
 )
 from cam_extras.metrics.localisation import TIES, box_mask, component_boxes
-from cam_extras.scores import select_class
+from cam_extras.utilities import select_class
 
 BASELINES = ("black", "complement")
 

@@ -13,89 +13,25 @@ from typing import Any
 
 import pytorch_grad_cam as _theirs
 
-from cam_extras import __all__ as public_names
+from cam_extras import __all__ as _public_names
 from cam_extras import methods
-from cam_extras.pytorch_grad_cam._host import MethodCAM as MethodCAM
-from cam_extras.pytorch_grad_cam.upstream import UPSTREAM as UPSTREAM
-from cam_extras.pytorch_grad_cam.upstream import Upstream as Upstream
-from cam_extras.pytorch_grad_cam.upstream import check_upstream as check_upstream
-from cam_extras.pytorch_grad_cam.upstream import upstream_maps as upstream_maps
-
-
-class GradCAM(MethodCAM):
-    """Grad-CAM: see `cam_extras.methods.GradCAM` for its hyper-parameters."""
-
-    method_type = methods.GradCAM
-
-
-class HiResCAM(MethodCAM):
-    """HiResCAM: see `cam_extras.methods.HiResCAM` for its hyper-parameters."""
-
-    method_type = methods.HiResCAM
-
-
-class ShapleyCAM(MethodCAM):
-    """ShapleyCAM: see `cam_extras.methods.ShapleyCAM` for its hyper-parameters."""
-
-    method_type = methods.ShapleyCAM
-
-
-class ShapleyCAMH(MethodCAM):
-    """ShapleyCAM-H: see `cam_extras.methods.ShapleyCAMH` for its hyper-parameters."""
-
-    method_type = methods.ShapleyCAMH
-
-
-class ShapleyCAME(MethodCAM):
-    """ShapleyCAM-E: see `cam_extras.methods.ShapleyCAME` for its hyper-parameters."""
-
-    method_type = methods.ShapleyCAME
-
-
-class MIGradCAM(MethodCAM):
-    """MI-Grad-CAM: see `cam_extras.methods.MIGradCAM` for its hyper-parameters."""
-
-    method_type = methods.MIGradCAM
-
-
-class ExpectedGradCAM(MethodCAM):
-    """Expected Grad-CAM: see `cam_extras.methods.ExpectedGradCAM` for its hyper-parameters."""
-
-    method_type = methods.ExpectedGradCAM
-
-
-class IntegratedGradCAM(MethodCAM):
-    """Integrated Grad-CAM: see `cam_extras.methods.IntegratedGradCAM` for its hyper-parameters."""
-
-    method_type = methods.IntegratedGradCAM
-
-
-class SmoothGradCAMPlusPlus(MethodCAM):
-    """Smooth Grad-CAM++: see `cam_extras.methods.SmoothGradCAMPlusPlus` for its hyper-parameters."""
-
-    method_type = methods.SmoothGradCAMPlusPlus
-
-
-class OptiCAM(MethodCAM):
-    """Opti-CAM: see `cam_extras.methods.OptiCAM` for its hyper-parameters."""
-
-    method_type = methods.OptiCAM
-    FAST = methods.OptiCAM.FAST
-
-
-class FakeCAM(MethodCAM):
-    """Fake-CAM, a control: see `cam_extras.methods.FakeCAM`."""
-
-    method_type = methods.FakeCAM
-
-
-class RandomCAM(MethodCAM):
-    """Random-CAM, a control: see `cam_extras.methods.RandomCAM` for its hyper-parameters."""
-
-    method_type = methods.RandomCAM
+from cam_extras._host_classes import make_class
+from cam_extras.pytorch_grad_cam._host import MethodCAM
+from cam_extras.pytorch_grad_cam.upstream import UPSTREAM, Upstream, check_upstream, upstream_maps
 
 
 def __getattr__(name: str) -> Any:
-    if name in public_names and hasattr(_theirs, name):
+    """Make the class of a method when it is first asked for; return what else pytorch-grad-cam has as it is there."""
+    if name in methods.METHODS:
+        globals()[name] = make_class(MethodCAM, methods.METHODS[name], name, __name__)
+        return globals()[name]
+    if name in _public_names and hasattr(_theirs, name):
         return getattr(_theirs, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *methods.METHODS})
+
+
+__all__ = ["UPSTREAM", "MethodCAM", "Upstream", "check_upstream", "upstream_maps", *methods.METHODS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from cam_extras import methods
 from cam_extras._checks import (
     check_finite,
-    check_targets,
     list_targets,
 )
+from cam_extras._host_classes import describe
+from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.maps import layer_map
 from cam_extras.methods.base import weigh_channels
-from cam_extras.probe import Probe, check_layers, reference_tensor
-from cam_extras.scores import PerSampleScorer
+from cam_extras.probe import Probe, reference_tensor
+from cam_extras.utilities import as_target
 
 
 class MethodCAM(BaseCAM):
@@ -34,8 +35,9 @@ class MethodCAM(BaseCAM):
 
     Args:
         model: the model.
-        target_layers: list of the layers to explain, whose maps are averaged; or one layer, which an `nn.Sequential`
-            is, too.
+        target_layers: the layers to explain, whose maps are averaged: modules or their dotted names, in a list, or
+            one, which an `nn.Sequential` is, too. "auto" is the last feature map before pooling, found at the first
+            call.
         reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
         tta_transforms: the `ttach.Compose` of `aug_smooth`.
         hyper: the method's hyper-parameters.
@@ -55,7 +57,7 @@ class MethodCAM(BaseCAM):
     def __init__(
         self,
         model: nn.Module,
-        target_layers: nn.Module | Sequence[nn.Module],
+        target_layers: AnyLayer,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -63,19 +65,16 @@ class MethodCAM(BaseCAM):
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
-        if isinstance(target_layers, nn.Module) and not isinstance(target_layers, nn.ModuleList):
-            target_layers = [target_layers]
-        if not isinstance(target_layers, Sequence | nn.ModuleList):
-            raise TypeError(f"target_layers must be a module or a list of modules; got {type(target_layers).__name__}")
+        layers = as_layers(model, target_layers)
         self.method = self.method_type.make(hyper)
         # BaseCAM calls eval() on the model and hooks into the layers for good, so it is given neither.
         super().__init__(nn.PReLU(), [], reshape_transform, uses_gradients=False, tta_transforms=tta_transforms)
         self.model = model
-        self.target_layers = check_layers(model, target_layers)
+        self.target_layers = layers
         self.activations_and_grads = _NoHooks(
             model,
             self.target_layers,
-            getattr(self.method, "score", "logit"),
+            getattr(self.method, "utility", "logit"),
             reshape_transform=reshape_transform,
             second_order=self.method.second_order,
         )
@@ -84,7 +83,7 @@ class MethodCAM(BaseCAM):
     def __call__(
         self,
         input_tensor: Tensor,
-        targets: Sequence[Callable] | None = None,
+        targets: Any = None,
         aug_smooth: bool = False,
         eigen_smooth: bool = False,
     ) -> np.ndarray:
@@ -93,22 +92,29 @@ class MethodCAM(BaseCAM):
         Args:
             input_tensor: the batch, shape (N, C, *S).
             targets: one callable for each sample, output of the sample -> scalar, as in
-                `pytorch_grad_cam.utils.model_targets`; None explains the predicted class with the method's utility.
+                `pytorch_grad_cam.utils.model_targets`, which wins over the method's utility; a class index, or one for
+                each sample, whose utility is the method's; None for the predicted class.
             aug_smooth: average over flips and contrasts of the input (six forward passes).
             eigen_smooth: project the contributions on their first principal component instead of summing them.
 
         Raises:
-            TypeError: see `Probe`; or `targets` are not callables.
+            TypeError: see `Probe`; or `targets` are neither callables nor class indices.
             ValueError: see `Probe`; or there is not one target for each sample, or one that returns no scalar.
         """
-        if targets is not None:
-            targets = list_targets(targets)  # an iterator would be used up by the first of several passes
+        if callable(targets):
+            list_targets(targets)  # which says that it is to be in a list
+        if isinstance(targets, Iterable) and not isinstance(targets, Tensor | np.ndarray | str):
+            targets = list(targets)  # an iterator would be used up by the first of several passes
         return super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)
 
     def forward(
         self, input_tensor: Tensor, targets: Sequence[Callable] | None = None, eigen_smooth: bool = False
     ) -> np.ndarray:
         """Explain a batch without `aug_smooth`."""
+        if "auto" in self.target_layers:
+            x = self.activations_and_grads.on_device(input_tensor)
+            self.target_layers = settle(self.model, self.target_layers, x, self.reshape_transform)
+            self.activations_and_grads.layers = self.target_layers
         self.outputs = self.activations_and_grads(input_tensor)
         try:
             if type(self.method).maps is not methods.Method.maps and not eigen_smooth and not self._weighs_itself:
@@ -131,10 +137,11 @@ class MethodCAM(BaseCAM):
     def _set_targets(self, targets: Sequence[Callable] | None) -> None:
         """Let the probes score the targets."""
         if targets is not None:
-            # One scorer for all layers, so that they share a backward pass.
-            probes = self.activations_and_grads.probes
-            scorer = PerSampleScorer(check_targets(targets, len(probes[0].x)))
-            self.activations_and_grads.probes = [probe.with_score(scorer) for probe in probes]
+            # One utility for all layers, so that they share a backward pass.
+            utility = as_target(targets)
+            self.activations_and_grads.probes = [
+                probe.with_utility(utility) for probe in self.activations_and_grads.probes
+            ]
 
     def _own_maps(self, targets: Sequence[Callable] | None) -> np.ndarray:
         """Return the maps (N, *S) that the method scales itself, and BaseCAM would change; of layers their mean."""
@@ -180,7 +187,7 @@ class MethodCAM(BaseCAM):
         self, probe: Probe, input_tensor: Tensor, target_layer: nn.Module, targets: Sequence[Callable] | None
     ) -> Tensor:
         """Weigh the channels as a subclass's `get_cam_weights` does, which is given what `BaseCAM` gives it."""
-        if targets is None and probe.target is not None:
+        if probe.target is not None:
             targets = [ClassifierOutputTarget(category) for category in probe.target.tolist()]
         activations, gradients = probe.activations.cpu().numpy(), probe.gradients.cpu().numpy()
         weights = self.get_cam_weights(input_tensor, target_layer, targets, activations, gradients)
@@ -191,6 +198,10 @@ class MethodCAM(BaseCAM):
                 f"{tuple(probe.activations.shape[:2])}; got {tuple(weights.shape)}"
             )
         return weigh_channels(weights, probe.activations)
+
+    def __repr__(self) -> str:
+        layers = [layer if layer == "auto" else name_of(self.model, layer) for layer in self.target_layers]
+        return describe(self, self.model, layers, self.method)
 
     def __exit__(self, exc_type: object, exc_value: object, exc_tb: object) -> None:
         """Leave the `with` block; BaseCAM would swallow an IndexError here."""
@@ -206,10 +217,10 @@ class _NoHooks:
     BaseCAM and FinerCAM call it for the outputs and then ask for the map of every layer.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], score: str, **options: Any):
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], utility: str, **options: Any):
         self.model = model
         self.layers = layers
-        self.score = score
+        self.utility = utility
         self.options = options
         self.probes: list[Probe] = []  # of the call that runs
         self.seen: list[Probe] = []  # of the last one
@@ -229,13 +240,15 @@ class _NoHooks:
         reference = reference_tensor(self.model)
         return torch.device("cpu") if reference is None else reference.device
 
+    def on_device(self, x: Any) -> Any:
+        """Return the input where the model is."""
+        return x.to(self.device) if isinstance(x, Tensor) and reference_tensor(self.model) is not None else x
+
     def __call__(self, x: Tensor) -> Any:
         self.release()
-        if isinstance(x, Tensor) and reference_tensor(self.model) is not None:
-            x = x.to(self.device)
-        probes = Probe.several(self.model, self.layers, x, **self.options)
+        probes = Probe.several(self.model, self.layers, self.on_device(x), **self.options)
         outputs = probes[0].outputs
-        self.probes = self.seen = [probe.scored_by(self.score) for probe in probes]
+        self.probes = self.seen = [probe.under(self.utility) for probe in probes]
         return outputs
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_grad_cam as upstream
@@ -25,9 +25,10 @@ from cam_extras._checks import (
     check_name,
     check_unit_range,
 )
+from cam_extras._deprecated import renamed, with_new_names
 from cam_extras.methods.random_cam import random_weights
 from cam_extras.probe import Probe, check_layers, hook_of_a_call, undisturbed
-from cam_extras.scores import SCORES
+from cam_extras.utilities import UTILITIES, UtilityName
 
 UPSTREAM: dict[str, type] = {
     cls.__name__: cls
@@ -55,6 +56,7 @@ UPSTREAM: dict[str, type] = {
 """pytorch-grad-cam's own classes that explain one layer, by name; FinerCAM and SESS are no `BaseCAM`."""
 
 
+@renamed({"score": "utility"})
 def upstream_maps(
     cam_type: type,
     model: nn.Module,
@@ -63,7 +65,7 @@ def upstream_maps(
     targets: Tensor,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
     hyper: Mapping[str, Any] = MappingProxyType({}),
-    score: str = "logit",
+    utility: UtilityName = "logit",
 ) -> Tensor:
     """Explain a batch with one of pytorch-grad-cam's own classes: its maps (N, *S), float32 in [0, 1].
 
@@ -80,16 +82,16 @@ def upstream_maps(
         reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers; AblationCAM needs
             `ablation_layer=AblationLayerVit()` with it.
         hyper: arguments of the class, and of its call: see `check_upstream`.
-        score: the utility of the class that is explained, a key of `cam_extras.scores.SCORES`. FinerCAM has its own.
+        utility: of the class that is explained, a key of `cam_extras.utilities.UTILITIES`. FinerCAM has its own.
 
     Raises:
         TypeError: see `check_upstream`; or the input holds no floating-point numbers.
         ValueError: there is not one target for each sample, the layer is not part of the model, the class cannot use
-            the `reshape_transform` or the score, or a map is NaN.
+            the `reshape_transform` or the utility, or a map is NaN.
     """
-    check_choice("score", score, SCORES)
-    if score != "logit" and issubclass(cam_type, upstream.FinerCAM):
-        raise ValueError(f"FinerCAM compares logits and takes no other score; got score={score!r}")
+    check_choice("utility", utility, UTILITIES)
+    if utility != "logit" and issubclass(cam_type, upstream.FinerCAM):
+        raise ValueError(f"FinerCAM compares logits and takes no other utility; got utility={utility!r}")
     of_call = check_upstream(cam_type, hyper)
     options = {name: value for name, value in hyper.items() if name not in of_call}
     at_call = {name: value for name, value in hyper.items() if name in of_call}
@@ -121,7 +123,7 @@ def upstream_maps(
             found = [cam(x[n : n + 1], target_idx=target, **at_call) for n, target in enumerate(targets.tolist())]
             maps = np.concatenate(found)
         else:
-            wanted = [_ClassTarget(target, score) for target in targets.tolist()]
+            wanted = [_ClassTarget(target, utility) for target in targets.tolist()]
             maps = cam(x, wanted, **at_call)
     result = torch.from_numpy(np.float32(maps))
     check_unit_range(f"the map of {cam_type.__name__}", result)
@@ -139,14 +141,14 @@ class _RandomCAM(upstream.RandomCAM):
 
 
 class _ClassTarget(ClassifierOutputTarget):
-    """Score a class."""
+    """A utility of a class."""
 
-    def __init__(self, category: int, score: str):
+    def __init__(self, category: int, utility: str):
         super().__init__(category)
-        self.score = SCORES[score](category)
+        self.utility = UTILITIES[utility](category)
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        return self.score(model_output)
+        return self.utility(model_output)
 
 
 def _class_check(targets: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
@@ -168,17 +170,26 @@ class Upstream(methods.Method):
 
     Args:
         cam: key of `UPSTREAM`.
-        score: the utility of the class that is explained, a key of `cam_extras.scores.SCORES`.
+        utility: of the class that is explained, a key of `cam_extras.utilities.UTILITIES`.
         hyper: arguments of the class, and of its call, by name.
 
     Raises:
         TypeError: the class has no such argument.
-        ValueError: there is no class of that name, or no such score.
+        ValueError: there is no class of that name, or no such utility.
     """
 
+    old_names: ClassVar[Mapping[str, str]] = {"score": "utility"}
+
     cam: str
-    score: str = "logit"
+    utility: UtilityName = "logit"
     hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, hyper: Mapping[str, Any]) -> Upstream:
+        """Make the method of a class by name, from the hyper-parameters of that class and `utility`."""
+        hyper = with_new_names(hyper, cls.old_names)
+        utility = hyper.pop("utility", "logit")
+        return cls(cam=name, utility=utility, hyper=hyper)
 
     @property
     def control(self) -> bool:  # type: ignore[override]
@@ -187,7 +198,7 @@ class Upstream(methods.Method):
 
     def __post_init__(self) -> None:
         check_name("class of pytorch-grad-cam", self.cam, UPSTREAM)
-        check_choice("score", self.score, SCORES)
+        super().__post_init__()
         check_upstream(UPSTREAM[self.cam], self.hyper)
 
     def __call__(self, probe: Probe) -> Tensor:
@@ -202,7 +213,7 @@ class Upstream(methods.Method):
             probe.target,
             probe.reshape_transform,
             self.hyper,
-            self.score,
+            self.utility,
         )
         return maps[:, None].to(probe.x.device)
 

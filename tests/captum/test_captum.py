@@ -120,7 +120,7 @@ class TestTargets:
     def test_rest_is_read_at_a_tuple(self):
         """The utility is taken over classes, in every cell."""
         model = Grid().eval()
-        mine = LayerGradCam(model, model.layer, score="rest").attribute(self.x, (2, 1, 0))
+        mine = LayerGradCam(model, model.layer, utility="rest").attribute(self.x, (2, 1, 0))
 
         def rest(x):
             y = model(x)
@@ -146,7 +146,10 @@ class TestTargets:
     )
     def test_that_do_not_fit(self, target):
         model = CNN().eval()
-        with untouched(model), pytest.raises(ValueError, match=r"does not fit a model output|one score per sample"):
+        with (
+            untouched(model),
+            pytest.raises(ValueError, match=r"does not fit a model output|one utility for each sample"),
+        ):
             LayerGradCam(model, model.layer).attribute(self.x, target)
 
 
@@ -191,7 +194,7 @@ class TestMachinery:
         model = LinearHead().double().eval()
         x = self.x.double()
         grad_cam = LayerGradCam(model, model.layer).attribute(x, 1)
-        logit = LayerShapleyCam(model, model.layer, score="logit").attribute(x, 1)
+        logit = LayerShapleyCam(model, model.layer, utility="logit").attribute(x, 1)
         rest = LayerShapleyCam(model, model.layer).attribute(x, 1)
         assert torch.equal(logit, grad_cam)
         assert (rest - grad_cam).abs().max() > 1e-3
@@ -345,10 +348,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("bad", "error", "match"),
         [
-            ("layer", TypeError, r"must be a torch\.nn\.Module of the model; got 'layer'"),
+            ("layr", ValueError, "there is no layer 'layr': did you mean layer"),
             (CNN().layer, ValueError, "the layer Conv2d is not a module of this CNN"),
         ],
-        ids=["name", "another model's"],
+        ids=["misspelt", "another model's"],
     )
     @ALL
     def test_one_of_the_layers(self, name, bad, error, match):
@@ -362,8 +365,8 @@ class TestBadInput:
             LayerGradCam(parallel, self.model.layer).attribute(self.x, 1)
 
     def test_unknown_score(self):
-        with pytest.raises(ValueError, match=r"score must be one of 'logit', .* got 'odds'"):
-            LayerGradCam(self.model, self.model.layer, score="odds")
+        with pytest.raises(ValueError, match=r"utility must be one of 'logit', .* got 'odds'"):
+            LayerGradCam(self.model, self.model.layer, utility="odds")
 
     @pytest.mark.parametrize(
         ("x", "error", "match"),

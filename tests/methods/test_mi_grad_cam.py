@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def compare(a, x, upsample, information, expected):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
-@pytest.mark.parametrize("upsample", module.UPSAMPLINGS)
+@pytest.mark.parametrize("upsample", get_args(module.Upsampling))
 @pytest.mark.parametrize(("size", "image_size"), SIZES)
 class TestPlugInEstimates:
     def test_discrete_equals_sklearn(self, size, image_size, upsample, channels):
@@ -84,8 +85,8 @@ class TestPlugInEstimates:
         compare(a, x, upsample, information, lambda u, v: expected(u, v, bins))
 
 
-@pytest.mark.parametrize("estimator", module.ESTIMATORS)
-@pytest.mark.parametrize("upsample", module.UPSAMPLINGS)
+@pytest.mark.parametrize("estimator", get_args(module.Estimator))
+@pytest.mark.parametrize("upsample", get_args(module.Upsampling))
 class TestProperties:
     def test_not_negative_and_zero_for_constants(self, estimator, upsample):
         a, x = make((3, 4), (13, 17))
@@ -249,8 +250,8 @@ class TestBadInput:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("upsample", module.UPSAMPLINGS)
-@pytest.mark.parametrize("estimator", module.ESTIMATORS)
+@pytest.mark.parametrize("upsample", get_args(module.Upsampling))
+@pytest.mark.parametrize("estimator", get_args(module.Estimator))
 def test_on_the_gpu(estimator, upsample):
     a, x = make((3, 4), (13, 17))
     expected = mutual_information(a, x, estimator=estimator, upsample=upsample)

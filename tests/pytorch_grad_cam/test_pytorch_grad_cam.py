@@ -27,7 +27,7 @@ from torchvision.models import mobilenet_v2, resnet18
 import cam_extras as ours
 from cam_extras.methods import GradientMethod
 from cam_extras.probe import Probe
-from cam_extras.scores import Logit, ReST, Softmax
+from cam_extras.utilities import Logit, ReST, Softmax
 
 pytestmark = pytest.mark.numerical
 
@@ -114,7 +114,9 @@ class TestCalls:
         model = LinearHead().eval()
         x = torch.randn(3, 3, 12, 16)
         expected = ours.GradCAM(model, [model.layer])(x)
-        np.testing.assert_allclose(ours.ShapleyCAM(model, [model.layer], score="logit")(x), expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            ours.ShapleyCAM(model, [model.layer], utility="logit")(x), expected, rtol=0, atol=1e-6
+        )
         targets = [Logit(int(c)) for c in model(x).argmax(dim=1)]
         np.testing.assert_allclose(ours.ShapleyCAM(model, [model.layer])(x, targets), expected, rtol=0, atol=1e-6)
         assert np.abs(ours.ShapleyCAM(model, [model.layer])(x) - expected).max() > 1e-3
@@ -357,8 +359,8 @@ class TestDroppedIn:
         cam = PGC[name](model, [model.layer], **SEVERAL_PASSES.get(name, {}))
         for targets, score in ((self.targets, list(self.targets)), (None, None)):
             cam(self.x, targets)
-            utility = getattr(cam.method, "score", "logit")
-            probe = Probe(model, model.layer, self.x, score=score).scored_by(utility)
+            utility = getattr(cam.method, "utility", "logit")
+            probe = Probe(model, model.layer, self.x, utility=score).under(utility)
             torch.testing.assert_close(cam.activations_and_grads.gradients[0], probe.gradients)
             torch.testing.assert_close(cam.activations_and_grads.activations[0], probe.activations)
             for twin in (copy.deepcopy(cam), pickle.loads(pickle.dumps(cam))):
@@ -595,7 +597,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("layers", [None, 3, {CNN()}], ids=str)
     def test_no_list_of_layers(self, layers):
-        with pytest.raises(TypeError, match="must be a module or a list of modules; got"):
+        with pytest.raises(TypeError, match="the layer must be a module, its dotted name"):
             ours.GradCAM(self.model, layers)
 
     def test_no_layer(self):
@@ -609,11 +611,11 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("bad", "error", "match"),
         [
-            ("layer", TypeError, r"must be a torch\.nn\.Module of the model; got 'layer'"),
+            ("layr", ValueError, "there is no layer 'layr': did you mean layer"),
             (None, TypeError, r"must be a torch\.nn\.Module of the model; got None"),
             (CNN().layer, ValueError, "the layer Conv2d is not a module of this CNN"),
         ],
-        ids=["name", "None", "another model's"],
+        ids=["misspelt", "None", "another model's"],
     )
     @ALL
     def test_one_of_the_layers(self, name, bad, error, match):
@@ -624,7 +626,7 @@ class TestBadInput:
         gc.collect()
         unraisable = []
         monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-        with pytest.raises(TypeError, match="must be a module or a list of modules"):
+        with pytest.raises(TypeError, match="the layer must be a module, its dotted name"):
             ours.GradCAM(self.model, None)
         gc.collect()
         assert not unraisable

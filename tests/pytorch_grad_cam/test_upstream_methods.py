@@ -180,17 +180,17 @@ class TestUpstreamMaps:
     @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM"])
     def test_scores(self, name, score, plain):
         model, layer, x = plain
-        maps = upstream_maps(UPSTREAM[name], model, layer, x, CLASSES, score=score)
-        ours = METHODS[name](score=score)(Probe(model, layer, x, target=CLASSES))
+        maps = upstream_maps(UPSTREAM[name], model, layer, x, CLASSES, utility=score)
+        ours = METHODS[name](utility=score)(Probe(model, layer, x, target=CLASSES))
         np.testing.assert_allclose(maps, input_map(ours, (12, 16)), rtol=0, atol=1e-5)
         assert (maps - upstream_maps(UPSTREAM[name], model, layer, x, CLASSES)).abs().max() > 1e-3
 
     def test_scores_there_are_not(self, plain):
         model, layer, x = plain
-        with pytest.raises(ValueError, match="score must be one of"):
-            upstream_maps(upstream.GradCAM, model, layer, x, CLASSES, score="logits")
+        with pytest.raises(ValueError, match="utility must be one of"):
+            upstream_maps(upstream.GradCAM, model, layer, x, CLASSES, utility="logits")
         with pytest.raises(ValueError, match="FinerCAM compares logits"):
-            upstream_maps(upstream.FinerCAM, model, layer, x, CLASSES, score="rest")
+            upstream_maps(upstream.FinerCAM, model, layer, x, CLASSES, utility="rest")
 
 
 class TestMethod:
@@ -217,7 +217,7 @@ class TestMethod:
         model, layer, x = plain
         first, second = Probe.several(model, [model.stem, layer], x, target=CLASSES)
         for made, options in (
-            (Upstream(cam="GradCAM", score="rest"), {"score": "rest"}),
+            (Upstream(cam="GradCAM", utility="rest"), {"utility": "rest"}),
             (Upstream(cam="GradCAM", hyper={"eigen_smooth": True}), {"hyper": {"eigen_smooth": True}}),
         ):
             maps = [made(probe)[:, 0] for probe in (first, second)]
@@ -231,12 +231,12 @@ class TestMethod:
         model, layer, x = plain
         with pytest.raises(ValueError, match="there is no class of pytorch-grad-cam 'ScoreCam': did you mean ScoreCAM"):
             Upstream(cam="ScoreCam")
-        with pytest.raises(ValueError, match="score must be one of"):
-            Upstream(cam="ScoreCAM", score="logits")
+        with pytest.raises(ValueError, match="utility must be one of"):
+            Upstream(cam="ScoreCAM", utility="logits")
         with pytest.raises(TypeError, match="ScoreCAM has no hyper-parameter 'steps'"):
             Upstream(cam="ScoreCAM", hyper={"steps": 3})
         with pytest.raises(TypeError, match="explain a class index"):
-            Upstream(cam="GradCAM")(Probe(model, layer, x, score=lambda outputs: outputs[:, 0]))
+            Upstream(cam="GradCAM")(Probe(model, layer, x, utility=lambda outputs: outputs[:, 0]))
         with pytest.raises(TypeError, match="GradCAM"):
             Evaluator(model, layer, {"GradCAM": Upstream(cam="GradCAM")}, ["counterfactual_sensitivity"])
 

@@ -32,7 +32,7 @@ from cam_extras.metrics import (
     options_of,
 )
 from cam_extras.probe import Probe, find_layer
-from cam_extras.scores import SCORES
+from cam_extras.utilities import UTILITIES
 
 pytestmark = pytest.mark.numerical
 
@@ -528,9 +528,9 @@ class TestExplain:
         assert maps.shape == (7, 1, 64, 64)
         assert maps.dtype == np.float32
         method = METHODS[name]()
-        score = getattr(method, "score", "logit")
+        utility = getattr(method, "utility", "logit")
         cam = getattr(pgc, name)(model, [find_layer(model, LAYER)])
-        expected = cam(torch.from_numpy(x), [SCORES[score](int(c)) for c in y])
+        expected = cam(torch.from_numpy(x), [UTILITIES[utility](int(c)) for c in y])
         np.testing.assert_allclose(maps[:, 0], expected, rtol=0, atol=1e-5)
 
     @ALL_METHODS
@@ -558,7 +558,7 @@ class TestExplain:
 
     def test_hyper_parameters(self, digits):
         model, x, y = digits
-        logit, rest = (ours.explain("GradCAM", layer=LAYER, score=score)(model, x, y) for score in ("logit", "rest"))
+        logit, rest = (ours.explain("GradCAM", layer=LAYER, utility=score)(model, x, y) for score in ("logit", "rest"))
         assert np.abs(logit - rest).max() > 1e-3
 
     def test_transformer(self):
@@ -571,7 +571,7 @@ class TestExplain:
         model, x, y = digits
         with pytest.raises(ValueError, match="there is no method 'ShapelyCAM': did you mean ShapleyCAM"):
             ours.explain("ShapelyCAM", layer=LAYER)
-        with pytest.raises(TypeError, match="ShapleyCAM has no hyper-parameter 'seed': it has score"):
+        with pytest.raises(TypeError, match="ShapleyCAM has no hyper-parameter 'seed': it has utility"):
             ours.explain("ShapleyCAM", layer=LAYER, seed=1)
         with pytest.raises(ValueError, match=r"there is no layer 'features\.blokc4': did you mean features\.block4"):
             ours.explain("ShapleyCAM", layer="features.blokc4")(model, x, y)
@@ -592,8 +592,8 @@ class TestExplain:
         assert set(METHODS) < set(ours.METHODS)
         mine, theirs = (ours.explain(method, layer=LAYER)(model, x, y) for method in ("GradCAM", upstream.GradCAM))
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
-        rest = ours.explain(METHODS["GradCAM"], layer=LAYER, score="rest")
-        assert rest == ours.explain("GradCAM", layer=LAYER, score="rest")
+        rest = ours.explain(METHODS["GradCAM"], layer=LAYER, utility="rest")
+        assert rest == ours.explain("GradCAM", layer=LAYER, utility="rest")
         assert np.abs(rest(model, x, y) - theirs).max() > 1e-3
         smooth = ours.explain("LayerCAM", layer=LAYER, eigen_smooth=True)
         assert np.abs(smooth(model, x, y) - ours.explain("LayerCAM", layer=LAYER)(model, x, y)).max() > 1e-3

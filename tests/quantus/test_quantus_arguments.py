@@ -90,7 +90,7 @@ class TestHyperParametersOfACall:
         [
             ("OptiCAM", {"max_iterations": 3, "learning_rate": 0.5}),
             ("SmoothGradCAMPlusPlus", {"n_samples": 2, "noise": 0.1}),
-            ("GradCAM", {"score": "softmax"}),
+            ("GradCAM", {"utility": "softmax"}),
             (upstream.FEM, {"k": 1}),
             (upstream.GradCAM, {"eigen_smooth": True}),
             (upstream.FinerCAM, {"base_method": upstream.LayerCAM, "alpha": 0.5}),
@@ -121,8 +121,8 @@ class TestHyperParametersOfACall:
         np.testing.assert_array_equal(weights, expected)
 
     def test_wrong_values_raise(self, model, x):
-        with pytest.raises(ValueError, match="score must be one of"):
-            ours.explain("GradCAM", layer="layer")(model, x, Y, score="logits")
+        with pytest.raises(ValueError, match="utility must be one of"):
+            ours.explain("GradCAM", layer="layer")(model, x, Y, utility="logits")
 
     @pytest.mark.parametrize("name", ["GradCAM", "FakeCAM", "EigenCAM"])
     @pytest.mark.parametrize("unknown", ["max_iterations", "layer", "batch_size", "reshape_transform", "num_samples"])

@@ -25,7 +25,7 @@ from cam_extras.runs.pictures import choose_images, image_values
 from cam_extras.runs.store import Failure, Run, Store
 from cam_extras.runs.summary import summarise, write_summary
 
-LONG = "OptiCAM:max_iterations=30,score=softmax,learning_rate=0.5"
+LONG = "OptiCAM:max_iterations=30,utility=softmax,learning_rate=0.5"
 METHODS = ("GradCAM", LONG, '<b>"mine"</b> $x$')
 CURVES = ("insertion_curve", "deletion_curve", "curve_fractions")
 SCORED = ("average_drop", "average_gain", "saliency_metric", "insertion", "deletion")

@@ -13,8 +13,9 @@ import torch
 import yaml
 from torchvision.transforms import Compose, Normalize
 
-from cam_extras.configuration import describe, read_methods, read_options, read_settings
-from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, OptiCAM, RandomCAM
+from cam_extras._text import read_settings
+from cam_extras.configuration import describe, read_options
+from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, OptiCAM, RandomCAM, as_methods
 from cam_extras.metrics import MetricOptions, Schedule
 from cam_extras.pytorch_grad_cam import Upstream
 from cam_extras.settings import DEFAULTS, add_flags, read_all
@@ -22,18 +23,18 @@ from cam_extras.settings import DEFAULTS, add_flags, read_all
 
 class TestMethods:
     def test_names_with_and_without_hyper_parameters(self):
-        methods = read_methods(
-            ["GradCAM", "OptiCAM:max_iterations=30,score=softmax", "RandomCAM", "RandomCAM:seed=5"], 3
+        methods = as_methods(
+            ["GradCAM", "OptiCAM:max_iterations=30,utility=softmax", "RandomCAM", "RandomCAM:seed=5"], 3
         )
         assert methods == {
             "GradCAM": GradCAM(),
-            "OptiCAM:max_iterations=30,score=softmax": OptiCAM(max_iterations=30, score="softmax"),
+            "OptiCAM:max_iterations=30,utility=softmax": OptiCAM(max_iterations=30, utility="softmax"),
             "RandomCAM": RandomCAM(seed=3),
             "RandomCAM:seed=5": RandomCAM(seed=5),
         }
 
     def test_every_method_by_name(self):
-        for name, method in read_methods(list(METHODS), 0).items():
+        for name, method in as_methods(list(METHODS), 0).items():
             assert method == METHODS[name]()
 
     def test_mappings(self):
@@ -42,7 +43,7 @@ class TestMethods:
             "ExpectedGradCAM": {"n_samples": 4},
             "mine": RandomCAM(seed=9),
         }
-        methods = read_methods(given, 2)
+        methods = as_methods(given, 2)
         assert methods["fast"] == OptiCAM(max_iterations=3)
         assert methods["ExpectedGradCAM"] == ExpectedGradCAM(n_samples=4, seed=2)
         assert methods["mine"] is given["mine"]
@@ -50,17 +51,17 @@ class TestMethods:
         assert given["fast"] == {"method": "OptiCAM", "max_iterations": 3}
 
     def test_objects_and_a_single_name(self):
-        assert read_methods([GradCAM(), OptiCAM(max_iterations=1)], 0) == {
+        assert as_methods([GradCAM(), OptiCAM(max_iterations=1)], 0) == {
             "GradCAM": GradCAM(),
             "OptiCAM": OptiCAM(max_iterations=1),
         }
-        assert read_methods("GradCAM", 0) == {"GradCAM": GradCAM()}
+        assert as_methods("GradCAM", 0) == {"GradCAM": GradCAM()}
 
     def test_classes_of_pytorch_grad_cam(self):
-        given = ["ScoreCAM", "GradCAMPlusPlus:score=rest", "ScoreCAM:aug_smooth=True", "GradCAM"]
-        assert list(read_methods(given, 3).values()) == [
+        given = ["ScoreCAM", "GradCAMPlusPlus:utility=rest", "ScoreCAM:aug_smooth=True", "GradCAM"]
+        assert list(as_methods(given, 3).values()) == [
             Upstream(cam="ScoreCAM"),
-            Upstream(cam="GradCAMPlusPlus", score="rest"),
+            Upstream(cam="GradCAMPlusPlus", utility="rest"),
             Upstream(cam="ScoreCAM", hyper={"aug_smooth": True}),
             GradCAM(),
         ]
@@ -68,10 +69,10 @@ class TestMethods:
     @pytest.mark.parametrize(
         ("given", "error", "match"),
         [
-            ([], ValueError, "no method to evaluate"),
+            ([], ValueError, "there is no method: give one or more"),
             (["ScoreCam"], ValueError, "there is no method 'ScoreCam': did you mean ScoreCAM"),
             (["ScoreCAM:steps=3"], TypeError, "ScoreCAM has no hyper-parameter 'steps': it has"),
-            (["ScoreCAM:score=logits"], ValueError, "score must be one of"),
+            (["ScoreCAM:utility=logits"], ValueError, "utility must be one of"),
             (["GradCam"], ValueError, "there is no method 'GradCam': did you mean GradCAM"),
             (["GradCAM", "GradCAM"], ValueError, "two methods named 'GradCAM'"),
             ([OptiCAM(), OptiCAM(max_iterations=3)], ValueError, "two methods named 'OptiCAM': give them names"),
@@ -81,27 +82,27 @@ class TestMethods:
                 ValueError,
                 "expected NAME=VALUE, such as max_iterations=30; got 'max_iterations'",
             ),
-            (["GradCAM:score=logits"], ValueError, "score must be one of"),
+            (["GradCAM:utility=logits"], ValueError, "utility must be one of"),
             ({"fast": {"max_iterations": 3}}, ValueError, "there is no method 'fast'"),
         ],
     )
     def test_mistakes(self, given, error, match):
         with pytest.raises(error, match=match):
-            read_methods(given, 0)
+            as_methods(given, 0)
 
     @pytest.mark.parametrize(
         ("given", "match"),
         [
             ({"a": 3}, r"methods must map names to methods, or to hyper-parameters .*; got \{'a': 3\}"),
             ({1: GradCAM()}, r"methods must map names to methods, .*; got \{1: GradCAM"),
-            ([GradCAM], 'such as "GradCAM" or GradCAM.*; got <class'),
+            ([dict], 'such as "GradCAM", a class or a method, such as GradCAM.*; got <class'),
             ([{"fast": {}}], "methods must be names or methods"),
             (3, "methods must be names or methods, in a list or a mapping; got 3"),
         ],
     )
     def test_no_methods(self, given, match):
         with pytest.raises(TypeError, match=match):
-            read_methods(given, 0)
+            as_methods(given, 0)
 
 
 class TestOptions:

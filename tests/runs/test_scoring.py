@@ -13,11 +13,10 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from cam_extras.configuration import read_methods
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
 from cam_extras.evaluation import Evaluator
-from cam_extras.methods import ExpectedGradCAM, FakeCAM, GradCAM, OptiCAM, RandomCAM
+from cam_extras.methods import ExpectedGradCAM, FakeCAM, GradCAM, OptiCAM, RandomCAM, as_methods
 from cam_extras.probe import find_layer
 from cam_extras.report import overlay
 from cam_extras.runs.batches import Drawing, Input, Reader, Scorer
@@ -225,7 +224,7 @@ class TestTrouble:
             "ExpectedGradCAM": {"expected": ExpectedGradCAM(n_samples=16, internal_batch_size=20)},
             "blur": {"blur": ExpectedGradCAM(n_samples=4, baselines="blur", difference="input")},
             "OptiCAM": {"opti": OptiCAM(max_iterations=2)},
-        }.get(name) or read_methods([name], 0)
+        }.get(name) or as_methods([name], 0)
         metrics = ["insertion"] if name == "insertion" else ["average_drop"]
         given = [replace(item, x=item.x.double()) for item in inputs()]
 

@@ -8,7 +8,7 @@ from pytorch_grad_cam.utils.model_targets import (
     ClassifierOutputTarget,
 )
 
-from cam_extras.scores import SCORES, Logit, LogSoftmax, ReST, Softmax
+from cam_extras.utilities import UTILITIES, Logit, LogSoftmax, ReST, Softmax
 
 pytestmark = pytest.mark.numerical
 
@@ -26,7 +26,7 @@ def test_equals_upstream(mine, theirs):
         torch.testing.assert_close(mine(c)(OUTPUTS), theirs(c)(OUTPUTS), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("score", SCORES.values())
+@pytest.mark.parametrize("score", UTILITIES.values())
 def test_batch_equals_one_by_one(score):
     classes = [5, 0, 3, 3]
     together = score(classes)(OUTPUTS)
@@ -46,7 +46,7 @@ def test_rest_of_extreme_logits_is_finite():
     assert ReST(0)(outputs).item() == 1000
 
 
-@pytest.mark.parametrize("score", SCORES.values())
+@pytest.mark.parametrize("score", UTILITIES.values())
 @pytest.mark.parametrize(
     ("target", "error", "match"),
     [

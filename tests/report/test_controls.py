@@ -88,9 +88,9 @@ class TestRun:
         methods = {
             "a": {"method": "FakeCAM"},
             "b": {"method": "RandomCAM", "seed": 3},
-            "c": {"method": "Upstream", "cam": "RandomCAM", "score": "logit", "hyper": {}},
-            "d": {"method": "Upstream", "cam": "ScoreCAM", "score": "logit", "hyper": {}},
-            "FakeCAM": {"method": "GradCAM", "score": "logit"},
+            "c": {"method": "Upstream", "cam": "RandomCAM", "utility": "logit", "hyper": {}},
+            "d": {"method": "Upstream", "cam": "ScoreCAM", "utility": "logit", "hyper": {}},
+            "FakeCAM": {"method": "GradCAM", "utility": "logit"},
         }
         old = make_run(tmp_path, rows_of(), configuration={"methods": methods}, environment={"categories": []})
         assert old.controls == {"a", "b", "c"}

@@ -1,4 +1,4 @@
-"""Score functions: what a class activation map explains, one number per sample.
+"""Utilities: what a class activation map explains, one number for each sample.
 
 `Logit`, `Softmax`, `LogSoftmax` and `ReST` turn a class index into a callable. Given the model's output of one
 sample, shape (C,), it returns a scalar, as pytorch-grad-cam expects of its targets; given a batch, shape
@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_choice, check_classes, check_targets, check_tensor
+from cam_extras._checks import check_choice, check_classes, check_targets, check_tensor, list_targets
 
-Target = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
+Target: TypeAlias = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
+
+UtilityName: TypeAlias = Literal["logit", "softmax", "log_softmax", "rest"]
+"""Key of `UTILITIES`."""
 
 
-class ClassScore(ABC):
+class ClassUtility(ABC):
     """A function of the model's output, read at a class.
 
     Args:
@@ -32,10 +35,10 @@ class ClassScore(ABC):
     @staticmethod
     @abstractmethod
     def transform(outputs: Tensor, dim: int) -> Tensor:
-        """Turn the model's output into the score of every class; `dim` is the class dimension."""
+        """Turn the model's output into the utility of every class; `dim` is the class dimension."""
 
     def __call__(self, outputs: Tensor) -> Tensor:
-        """Score an output of shape (C,) or (N, C): shape () or (N,).
+        """Read the utility from an output of shape (C,) or (N, C): shape () or (N,).
 
         Raises:
             ValueError: the class index is outside [0, C), or there is not one for each sample.
@@ -49,7 +52,7 @@ class ClassScore(ABC):
         return f"{type(self).__name__}({self.target!r})"
 
 
-class Logit(ClassScore):
+class Logit(ClassUtility):
     """The model's raw output y_c.
 
     >>> Logit(1)(torch.tensor([1.0, 3.0]))
@@ -62,7 +65,7 @@ class Logit(ClassScore):
         return outputs
 
 
-class Softmax(ClassScore):
+class Softmax(ClassUtility):
     """The probability p_c = softmax(y)_c, in [0, 1]."""
 
     @staticmethod
@@ -71,7 +74,7 @@ class Softmax(ClassScore):
         return outputs.softmax(dim)
 
 
-class LogSoftmax(ClassScore):
+class LogSoftmax(ClassUtility):
     """The log probability ln p_c, at most 0."""
 
     @staticmethod
@@ -80,7 +83,7 @@ class LogSoftmax(ClassScore):
         return outputs.log_softmax(dim)
 
 
-class ReST(ClassScore):
+class ReST(ClassUtility):
     """Residual Softmax Target-class utility U = y_c + ln p_c.
 
     The logit keeps the gradient alive where p_c is close to 1; the log probability takes away what speaks for
@@ -93,7 +96,7 @@ class ReST(ClassScore):
         return outputs + outputs.log_softmax(dim)
 
 
-SCORES: dict[str, type[ClassScore]] = {
+UTILITIES: dict[str, type[ClassUtility]] = {
     "logit": Logit,
     "softmax": Softmax,
     "log_softmax": LogSoftmax,
@@ -116,7 +119,7 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
     if values.ndim != 2:
         raise ValueError(
             f"a class index needs a model output of shape (N, C); got {tuple(values.shape)}: "
-            "give a score function of your own instead"
+            "give a function of your own instead"
         )
     samples, classes = values.shape
     try:
@@ -138,8 +141,8 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
     return indices.clone() if indices.is_inference() else indices  # a backward pass keeps them
 
 
-class Scorer(ABC):
-    """What a probe differentiates: the model's output, one number per sample."""
+class Utility(ABC):
+    """What a probe differentiates: a function of the model's output, one number for each sample."""
 
     @property
     def predicts(self) -> bool:
@@ -147,27 +150,27 @@ class Scorer(ABC):
         return False
 
     @abstractmethod
-    def __call__(self, outputs: Any, utility: str) -> Tensor:
-        """Score the model's output, shape (N,); `utility` names the function of the logits to read."""
+    def __call__(self, outputs: Any, name: str) -> Tensor:
+        """Return the utility of the model's output, shape (N,); `name`, a key of `UTILITIES`, says how to read it."""
 
-    def resolved(self, outputs: Any) -> Scorer:
-        """Return the scorer that looks at the class of these outputs, whatever it is given later."""
+    def resolved(self, outputs: Any) -> Utility:
+        """Return the utility of the class of these outputs, whatever it is given later."""
         return self
 
-    def of_samples(self, samples: Tensor) -> Scorer | None:
-        """Return the scorer of some of the samples, given by position; None where it scores all or none."""
+    def of_samples(self, samples: Tensor) -> Utility | None:
+        """Return the utility of some of the samples, given by position; None where it takes all or none."""
         return None
 
-    def key(self, utility: str) -> tuple[Any, ...]:
-        """Return what makes two scores the same; a score function of the user's own knows no utility."""
+    def key(self, name: str) -> tuple[Any, ...]:
+        """Return what makes two utilities the same; a function of the user's own takes no notice of `name`."""
         return (self,)
 
 
-Score = Scorer | Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]]
+AnyUtility: TypeAlias = Utility | Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]]
 
 
-class TargetScorer(Scorer):
-    """Score of a target under the utility that the method asks for.
+class TargetUtility(Utility):
+    """Utility of a target, read as the method asks for.
 
     Args:
         target: class index, one index for each sample, a function that reads one value per sample from the class
@@ -183,100 +186,100 @@ class TargetScorer(Scorer):
         """Whether the class is still to be found by a prediction."""
         return self.target is None
 
-    def resolved(self, outputs: Any) -> TargetScorer:
+    def resolved(self, outputs: Any) -> TargetUtility:
         """Fix the class of every sample, the predicted one where none was given."""
         if callable(self.target) or not isinstance(outputs, Tensor):
             return self
         if self.target is not None:
-            return TargetScorer(_class_indices(_with_class_dimension(outputs), self.target))
+            return TargetUtility(_class_indices(_with_class_dimension(outputs), self.target))
         if outputs.ndim > 2:
             raise ValueError(
                 f"the predicted class is undefined for a model output of shape {tuple(outputs.shape)}: "
                 "say what to explain with a target"
             )
-        return TargetScorer(_with_class_dimension(outputs).argmax(dim=1))
+        return TargetUtility(_with_class_dimension(outputs).argmax(dim=1))
 
-    def of_samples(self, samples: Tensor) -> TargetScorer | None:
-        """Return the scorer of some of the samples, given by position."""
+    def of_samples(self, samples: Tensor) -> TargetUtility | None:
+        """Return the utility of some of the samples, given by position."""
         if callable(self.target):  # a function of the whole batch, unless it can say what it reads of a sample
             of_samples = getattr(self.target, "of_samples", None)
-            return None if of_samples is None else TargetScorer(of_samples(samples))
+            return None if of_samples is None else TargetUtility(of_samples(samples))
         if self.target is None:
             return None
         indices = torch.as_tensor(self.target, device=samples.device)
-        return self if indices.numel() == 1 else TargetScorer(indices[samples])
+        return self if indices.numel() == 1 else TargetUtility(indices[samples])
 
-    def key(self, utility: str) -> tuple[Any, ...]:
-        """Return what makes two scores the same."""
-        return (self, utility)
+    def key(self, name: str) -> tuple[Any, ...]:
+        """Return what makes two utilities the same."""
+        return (self, name)
 
-    def __call__(self, outputs: Any, utility: str) -> Tensor:
-        """Score the model's output, shape (N,)."""
-        check_choice("score", utility, SCORES)
+    def __call__(self, outputs: Any, name: str) -> Tensor:
+        """Return the utility of the model's output, shape (N,)."""
+        check_choice("utility", name, UTILITIES)
         if not isinstance(outputs, Tensor):
             raise TypeError(
                 f"a class index needs a model that returns a tensor (N, C); this one returns {_describe(outputs)}: "
-                "give one score function a sample"
+                "give one function for each sample"
             )
         if self.target is None:
-            return self.resolved(outputs)(outputs, utility)
+            return self.resolved(outputs)(outputs, name)
         outputs = _with_class_dimension(outputs)
-        values = SCORES[utility].transform(outputs, 1)
+        values = UTILITIES[name].transform(outputs, 1)
         if not callable(self.target):
             return select_class(values, self.target)
-        return check_scores(self.target(values), len(outputs))
+        return check_utilities(self.target(values), len(outputs))
 
 
-class CustomScorer(Scorer):
-    """Score function of the user's own, model output -> (N,): it wins over any method's utility."""
+class CustomUtility(Utility):
+    """Utility of the user's own, model output -> (N,): it wins over any method's."""
 
     def __init__(self, function: Callable[[Any], Tensor]):
         self.function = function
 
-    def __call__(self, outputs: Any, utility: str) -> Tensor:
-        """Score the model's output, shape (N,)."""
-        return check_scores(self.function(outputs), len(outputs))
+    def __call__(self, outputs: Any, name: str) -> Tensor:
+        """Return the utility of the model's output, shape (N,)."""
+        return check_utilities(self.function(outputs), len(outputs))
 
 
-class PerSampleScorer(Scorer):
-    """One score function for each sample, as pytorch-grad-cam's targets: output of the sample -> scalar."""
+class PerSampleUtility(Utility):
+    """One function for each sample, as pytorch-grad-cam's targets: output of the sample -> scalar."""
 
     def __init__(self, functions: Iterable[Callable[[Any], Tensor]]):
         self.functions = functions
 
-    def of_samples(self, samples: Tensor) -> PerSampleScorer:
-        """Return the scorer of some of the samples, given by position."""
+    def of_samples(self, samples: Tensor) -> PerSampleUtility:
+        """Return the utility of some of the samples, given by position."""
         functions = list(self.functions)
-        return PerSampleScorer([functions[sample] for sample in samples.tolist()])
+        return PerSampleUtility([functions[sample] for sample in samples.tolist()])
 
-    def __call__(self, outputs: Any, utility: str) -> Tensor:
-        """Score the model's output, shape (N,)."""
+    def __call__(self, outputs: Any, name: str) -> Tensor:
+        """Return the utility of the model's output, shape (N,)."""
         functions = check_targets(self.functions, len(outputs))
-        scores = []
+        values = []
         for number, (function, output) in enumerate(zip(functions, outputs, strict=True)):
             try:
-                score = function(output)
+                value = function(output)
             except IndexError as error:
                 raise ValueError(
                     f"the target of sample {number} asks for what the model's output "
                     f"{_describe(output)} does not have: {error}"
                 ) from error
-            if not isinstance(score, Tensor) or score.numel() != 1:
-                raise ValueError(f"the target of sample {number} must return a scalar tensor; got {_describe(score)}")
-            scores.append(score.reshape(()))
-        return torch.stack(scores)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise ValueError(f"the target of sample {number} must return a scalar tensor; got {_describe(value)}")
+            values.append(value.reshape(()))
+        return torch.stack(values)
 
 
-def check_scores(scores: object, samples: int) -> Tensor:
-    """Return `scores` as shape (N,), or raise ValueError where there is not one number per sample."""
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"a score function must return a tensor; got {type(scores).__name__}")
-    if scores.numel() != samples or (scores.ndim > 0 and len(scores) != samples):
+def check_utilities(values: object, samples: int) -> Tensor:
+    """Return a utility as shape (N,), or raise ValueError where there is not one number for each sample."""
+    if not isinstance(values, Tensor):
+        raise TypeError(f"a utility must be a tensor; the function returned {type(values).__name__}")
+    if values.numel() != samples or (values.ndim > 0 and len(values) != samples):
         raise ValueError(
-            f"expected one score per sample, shape ({samples},); got {tuple(scores.shape)}: "
-            "choose a target, or reduce the score over its other dimensions"
+            f"expected one utility for each sample, shape ({samples},); got {tuple(values.shape)}: "
+            "choose a target, or reduce the function over its other dimensions"
         )
-    return scores.reshape(samples)
+    return values.reshape(samples)
 
 
 def _with_class_dimension(outputs: Tensor) -> Tensor:
@@ -287,3 +290,56 @@ def _describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"of shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"
+
+
+def as_target(given: Any) -> Utility:
+    """Return what to explain, as a probe takes it, from what people give.
+
+    Args:
+        given: a class index, or one for each sample, as a list, an array or a tensor; None for the predicted class;
+            a function of the batch's class scores; or host targets, one function for each sample, output of the
+            sample -> scalar, as in `pytorch_grad_cam.utils.model_targets`.
+
+    Raises:
+        TypeError: it is none of these, or indices and functions in one list.
+    """
+    if isinstance(given, Utility):
+        return given
+    if given is None or callable(given) or isinstance(given, Tensor) or hasattr(given, "__index__"):
+        return TargetUtility(given)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(
+            "targets must be a class index, a list with a class index or a function for each sample, or None; "
+            f"got {given!r:.80}"
+        )
+    if hasattr(given, "__array__"):
+        return TargetUtility(given)  # type: ignore[arg-type]
+    items = list(given)
+    return TargetUtility(items) if items and not any(map(callable, items)) else PerSampleUtility(list_targets(items))
+
+
+def as_classes(given: Any) -> int | Sequence[int] | Tensor | None:
+    """Return class indices from what people give, where a probability is asked for.
+
+    Args:
+        given: as for `as_target`; of functions only those that read one class and say which, such as `Logit(3)` and
+            pytorch-grad-cam's `ClassifierOutputTarget(3)`.
+
+    Raises:
+        TypeError: it is a function that does not say which class it reads, or none of these.
+    """
+    utility = as_target(given)
+    if isinstance(utility, PerSampleUtility):
+        return [_class_of(function) for function in utility.functions]
+    classes = utility.target  # type: ignore[attr-defined]
+    return _class_of(classes) if callable(classes) else classes
+
+
+def _class_of(function: Any) -> Any:
+    index = getattr(function, "category", getattr(function, "target", None))
+    if index is None:
+        raise TypeError(
+            "the target must be a class index, or one for each sample: a function that does not say which class it "
+            f"reads has no probability; got {function!r:.80}"
+        )
+    return index

@@ -1,0 +1,116 @@
+"""Methods as people give them: by name, class or instance, one or many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any, TypeAlias
+
+from cam_extras._checks import check_name
+from cam_extras._text import read_settings
+from cam_extras.methods.base import METHODS, Method
+
+AnyMethod: TypeAlias = str | type | Method
+"""A name, a class, one of ours or of pytorch-grad-cam's, or an instance."""
+
+AnyMethods: TypeAlias = AnyMethod | Iterable[AnyMethod] | Mapping[str, AnyMethod | Mapping[str, Any] | None]
+"""One or several; or a mapping from names of your own to them, or to hyper-parameters."""
+
+
+def as_method(given: AnyMethod, hyper: Mapping[str, Any] | None = None) -> Method:
+    """Return a method, given by name, by class or as it is.
+
+    Args:
+        given: a name in `METHODS`, or that of a class of pytorch-grad-cam, such as "ScoreCAM", which comes as an
+            `Upstream`; a class, of ours, for a host, or of pytorch-grad-cam; or a method.
+        hyper: its hyper-parameters by name; of a method those that change.
+
+    Raises:
+        TypeError: it is none of these, or has no such hyper-parameter.
+        ValueError: there is no method of that name, or a hyper-parameter is out of its range.
+    """
+    hyper = hyper or {}
+    if isinstance(given, Method):
+        made = {field.name: getattr(given, field.name) for field in fields(given) if field.init}
+        return type(given).make({**made, **hyper}) if hyper else given
+    if isinstance(given, type):
+        given = getattr(given, "method_type", given)  # a class for a host
+    if isinstance(given, type) and issubclass(given, Method):
+        return given.make(hyper)
+    if isinstance(given, str) and given in METHODS:
+        return METHODS[given].make(hyper)
+    from cam_extras.pytorch_grad_cam.upstream import UPSTREAM, Upstream  # only where asked for: it imports its host
+
+    if isinstance(given, str):
+        check_name("method", given, {**METHODS, **UPSTREAM})
+        return Upstream.of(given, hyper)
+    if isinstance(given, type) and given in UPSTREAM.values():
+        return Upstream.of(given.__name__, hyper)
+    raise TypeError(
+        f'the method must be a name, such as "GradCAM", a class or a method, such as GradCAM(); got {given!r:.80}'
+    )
+
+
+def as_methods(given: AnyMethods, seed: int | None = None) -> dict[str, Method]:
+    """Return methods by the names that results have for them.
+
+    Args:
+        given: one or several, see `as_method`, with hyper-parameters after the name as in
+            "OptiCAM:max_iterations=30,utility=softmax"; or a mapping from names of your own to these, or to
+            hyper-parameters, with "method" where the name is not the method's.
+        seed: of those that draw random numbers, are not given as instances, and are given no other.
+
+    Raises:
+        TypeError: what is given are no methods, or one has no such hyper-parameter.
+        ValueError: there is none, no method of that name, or two of the same name.
+    """
+    methods: dict[str, Method] = {}
+    for name, method in _named(given):
+        if name in methods:
+            raise ValueError(f"there are two methods named {name!r}: give them names of their own, in a mapping")
+        methods[name] = _with_seed(*_read(name, method), seed)
+    if not methods:
+        raise ValueError("there is no method: give one or more")
+    return methods
+
+
+def _named(given: AnyMethods) -> list[tuple[str, Any]]:
+    if isinstance(given, Mapping):
+        for name, value in given.items():
+            if not isinstance(name, str) or not (value is None or isinstance(value, str | type | Method | Mapping)):
+                raise TypeError(
+                    "methods must map names to methods, or to hyper-parameters {name: value}; got "
+                    f"{{{name!r:.80}: {value!r:.80}}}"
+                )
+        return list(given.items())
+    if isinstance(given, str | type | Method):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise TypeError(f"methods must be names or methods, in a list or a mapping; got {given!r:.80}")
+    named: list[tuple[str, Any]] = []
+    for item in given:
+        if not isinstance(item, str | type | Method):
+            raise TypeError(f'methods must be names or methods, such as "GradCAM" or GradCAM(); got {item!r:.80}')
+        name = item if isinstance(item, str) else (item if isinstance(item, type) else type(item)).__name__
+        named.append((name, item))
+    return named
+
+
+def _read(name: str, given: Any) -> tuple[AnyMethod, Mapping[str, Any]]:
+    """Return a method and its hyper-parameters, which are in the text of its name or in a mapping."""
+    if given is None:
+        given = name
+    if isinstance(given, str):
+        class_name, _, text = given.partition(":")
+        return class_name, read_settings(text.split(",") if text else [])
+    if isinstance(given, Mapping):
+        return given.get("method", name), {key: value for key, value in given.items() if key != "method"}
+    return given, {}
+
+
+def _with_seed(given: AnyMethod, hyper: Mapping[str, Any], seed: int | None) -> Method:
+    method = as_method(given, hyper)
+    draws = any(field.name == "seed" for field in fields(method))
+    if seed is None or isinstance(given, Method) or not draws or "seed" in hyper:
+        return method
+    return as_method(method, {"seed": seed})
