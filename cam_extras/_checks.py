@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -180,7 +181,7 @@ def which(selected: Tensor) -> list[int]:
     return torch.nonzero(selected.reshape(len(selected), -1).any(dim=1)).flatten().tolist()
 
 
-def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable]:
+def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable[..., Any]]:
     """Return per-sample score functions as a list.
 
     Raises:
@@ -193,7 +194,7 @@ def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable]:
     return functions
 
 
-def list_targets(targets: Iterable[object]) -> list[Callable]:
+def list_targets(targets: Iterable[object]) -> list[Callable[..., Any]]:
     """Return per-sample score functions as a list, or raise TypeError where they are no callables."""
     if callable(targets) or not isinstance(targets, Iterable):
         raise TypeError(

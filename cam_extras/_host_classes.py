@@ -23,8 +23,7 @@ def make_class(base: type[_Host], method: type[Method], name: str, module: str) 
     """
     doc = (
         f"{inspect.cleandoc(method.__doc__ or '')}\n\n"
-        f"A `cam_extras.methods.{method.__name__}` behind the interface of the host: see `{base.__name__}`, which it "
-        "derives from, for what comes before the hyper-parameters, and for what a call takes and returns."
+        f"See `{base.__name__}` for the arguments before these, and for what a call takes and returns."
     )
     presets = {key: value for key, value in vars(method).items() if key.isupper()}
     contents = {"method_type": method, "__doc__": doc, "__module__": module, "__signature__": signature(base, method)}

@@ -26,7 +26,7 @@ def check_fields(options: Any) -> None:
         TypeError: a value has another type.
         ValueError: a value is none of the choices, or out of its range.
     """
-    hints = hints_of(type(options))
+    hints = hints_of(options.__class__)
     for field in dataclasses.fields(options):
         if field.init:
             check_annotated(field.name, getattr(options, field.name), hints[field.name])

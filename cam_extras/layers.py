@@ -43,7 +43,7 @@ def tokens_to_map(tokens: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
                 f"{count} tokens are not {prefix} and a grid, neither the model's own nor a square one: give a "
                 "reshape_transform"
             )
-    return tokens[:, count - patches :].transpose(1, 2).unflatten(2, grid)
+    return tokens[:, count - patches :].transpose(1, 2).reshape(len(tokens), -1, *grid)
 
 
 def channels_first(features: Tensor, widths: tuple[int, ...]) -> Tensor:
@@ -206,11 +206,13 @@ def settle(
     return settled
 
 
-def name_of(model: Any, layer: nn.Module) -> str:
-    """Return the dotted name of a layer, or its type where it has none.
+def name_of(model: Any, layer: nn.Module | str) -> str:
+    """Return the dotted name of a layer, or its type where it has none; "auto" is its own.
 
     >>> name_of(nn.Sequential(nn.ReLU()), nn.ReLU())
     'ReLU'
     """
+    if isinstance(layer, str):
+        return layer
     modules = model.named_modules() if isinstance(model, nn.Module) else ()
     return next((name for name, module in modules if module is layer and name), type(layer).__name__)

@@ -235,7 +235,8 @@ def _function(spec: str) -> Callable[..., Any]:
     if not hasattr(module, function_name):
         functions = [name for name, value in vars(module).items() if inspect.isroutine(value) and name[0] != "_"]
         check_name(f"function in {source}", function_name, functions)
-    return getattr(module, function_name)
+    function: Callable[..., Any] = getattr(module, function_name)
+    return function
 
 
 @contextmanager

@@ -350,7 +350,8 @@ class _Recording:
         return self._feature_maps
 
     def as_feature_map(self, values: Tensor) -> Tensor:
-        return _to_float(self._reshape(values))
+        maps: Tensor = _to_float(self._reshape(values))
+        return maps
 
     def _reshape(self, values: Tensor) -> Tensor:
         maps = values if self.reshape_transform is None else self.reshape_transform(values)
@@ -584,7 +585,9 @@ class _Recording:
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
     """Return the module of a dotted name, or raise ValueError with the names that come close."""
-    modules = {known: module for known, module in model.named_modules(remove_duplicate=False) if known}
+    modules: dict[str, nn.Module] = {
+        known: module for known, module in model.named_modules(remove_duplicate=False) if known
+    }
     check_name("layer", name, modules)
     return modules[name]
 

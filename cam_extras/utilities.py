@@ -331,8 +331,9 @@ def as_classes(given: Any) -> int | Sequence[int] | Tensor | None:
     utility = as_target(given)
     if isinstance(utility, PerSampleUtility):
         return [_class_of(function) for function in utility.functions]
-    classes = utility.target  # type: ignore[attr-defined]
-    return _class_of(classes) if callable(classes) else classes
+    target: Any = getattr(utility, "target", utility)
+    classes: int | Sequence[int] | Tensor | None = _class_of(target) if callable(target) else target
+    return classes
 
 
 def _class_of(function: Any) -> Any:

@@ -183,11 +183,11 @@ def mi_grad_cam(head, a, c, x, model):
     return _weigh([_mean(gradient[k]) * information[k] / sum(information) for k in range(len(a))], a)
 
 
-def opti_cam_mask(u, a, size, normalisation="range", h="identity"):
-    """The mask (H, W) of channels a (K, h, w) weighed by softmax(u)."""
+def opti_cam_mask(u, a, size, normalisation="range", rectifier="identity"):
+    """The mask (H, W) of channels a (K, rectifier, w) weighed by softmax(u)."""
     weights = torch.exp(u) / torch.exp(u).sum()
     saliency = sum(weights[k] * a[k] for k in range(len(a)))
-    if h == "relu":
+    if rectifier == "relu":
         saliency = saliency.clamp(min=0)
     s = F.interpolate(saliency[None, None], size, mode="bilinear", align_corners=False)[0, 0]
     if normalisation == "range":

@@ -326,8 +326,8 @@ BAD = {
     ),
     "Quantus, a layer": (
         lambda: explain("GradCAM", layer=1)(net(), X.numpy(), np.array([1])),
-        ValueError,
-        "there is no layer 1: did you",
+        TypeError,
+        "the layer must be one: its dotted name",
     ),
     "Quantus, a mask of NaN": (
         lambda: of_quantus(np.full((1, 1, 8, 8), NAN)),

@@ -52,15 +52,14 @@ class MethodAttribution(LayerAttribution):
                 f"device_ids={device_ids} cannot be served: models split over devices by DataParallel are not "
                 "supported; give the model's .module and explain one device's share of the batch at a time"
             )
-        layers = as_layers(forward_func, layer)
-        several = isinstance(layer, Iterable) and not isinstance(layer, str | nn.Sequential)
-        super().__init__(forward_func, layers if several else layers[0], device_ids)
+        self._layers = as_layers(forward_func, layer)
+        self._several = isinstance(layer, Iterable) and not isinstance(layer, str | nn.Sequential)
+        super().__init__(forward_func, self._layers if self._several else self._layers[0], device_ids)
         self.reshape_transform = reshape_transform
         self.method = self.method_type.make(hyper)
 
     def __repr__(self) -> str:
-        layers = self.layer if isinstance(self.layer, list) else [self.layer]
-        names = [layer if layer == "auto" else name_of(self.forward_func, layer) for layer in layers]
+        names = [name_of(self.forward_func, layer) for layer in self._layers]
         return describe(self, self.forward_func, names, self.method)
 
     @log_usage()
@@ -100,12 +99,9 @@ class MethodAttribution(LayerAttribution):
         """
         if grad_kwargs:
             raise ValueError(f"grad_kwargs={grad_kwargs} cannot be served: the backward pass is shared by all methods")
-        several = isinstance(self.layer, list)
         x = _single(inputs)
-        layers = self.layer if several else [self.layer]
-        if "auto" in layers:
-            layers = settle(self.forward_func, layers, x, self.reshape_transform)
-            self.layer = layers if several else layers[0]
+        layers = settle(self.forward_func, self._layers, x, self.reshape_transform)
+        self._layers, self.layer = [*layers], layers if self._several else layers[0]
         of_host = isinstance(target, list) and any(map(callable, target))
         probes = Probe.several(
             self.forward_func,
@@ -126,7 +122,7 @@ class MethodAttribution(LayerAttribution):
             if relu_attributions:
                 attribution = attribution.relu()
             attributions.append(_in_type_of(x, attribution) if x.is_floating_point() else attribution)
-        if several:
+        if self._several:
             return attributions
         return tuple(attributions) if isinstance(inputs, tuple) else attributions[0]
 
@@ -139,7 +135,8 @@ class _Selection:
 
     def __call__(self, values: Tensor) -> Tensor:
         try:
-            return _select_targets(values, self.target)
+            selected: Tensor = _select_targets(values, self.target)
+            return selected
         except (AssertionError, IndexError, RuntimeError) as error:
             raise ValueError(
                 f"target {self.target!r} does not fit a model output of shape {tuple(values.shape)}: {error}"
@@ -161,7 +158,7 @@ def _in_type_of(x: Tensor, attribution: Tensor) -> Tensor:
     return narrowed
 
 
-def _single(inputs: Any) -> Tensor:
+def _single(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     if not isinstance(inputs, tuple):
         return inputs
     if len(inputs) != 1:

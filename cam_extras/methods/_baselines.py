@@ -115,7 +115,8 @@ class FreshBaselines(Baselines):
     def activations(self, steps: Tensor, samples: Tensor, images: Tensor) -> Tensor:
         """Return A(x - x') for the difference "input", else A(x')."""
         inputs = self.x[samples] - images if self.difference == "input" else images
-        return probe_at(self.probe, inputs, samples).activations.unflatten(0, inputs.shape[:2])
+        activations = probe_at(self.probe, inputs, samples).activations
+        return activations.reshape(*inputs.shape[:2], *activations.shape[1:])
 
 
 def make_baselines(

@@ -129,7 +129,8 @@ def _cells(size: tuple[int, ...], image_size: tuple[int, ...], device: torch.dev
     """Return the cells of a map that nearest upsampling shows, and which of these (its position) each pixel shows."""
     numbers = torch.arange(math.prod(size), dtype=torch.float64, device=device).view(1, 1, *size)
     shown = F.interpolate(numbers, image_size, mode="nearest").flatten().long()
-    return torch.unique(shown, return_inverse=True)
+    cells, of_pixel = torch.unique(shown, return_inverse=True)
+    return cells, of_pixel
 
 
 def _count_levels(x: Tensor, cell_of_pixel: Tensor, cells: int, levels: int) -> Tensor:

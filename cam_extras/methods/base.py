@@ -160,7 +160,7 @@ def method(cls: _Method) -> _Method:
             f"METHODS.pop({cls.__name__!r})"
         )
     if cls.old_names:
-        cls.__init__ = renamed(cls.old_names)(cls.__init__)  # type: ignore[misc]
+        setattr(cls, "__init__", renamed(cls.old_names)(cls.__init__))  # noqa: B010  (not an assignment, to mypy)
     METHODS[cls.__name__] = cls
     return cls
 
@@ -178,10 +178,10 @@ def channel_weights(method: Method) -> Callable[[Probe], Tensor]:
     """
     if isinstance(method, ChannelMethod) and method.weighs_channels:
         return method.channel_weights
-    function = getattr(method, "channel_weights", None)
-    if callable(function) and not isinstance(method, ChannelMethod):
+    function: Callable[[Probe], Tensor] | None = getattr(method, "channel_weights", None)
+    if function is not None and not isinstance(method, ChannelMethod):
         warn(f"a method with channel_weights, {type(method).__name__},", "a ChannelMethod")
-        return function  # type: ignore[no-any-return]
+        return function
     with_these = f" with these hyper-parameters, {method}" if isinstance(method, ChannelMethod) else ""
     raise TypeError(
         f"{type(method).__name__} does not weigh channels{with_these}: counterfactual sensitivity takes methods with "

@@ -107,7 +107,8 @@ class ExpectedGradCAM(ChannelMethod, SampledMethod):
             points = starts + along * (x[samples] - starts)
             if self.noise > 0:
                 points = points + noise_for(x[samples], noise_seeds[steps], self.noise, self.distribution)
-            gradients = probe_at(probe, points, samples).gradients.unflatten(0, points.shape[:2])
+            gradients = probe_at(probe, points, samples).gradients
+            gradients = gradients.reshape(*points.shape[:2], *gradients.shape[1:])
             return gradients * baselines.differences(steps, samples, starts)
 
         return spatial_mean(self.average(probe, term))

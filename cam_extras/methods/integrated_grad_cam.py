@@ -77,6 +77,6 @@ class IntegratedGradCAM(ChannelMethod, SampledMethod):
             fractions = (steps.to(x) / self.n_samples).reshape(-1, *(1,) * x.ndim)
             there = probe_at(probe, fractions * x[samples], samples)
             maps = weigh_channels(spatial_mean(there.gradients), there.activations).sum(dim=1, keepdim=True).relu()
-            return maps.unflatten(0, (len(steps), len(samples)))
+            return maps.reshape(len(steps), len(samples), *maps.shape[1:])
 
         return self.n_samples * self.average(probe, term)

@@ -65,12 +65,12 @@ class MethodCAM(BaseCAM):
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
-        layers = as_layers(model, target_layers)
+        self._layers = as_layers(model, target_layers)
         self.method = self.method_type.make(hyper)
         # BaseCAM calls eval() on the model and hooks into the layers for good, so it is given neither.
         super().__init__(nn.PReLU(), [], reshape_transform, uses_gradients=False, tta_transforms=tta_transforms)
         self.model = model
-        self.target_layers = layers
+        self.target_layers = [layer for layer in self._layers if isinstance(layer, nn.Module)]
         self.activations_and_grads = _NoHooks(
             model,
             self.target_layers,
@@ -105,36 +105,41 @@ class MethodCAM(BaseCAM):
             list_targets(targets)  # which says that it is to be in a list
         if isinstance(targets, Iterable) and not isinstance(targets, Tensor | np.ndarray | str):
             targets = list(targets)  # an iterator would be used up by the first of several passes
-        return super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)
+        maps: np.ndarray = super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)
+        return maps
 
     def forward(
-        self, input_tensor: Tensor, targets: Sequence[Callable] | None = None, eigen_smooth: bool = False
+        self, input_tensor: Tensor, targets: Sequence[Callable[..., Any]] | None = None, eigen_smooth: bool = False
     ) -> np.ndarray:
         """Explain a batch without `aug_smooth`."""
-        if "auto" in self.target_layers:
+        if "auto" in self._layers:
             x = self.activations_and_grads.on_device(input_tensor)
-            self.target_layers = settle(self.model, self.target_layers, x, self.reshape_transform)
+            self.target_layers = settle(self.model, self._layers, x, self.reshape_transform)
+            self._layers = [*self.target_layers]
             self.activations_and_grads.layers = self.target_layers
         self.outputs = self.activations_and_grads(input_tensor)
         try:
             if type(self.method).maps is not methods.Method.maps and not eigen_smooth and not self._weighs_itself:
                 return self._own_maps(targets)
-            return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
+            maps: np.ndarray = self.aggregate_multi_layers(
+                self.compute_cam_per_layer(input_tensor, targets, eigen_smooth)
+            )
+            return maps
         finally:
             self.activations_and_grads.probes = []
 
     def compute_cam_per_layer(
-        self, input_tensor: Tensor, targets: Sequence[Callable] | None, eigen_smooth: bool
+        self, input_tensor: Tensor, targets: Sequence[Callable[..., Any]] | None, eigen_smooth: bool
     ) -> list[np.ndarray]:
         """Return one map (N, 1, *S) a layer at the input's size."""
         recorder = self.activations_and_grads
         recorder.seen = []  # BaseCAM would read, and thereby compute, what the method may not need
         self._set_targets(targets)
-        maps = super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
+        maps: list[np.ndarray] = super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
         recorder.seen = [probe.without_graph() for probe in recorder.probes]
         return maps
 
-    def _set_targets(self, targets: Sequence[Callable] | None) -> None:
+    def _set_targets(self, targets: Sequence[Callable[..., Any]] | None) -> None:
         """Let the probes score the targets."""
         if targets is not None:
             # One utility for all layers, so that they share a backward pass.
@@ -143,7 +148,7 @@ class MethodCAM(BaseCAM):
                 probe.with_utility(utility) for probe in self.activations_and_grads.probes
             ]
 
-    def _own_maps(self, targets: Sequence[Callable] | None) -> np.ndarray:
+    def _own_maps(self, targets: Sequence[Callable[..., Any]] | None) -> np.ndarray:
         """Return the maps (N, *S) that the method scales itself, and BaseCAM would change; of layers their mean."""
         recorder = self.activations_and_grads
         self._set_targets(targets)
@@ -155,7 +160,7 @@ class MethodCAM(BaseCAM):
         self,
         input_tensor: Tensor,
         target_layer: nn.Module,
-        targets: Sequence[Callable] | None,
+        targets: Sequence[Callable[..., Any]] | None,
         activations: None,
         grads: None,
         eigen_smooth: bool = False,
@@ -184,7 +189,7 @@ class MethodCAM(BaseCAM):
         return getattr(self.get_cam_weights, "__func__", None) is not BaseCAM.get_cam_weights
 
     def _contributions_by_override(
-        self, probe: Probe, input_tensor: Tensor, target_layer: nn.Module, targets: Sequence[Callable] | None
+        self, probe: Probe, input_tensor: Tensor, target_layer: nn.Module, targets: Sequence[Callable[..., Any]] | None
     ) -> Tensor:
         """Weigh the channels as a subclass's `get_cam_weights` does, which is given what `BaseCAM` gives it."""
         if probe.target is not None:
@@ -200,8 +205,7 @@ class MethodCAM(BaseCAM):
         return weigh_channels(weights, probe.activations)
 
     def __repr__(self) -> str:
-        layers = [layer if layer == "auto" else name_of(self.model, layer) for layer in self.target_layers]
-        return describe(self, self.model, layers, self.method)
+        return describe(self, self.model, [name_of(self.model, layer) for layer in self._layers], self.method)
 
     def __exit__(self, exc_type: object, exc_value: object, exc_tb: object) -> None:
         """Leave the `with` block; BaseCAM would swallow an IndexError here."""

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from cam_extras._batching import rows_of_a_pass
 from cam_extras._checks import SampleError, check_count, check_name, check_pixels
+from cam_extras.layers import AnyLayer, as_layer, settle
 from cam_extras.methods import METHODS as _OURS
-from cam_extras.methods import Method, channel_weights
-from cam_extras.probe import Probe, find_layer, reference_tensor
+from cam_extras.methods import Method, as_method, channel_weights
+from cam_extras.methods.named import AnyMethod
+from cam_extras.probe import Probe, reference_tensor
+from cam_extras.utilities import as_classes
 
 QUANTUS_ARGUMENTS = frozenset(
     {
@@ -57,9 +60,9 @@ def all_methods() -> dict[str, type]:
 
 
 def explain(
-    method: str | type,
+    method: AnyMethod,
     *,
-    layer: str,
+    layer: AnyLayer,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
     batch_size: int | None = None,
     **hyper: Any,
@@ -69,29 +72,33 @@ def explain(
     Args:
         method: key of `METHODS`: the name of one of ours (`cam_extras.methods.METHODS`) or of a class of
             pytorch-grad-cam, such as "ScoreCAM". Of names that both have, such as "GradCAM", it is ours; give the class
-            itself, `pytorch_grad_cam.GradCAM`, for the other.
-        layer: dotted name of the layer, looked up on the model of every call: Quantus' randomisation metrics explain
-            changed copies of the model, and a layer bound beforehand would belong to the wrong one.
+            itself, `pytorch_grad_cam.GradCAM`, for the other. Or a class or an instance of ours.
+        layer: dotted name of the layer, or "auto" for the last feature map before pooling, looked up on the model of
+            every call: Quantus' randomisation metrics explain changed copies of the model, and a module, which is taken
+            too, belongs to one of them alone.
         reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
         batch_size: how many samples to explain at a time; `quantus.evaluate` hands over the whole data set at once. By
             default 32, on the CPU as many as four images of 224 x 224 have pixels.
         hyper: the method's hyper-parameters.
 
     Raises:
-        ValueError: there is no method of that name.
-        TypeError: the method has no such hyper-parameter.
+        ValueError: there is no method of that name, or there are several layers.
+        TypeError: the method has no such hyper-parameter, or the layer is none.
     """
     if batch_size is not None:
         check_count("batch_size", batch_size)
+    if isinstance(layer, list | tuple) and len(layer) == 1:
+        layer = layer[0]
+    if not isinstance(layer, str | nn.Module) or isinstance(layer, nn.ModuleList):
+        raise TypeError(f'the layer must be one: its dotted name, such as "layer4", or a module; got {layer!r:.80}')
     kind: Any = method
-    if isinstance(method, str):
-        known = _OURS if method in _OURS else all_methods()
+    if isinstance(method, str) and method not in _OURS:
+        known = all_methods()
         check_name("method", method, known)
         kind = known[method]
-    if not isinstance(kind, type):
-        raise TypeError(f'the method must be a name, such as "GradCAM", or a class; got {method!r:.80}')
-    if issubclass(kind, Method):
-        return Explainer(kind.make(hyper), layer, reshape_transform, batch_size)
+    theirs = isinstance(kind, type) and not issubclass(kind, Method) and not hasattr(kind, "method_type")
+    if not theirs:
+        return Explainer(as_method(kind, hyper), layer, reshape_transform, batch_size)
     from cam_extras.pytorch_grad_cam import check_upstream
 
     check_upstream(kind, hyper)
@@ -103,7 +110,7 @@ class Explainer:
     """A Quantus explain function; made by `explain`."""
 
     method: Any
-    layer: str
+    layer: str | nn.Module
     reshape_transform: Callable[[Tensor], Tensor] | None = None
     batch_size: int | None = None
 
@@ -111,7 +118,7 @@ class Explainer:
         self,
         model: nn.Module,
         inputs: np.ndarray | Tensor,
-        targets: np.ndarray | Tensor,
+        targets: Any,
         device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
@@ -120,7 +127,7 @@ class Explainer:
         Args:
             model: the model, left as found.
             inputs: channels first; arrays, or tensors on any device, with or without `requires_grad`.
-            targets: class indices.
+            targets: a class index for each sample, or for all; None for the predicted class.
             device: where to explain; by default where the model is.
             kwargs: hyper-parameters, which win over those given to `explain`; the names in `QUANTUS_ARGUMENTS` are
                 left alone, unless the method has one of them.
@@ -136,7 +143,7 @@ class Explainer:
         self,
         model: nn.Module,
         inputs: np.ndarray | Tensor,
-        targets: np.ndarray | Tensor,
+        targets: Any,
         device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
@@ -156,15 +163,14 @@ class Explainer:
         return self._with(hyper) if hyper else self
 
     def _with(self, hyper: Mapping[str, Any]) -> Explainer:
-        made = {name: getattr(self.method, name) for name in inspect.signature(type(self.method)).parameters}
-        return replace(self, method=type(self.method).make({**made, **hyper}))
+        return replace(self, method=as_method(self.method, hyper))
 
     def _in_batches(
         self,
-        function: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        function: Callable[[nn.Module, Tensor, Tensor | None], Tensor],
         model: nn.Module,
         inputs: np.ndarray | Tensor,
-        targets: np.ndarray | Tensor,
+        targets: Any,
         device: str | torch.device | None,
     ) -> np.ndarray:
         reference = reference_tensor(model)
@@ -174,28 +180,40 @@ class Explainer:
         check_pixels(x.shape)
         if not len(x):
             raise ValueError(f"there are no inputs to explain: their shape is {tuple(x.shape)}")
-        classes = to_tensor(targets, device=x.device)
-        if classes.shape != (len(x),):
+        given = as_classes(targets)
+        if hasattr(given, "__index__") and not getattr(given, "ndim", 0):  # one class for all
+            given = [given.__index__()] * len(x)
+        classes = None if given is None else to_tensor(given, device=x.device)
+        if classes is not None and classes.shape != (len(x),):
             raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {tuple(classes.shape)}")
         rows, found = rows_of_a_pass(x, self.batch_size), []
         for first in range(0, len(x), rows):
             part = slice(first, first + rows)
             try:
-                found.append(function(model, x[part], classes[part]).float().cpu())
+                found.append(function(model, x[part], None if classes is None else classes[part]).float().cpu())
             except SampleError as error:
                 raise error.counted_from(first) from error
         return torch.cat(found).numpy()
 
-    def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        return self.method.maps(self._probe(model, x, target))
+    def _layer(self, model: nn.Module, x: Tensor) -> nn.Module:
+        if isinstance(self.layer, nn.Module) and all(self.layer is not module for module in model.modules()):
+            raise ValueError(
+                f"the layer {type(self.layer).__name__} is not a module of this {type(model).__name__}: give its "
+                "dotted name, which holds for copies of the model, too"
+            )
+        return settle(model, [as_layer(model, self.layer)], x, self.reshape_transform)[0]
 
-    def _weights(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    def _maps(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
+        maps: Tensor = self.method.maps(self._probe(model, x, target))
+        return maps
+
+    def _weights(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
         return channel_weights(self.method)(self._probe(model, x, target))
 
-    def _probe(self, model: nn.Module, x: Tensor, target: Tensor) -> Probe:
+    def _probe(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Probe:
         return Probe(
             model,
-            find_layer(model, self.layer),
+            self._layer(model, x),
             x,
             target=target,
             reshape_transform=self.reshape_transform,
@@ -215,13 +233,15 @@ class UpstreamExplainer(Explainer):
         check_upstream(self.method, hyper)
         return replace(self, hyper={**self.hyper, **hyper})
 
-    def _maps(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    def _maps(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
         from cam_extras.pytorch_grad_cam import upstream_maps
 
-        layer = find_layer(model, self.layer)
+        layer = self._layer(model, x)
+        if target is None:
+            target = Probe(model, layer, x, reshape_transform=self.reshape_transform).target
         return upstream_maps(self.method, model, layer, x, target, self.reshape_transform, self.hyper)
 
-    def _weights(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    def _weights(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
         raise TypeError(
             f"pytorch-grad-cam's {self.method.__name__} does not tell its channel weights: counterfactual sensitivity "
             "takes methods of cam_extras.methods, such as GradCAM or MIGradCAM"

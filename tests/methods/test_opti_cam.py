@@ -219,7 +219,7 @@ class TestWhatIsShownIsWhatWasOptimised:
         assert (activations.amin() < 0) == (values != "after a ReLU")
         assert (activations.amax() < 0) == (values == "negative")
         hyper = {"max_iterations": 4, **hyper}
-        options = {key: hyper[key] for key in ("normalisation", "h") if key in hyper}
+        options = {key: hyper[key] for key in ("normalisation", "rectifier") if key in hyper}
         masks = []
         for n, c in enumerate(CLASSES):
             u = opti_cam_iterates(model, activations[n], c, x[n], 4, **options)[0][-1]

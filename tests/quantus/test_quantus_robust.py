@@ -111,7 +111,7 @@ class TestSamplesAreCountedOverTheData:
             ours.Complexity()(model, x, y, explain_func=known, batch_size=3)
 
 
-@pytest.mark.parametrize("targets", [np.zeros(5, int), np.zeros(8, int), np.zeros((7, 1), int), 3])
+@pytest.mark.parametrize("targets", [np.zeros(5, int), np.zeros(8, int), np.zeros((7, 1), int), [3]])
 def test_not_one_target_for_each_sample(targets, digits):
     model, x, _ = digits
     with pytest.raises(ValueError, match=r"expected 7 targets, one for each sample; got shape \("):
