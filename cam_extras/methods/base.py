@@ -78,7 +78,7 @@ class GradientMethod(Method):
         if "score" in inspect.get_annotations(cls):
             warn(f"the field 'score' of {cls.__name__}", "'utility'")
             del cls.__annotations__["score"]
-            cls.__annotations__["utility"] = "UtilityName"
+            cls.__annotations__["utility"] = UtilityName
             cls.utility = cls.__dict__["score"]
             del cls.score
 
