@@ -1,7 +1,4 @@
-"""Write the stubs of the classes that are made when the package runs, for type checkers, IDEs and the API pages.
-
-python tools/stubs.py
-"""
+"""Stubs of the classes that are made when the package runs, for type checkers, IDEs and the API pages."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from cam_extras.layers import AnyLayer
 from cam_extras.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "cam_extras"
-HEAD = '"""{doc}"""\n\n# Written by tools/stubs.py: edit the methods, and run it again.\n\n'
+HEAD = '"""{doc}"""\n\n# Written by tools/generate.py: edit the methods, and run it again.\n\n'
 IMPORTS = """
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -123,8 +120,3 @@ def formatted(text: str) -> str:
         command = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(PACKAGE / "stub.pyi"), "-"]
         text = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
     return text
-
-
-if __name__ == "__main__":
-    for path, text in stubs().items():
-        path.write_text(text, encoding="utf-8")

@@ -3,7 +3,7 @@
 >>> from cam_extras.captum import LayerShapleyCam  # next to: from captum.attr import LayerGradCam
 """
 
-# Written by tools/stubs.py: edit the methods, and run it again.
+# Written by tools/generate.py: edit the methods, and run it again.
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal

@@ -7,7 +7,7 @@ that explain one layer, `upstream_maps` calls one without a trace on the model, 
 ours.
 """
 
-# Written by tools/stubs.py: edit the methods, and run it again.
+# Written by tools/generate.py: edit the methods, and run it again.
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
