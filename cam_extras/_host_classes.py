@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
+from cam_extras._options import hints_of
 from cam_extras.methods import Method
 
 _Host = TypeVar("_Host")
@@ -33,7 +34,7 @@ def make_class(base: type[_Host], method: type[Method], name: str, module: str) 
 def signature(base: type, method: type[Method]) -> inspect.Signature:
     """Return the signature of a method's class for a host: what the host needs, and every hyper-parameter by name."""
     of_host = [
-        parameter.replace(annotation=get_type_hints(base.__init__).get(parameter.name, parameter.annotation))  # type: ignore[misc]
+        parameter.replace(annotation=hints_of(base.__init__).get(parameter.name, parameter.annotation))  # type: ignore[misc]
         for parameter in list(inspect.signature(base).parameters.values())
         if parameter.kind is not parameter.VAR_KEYWORD
     ]
@@ -42,7 +43,7 @@ def signature(base: type, method: type[Method]) -> inspect.Signature:
 
 def hyper_parameters(method: type[Method]) -> list[inspect.Parameter]:
     """Return a method's hyper-parameters with their types and defaults."""
-    hints = get_type_hints(method)
+    hints = hints_of(method)
     return [
         inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]

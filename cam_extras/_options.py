@@ -6,6 +6,8 @@ An annotation may carry checks of its own, `Annotated[int, check_seed]`: functio
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -15,8 +17,22 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 @cache
 def hints_of(cls: Any) -> dict[str, Any]:
-    """Return the annotations of a class or function by name, resolved, with what `Annotated` adds."""
-    return get_type_hints(cls, include_extras=True)
+    """Return the annotations of a class or function by name, resolved, with what `Annotated` adds.
+
+    What cannot be resolved, such as a name that is imported for type checkers alone, is `Any`.
+    """
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError:
+        hints: dict[str, Any] = {}
+        for part in reversed(getattr(cls, "__mro__", (cls,))):
+            known = vars(sys.modules.get(part.__module__, sys))
+            for name, annotation in inspect.get_annotations(part).items():
+                try:
+                    hints[name] = eval(annotation, {**known}) if isinstance(annotation, str) else annotation
+                except NameError:
+                    hints[name] = Any
+        return hints
 
 
 def check_fields(options: Any) -> None:

@@ -188,7 +188,9 @@ def test_api_names_every_public_name():
         f"{module.__name__}.{name}" for module in (methods, metrics, evaluation, report) for name in module.__all__
     }
     constants = {
-        name for name in public if name.rpartition(".")[2] in ("METHODS", "METRICS", "QUANTITIES", "DEFAULT_METRICS")
+        name
+        for name in public
+        if name.rpartition(".")[2] in ("METHODS", "METRICS", "QUANTITIES", "DEFAULT_METHODS", "DEFAULT_METRICS")
     }
     public |= {f"cam_extras.pytorch_grad_cam.{name}" for name in cam_extras.__all__ if name in methods.METHODS}
     public |= {
