@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # What a terminal obeys (C0, DEL, C1), and what turns the order of letters round or starts another line.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CONTROLS_IN_LINES = re.compile(_CONTROLS.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+_WITH_OPTIONS = re.compile(r"(?P<name>.*?)(:(?P<options>[^:=]*=.*))?", re.DOTALL)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -35,8 +37,39 @@ def csv_cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
+def split_options(text: str) -> tuple[str, str]:
+    """Split options off a name, or off code that is named.
+
+    >>> split_options("OptiCAM:max_iterations=30,utility=softmax"), split_options("mine.py:MyCAM:n=3")
+    (('OptiCAM', 'max_iterations=30,utility=softmax'), ('mine.py:MyCAM', 'n=3'))
+    """
+    found = _WITH_OPTIONS.fullmatch(text)
+    return (text, "") if found is None else (found["name"], found["options"] or "")
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Read settings "name=value": numbers, None, True and False as Python writes them, anything else as text.
+
+    Raises:
+        ValueError: there is no "=" in a setting.
+
+    >>> read_settings(["max_iterations=30", "utility=softmax"])
+    {'max_iterations': 30, 'utility': 'softmax'}
+    """
+    read: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not name:
+            raise ValueError(f"expected NAME=VALUE, such as max_iterations=30; got {setting!r}")
+        try:
+            read[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of a thousand brackets
+            read[name] = text
+    return read
+
+
 def names_code(spec: str) -> bool:
-    """Return whether a model or transform is given as FILE.py:FUNCTION or MODULE:FUNCTION, which is run."""
+    """Return whether something is given as FILE.py:NAME or MODULE:NAME, which is run."""
     return ":" in spec
 
 
@@ -47,10 +80,28 @@ def code_in(settings: Mapping[str, Any]) -> dict[str, str]:
 
     >>> code_in({"model": "mine.py:model", "weights": "w.pth", "transform": None, "address": "auto"})
     {'model': 'mine.py:model'}
+    >>> code_in({"methods": ["GradCAM", "OptiCAM:max_iterations=3", "mine.py:MyCAM:n=3"]})
+    {'methods': 'mine.py:MyCAM:n=3'}
     """
-    given = {name: settings.get(name) for name in ("model", "transform", "address")}
-    return {
-        name: value
-        for name, value in given.items()
-        if isinstance(value, str) and (value not in ("", "auto", "local") if name == "address" else names_code(value))
-    }
+    code = {}
+    for name in ("model", "transform", "methods", "metrics", "address"):
+        given = [text for text in _texts_of(settings.get(name)) if text]
+        if name == "address":
+            found = [text for text in given if text not in ("auto", "local")]
+        else:
+            found = [text for text in given if names_code(split_options(text)[0])]
+        if found:
+            code[name] = ", ".join(found)
+    return code
+
+
+def _texts_of(setting: Any) -> Iterator[str]:
+    """Yield what a setting names: itself, the items of a list, of a mapping its keys and the methods that they are."""
+    if isinstance(setting, str):
+        yield setting
+    elif isinstance(setting, Mapping):
+        for name, hyper in setting.items():
+            yield from _texts_of(hyper.get("method", name) if isinstance(hyper, Mapping) else name)
+    elif isinstance(setting, list | tuple):
+        for item in setting:
+            yield from _texts_of(item)

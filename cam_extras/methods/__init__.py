@@ -35,7 +35,20 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
+# Those that take one forward pass, and the two controls.
+DEFAULT_METHODS = (
+    "GradCAM",
+    "HiResCAM",
+    "ShapleyCAM",
+    "ShapleyCAMH",
+    "ShapleyCAME",
+    "MIGradCAM",
+    "FakeCAM",
+    "RandomCAM",
+)
+
 __all__ = [
+    "DEFAULT_METHODS",
     "METHODS",
     "ExpectedGradCAM",
     "FakeCAM",
