@@ -31,12 +31,20 @@ def load_code(spec: str, kind: str = "function") -> Any:
     Raises:
         ValueError: there is no such file or name, or running it failed.
     """
+    check_file(spec)
     source, _, name = spec.rpartition(":")
     module = _import(source)
     if not hasattr(module, name):
         is_wanted = inspect.isroutine if kind == "function" else callable
         check_name(f"{kind} in {source}", name, [n for n, v in vars(module).items() if is_wanted(v) and n[0] != "_"])
     return getattr(module, name)
+
+
+def check_file(spec: str) -> None:
+    """Raise ValueError where there is no file of FILE.py:NAME."""
+    source = spec.rpartition(":")[0]
+    if source.endswith(".py") and not Path(source).is_file():
+        raise ValueError(f"there is no file {source}")
 
 
 @functools.cache
@@ -70,8 +78,6 @@ def _import(source: str) -> ModuleType:
         with failures_of(f"importing {source}"):
             return importlib.import_module(source)
     path = Path(source)
-    if not path.is_file():
-        raise ValueError(f"there is no file {source}")
     key = path.resolve(), hashlib.sha256(path.read_bytes()).hexdigest()
     if key not in _of_files:
         _of_files[key] = _run(path)

@@ -52,9 +52,7 @@ def check_name(kind: str, name: object, known: Collection[str]) -> None:
         raise ValueError(f"there is no {kind} {name!r:.80}: {_nearest(str(name)[:80], known)}")
 
 
-def find_name(
-    kind: str, given: str, names: Collection[str], shorts: Mapping[str, str] = MappingProxyType({})
-) -> str:
+def find_name(kind: str, given: str, names: Collection[str], shorts: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return the name that is meant, with no regard to case, hyphens, underscores and spaces.
 
     Args:
@@ -73,7 +71,7 @@ def find_name(
         return given
     meant = {_plain(short): name for short, name in shorts.items()} | {_plain(name): name for name in names}
     if _plain(given) not in meant:
-        raise ValueError(f"there is no {kind} {given!r:.80}: {_nearest(given[:80], [*names, *shorts])}")
+        raise ValueError(f"there is no {kind} {given!r:.80}: {_nearest(given[:80], names, shorts)}")
     return meant[_plain(given)]
 
 
@@ -81,8 +79,8 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_\s]", "", name).lower()
 
 
-def _nearest(given: str, names: Collection[str]) -> str:
+def _nearest(given: str, names: Collection[str], shorts: Mapping[str, str] = MappingProxyType({})) -> str:
     """Say which names come close, with no regard to case, or else which there are."""
-    lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(given.lower(), lower, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(lower[name] for name in close)}?" if close else f"there are {', '.join(names)}"
+    lower = {short.lower(): name for short, name in shorts.items()} | {name.lower(): name for name in names}
+    close = dict.fromkeys(lower[name] for name in difflib.get_close_matches(given.lower(), lower, n=3, cutoff=0.5))
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"

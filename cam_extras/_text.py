@@ -11,6 +11,7 @@ from typing import Any
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CONTROLS_IN_LINES = re.compile(_CONTROLS.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 _WITH_OPTIONS = re.compile(r"(?P<name>.*?)(:(?P<options>[^:=]*=.*))?", re.DOTALL)
+_MAY_BE_CODE = ("model", "transform", "methods", "metrics", "address")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -83,25 +84,21 @@ def code_in(settings: Mapping[str, Any]) -> dict[str, str]:
     >>> code_in({"methods": ["GradCAM", "OptiCAM:max_iterations=3", "mine.py:MyCAM:n=3"]})
     {'methods': 'mine.py:MyCAM:n=3'}
     """
-    code = {}
-    for name in ("model", "transform", "methods", "metrics", "address"):
-        given = [text for text in _texts_of(settings.get(name)) if text]
-        if name == "address":
-            found = [text for text in given if text not in ("auto", "local")]
-        else:
-            found = [text for text in given if names_code(split_options(text)[0])]
-        if found:
-            code[name] = ", ".join(found)
-    return code
+    found = {name: [text for text in _texts_of(settings.get(name)) if names_code(text)] for name in _MAY_BE_CODE}
+    found["methods"] = [*_code_in_methods(settings.get("methods"))]
+    found["address"] = [text for text in _texts_of(settings.get("address")) if text not in ("", "auto", "local")]
+    return {name: ", ".join(texts) for name, texts in found.items() if texts}
 
 
-def _texts_of(setting: Any) -> Iterator[str]:
-    """Yield what a setting names: itself, the items of a list, of a mapping its keys and the methods that they are."""
-    if isinstance(setting, str):
-        yield setting
-    elif isinstance(setting, Mapping):
-        for name, hyper in setting.items():
-            yield from _texts_of(hyper.get("method", name) if isinstance(hyper, Mapping) else name)
-    elif isinstance(setting, list | tuple):
-        for item in setting:
-            yield from _texts_of(item)
+def _texts_of(setting: Any) -> list[str]:
+    items = setting if isinstance(setting, list | tuple) else [setting]
+    return [item for item in items if isinstance(item, str)]
+
+
+def _code_in_methods(methods: Any) -> Iterator[str]:
+    """Yield the code that methods name, in a list or as a mapping; options behind a name are none of it."""
+    hyper = methods if isinstance(methods, Mapping) else dict.fromkeys(_texts_of(methods))
+    for name, options in hyper.items():
+        text = options.get("method", name) if isinstance(options, Mapping) else name
+        if isinstance(text, str) and names_code(text if isinstance(options, Mapping) else split_options(text)[0]):
+            yield text

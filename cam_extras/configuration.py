@@ -1,21 +1,16 @@
-"""What a run is made of, read from text: methods with their hyper-parameters, options of metrics, and both as JSON."""
+"""What a run is made of, by name: methods with their hyper-parameters, metrics, and their options."""
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from functools import partial
+from dataclasses import fields
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from cam_extras._checks import check_name
+from cam_extras._code import installed, load_code, load_installed
+from cam_extras._text import names_code, read_settings, split_options
 from cam_extras.methods import METHODS, Method
-from cam_extras.metrics import MetricOptions, Schedule
+from cam_extras.metrics import METRICS, MetricOptions, Schedule
 
 
 def read_methods(
@@ -26,7 +21,9 @@ def read_methods(
     Args:
         given: names such as "GradCAM", with hyper-parameters as "OptiCAM:max_iterations=30,score=softmax"; methods;
             or a mapping of names of your own to methods, or to hyper-parameters, with "method" where the name is not
-            the class's. Names that are not ours are those of pytorch-grad-cam's classes, such as "ScoreCAM".
+            the class's. Names that are not ours are those of pytorch-grad-cam's classes, such as "ScoreCAM". A class
+            or a method of your own is "FILE.py:NAME" or "MODULE:NAME", or what an installed package offers by name,
+            as an entry point of the group `cam_extras.methods`.
         seed: of those methods given by name that draw random numbers and are given no other.
 
     Raises:
@@ -54,9 +51,10 @@ def read_methods(
         named = [(type(item).__name__, item) if isinstance(item, Method) else (item, None) for item in given]
     methods: dict[str, Method] = {}
     for name, value in named:
-        if name in methods:
-            raise ValueError(f"there are two methods named {name!r}: give them names of their own, in a mapping")
-        methods[name] = value if isinstance(value, Method) else _make_method(name, value, seed)
+        shown = name if value is not None else _without_source(name)
+        if shown in methods:
+            raise ValueError(f"there are two methods named {shown!r}: give them names of their own, in a mapping")
+        methods[shown] = value if isinstance(value, Method) else _make_method(name, value, seed)
     if not methods:
         raise ValueError("there is no method to evaluate: give one or more")
     return methods
@@ -64,20 +62,100 @@ def read_methods(
 
 def _make_method(name: str, hyper: Mapping[str, Any] | None, seed: int) -> Method:
     if hyper is None:
-        class_name, _, text = name.partition(":")
+        class_name, text = split_method(name)
         hyper = read_settings(text.split(",") if text else [])
     else:
         class_name = hyper.get("method", name)
     hyper = {key: value for key, value in hyper.items() if key != "method"}
-    if not isinstance(class_name, str) or class_name not in METHODS:
+    found = find_class(class_name) if isinstance(class_name, str) else None
+    if found is None:
         from cam_extras.pytorch_grad_cam import UPSTREAM, Upstream  # only where asked for: it imports its host
 
-        check_name("method", class_name, {**METHODS, **UPSTREAM})
+        check_name("method", class_name, {**METHODS, **installed("methods"), **UPSTREAM})
         score = hyper.pop("score", "logit")
         return Upstream(cam=class_name, score=score, hyper=hyper)
-    if any(field.name == "seed" for field in fields(METHODS[class_name])):
+    if isinstance(found, Method):
+        if hyper:
+            raise ValueError(
+                f"{class_name} is a method with hyper-parameters of its own: it takes no {', '.join(hyper)}"
+            )
+        return found
+    if any(field.name == "seed" for field in fields(found)):
         hyper = {"seed": seed, **hyper}
-    return METHODS[class_name].make(hyper)
+    return found.make(hyper)
+
+
+def _without_source(name: str) -> str:
+    """Return what results call a method that is given as FILE.py:NAME: no paths."""
+    code, options = split_method(name)
+    short = code.rpartition(":")[2]
+    return name if short == code else f"{short}:{options}" if options else short
+
+
+def split_method(text: str) -> tuple[str, str]:
+    """Split what is typed for a method into its name, or the code that is named, and its hyper-parameters.
+
+    >>> split_method("OptiCAM:max_iterations=3"), split_method("mine.py:MyCAM"), split_method("OptiCAM:fast")
+    (('OptiCAM', 'max_iterations=3'), ('mine.py:MyCAM', ''), ('OptiCAM', 'fast'))
+    """
+    head, _, tail = text.partition(":")
+    return (head, tail) if head in METHODS else split_options(text)
+
+
+def find_class(name: str) -> type[Method] | Method | None:
+    """Return the method of a name: of `METHODS`, of an installed package, or FILE.py:NAME or MODULE:NAME.
+
+    Returns:
+        A class, or a method with its hyper-parameters; None where there is none of ours.
+
+    Raises:
+        TypeError: what is named is no method.
+        ValueError: there is no such file, or nothing of that name in it, or running it failed.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if name in installed("methods"):
+        found = load_installed("methods", name)
+    elif names_code(name):
+        found = load_code(name, "method")
+    else:
+        return None
+    if not isinstance(found, Method) and not (isinstance(found, type) and issubclass(found, Method)):
+        raise TypeError(f"{name} must be a cam_extras.methods.Method, its class or an instance; it is {found!r:.80}")
+    return found
+
+
+def read_metrics(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return metrics by their names in `METRICS`: of those given as FILE.py:NAME the file is run, which lists them.
+
+    Raises:
+        TypeError: these are no names.
+        ValueError: there is no metric of that name, or none is given.
+    """
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise TypeError(f"metrics must be names, in a list; got {given!r:.80}")
+    found = tuple(map(_find_metric, given))
+    if not found:
+        raise ValueError("there is no metric to evaluate: give one or more")
+    return found
+
+
+def _find_metric(name: Any) -> str:
+    if name in METRICS or not isinstance(name, str):
+        check_name("metric", name, METRICS)
+        return name
+    if name in installed("metrics"):
+        function = load_installed("metrics", name)
+    elif names_code(name):
+        function = load_code(name, "metric")
+    else:
+        check_name("metric", name, {**METRICS, **installed("metrics")})
+    for listed in (name, getattr(function, "__name__", "")):
+        if listed in METRICS and METRICS[listed].function is function:
+            return listed
+    raise ValueError(f"{name} is in no METRICS: put @metric(...) of cam_extras.metrics.base before the function")
 
 
 def read_options(given: Mapping[str, Any], seed: int) -> MetricOptions:
@@ -94,50 +172,3 @@ def read_options(given: Mapping[str, Any], seed: int) -> MetricOptions:
     if isinstance(options.get("schedule"), Mapping):
         options["schedule"] = Schedule(**options["schedule"])
     return MetricOptions(**options)
-
-
-def read_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Read settings "name=value": numbers, None, True and False as Python writes them, anything else as text.
-
-    Raises:
-        ValueError: there is no "=" in a setting.
-
-    >>> read_settings(["max_iterations=30", "score=softmax"])
-    {'max_iterations': 30, 'score': 'softmax'}
-    """
-    read: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = (part.strip() for part in setting.partition("="))
-        if not equals or not name:
-            raise ValueError(f"expected NAME=VALUE, such as max_iterations=30; got {setting!r}")
-        try:
-            read[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of a thousand brackets
-            read[name] = text
-    return read
-
-
-def describe(value: Any) -> Any:
-    """Return what tells a value from others, of JSON types: fields of dataclasses, hashes of tensors, names of code."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Method):
-        return {"method": type(value).__name__, **_fields(value)}
-    if is_dataclass(value) and not isinstance(value, type):
-        return _fields(value)
-    if isinstance(value, Mapping):
-        return {str(name): describe(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [describe(part) for part in value]
-    if isinstance(value, Tensor):
-        values = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()  # NumPy has no bfloat16
-        return f"{value.dtype} {tuple(value.shape)} sha256 {hashlib.sha256(values.tobytes()).hexdigest()[:16]}"
-    if isinstance(value, partial):
-        return {"call": describe(value.func), "arguments": describe([*value.args]), "options": describe(value.keywords)}
-    if not isinstance(value, nn.Module) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: describe(getattr(value, field.name)) for field in fields(value) if field.init}

@@ -106,7 +106,7 @@ def test_interrupted(monkeypatch, tmp_path, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cam_extras.cli.load_classifier", interrupt)
+    monkeypatch.setattr("cam_extras.commands.load_classifier", interrupt)
     assert main(["demo", "--output", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "cam-extras: interrupted\n"
 
@@ -401,7 +401,7 @@ class TestExplain:
         assert "--device: 'abacus' is not to be had here" in capsys.readouterr().err
 
     def test_output_folder_that_is_a_file_is_noticed_before_any_work(self, weights, monkeypatch, capsys):
-        monkeypatch.setattr("cam_extras.cli.load_model", None)
+        monkeypatch.setattr("cam_extras.commands.load_model", None)
         assert self.explain(weights, weights / "image.png", "--model", "resnet18", "--layer", "layer4") == 2
         assert "image.png is a file: give a folder" in capsys.readouterr().err
 

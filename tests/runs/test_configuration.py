@@ -17,7 +17,7 @@ from cam_extras.configuration import describe, read_methods, read_options, read_
 from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, OptiCAM, RandomCAM
 from cam_extras.metrics import MetricOptions, Schedule
 from cam_extras.pytorch_grad_cam import Upstream
-from cam_extras.settings import DEFAULTS, add_flags, read_all
+
 
 
 class TestMethods:

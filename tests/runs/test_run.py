@@ -38,6 +38,7 @@ from cam_extras.models import Classifier
 from cam_extras.probe import find_layer
 from cam_extras.run import evaluate
 from cam_extras.runs.batches import Scorer
+from cam_extras.runs.environment import git_state
 from cam_extras.runs.store import NoSpaceError, Run, unpack_map
 from cam_extras.runs.summary import summarise
 
@@ -142,16 +143,16 @@ class TestResults:
     def test_git_state(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-        assert module._git_state() is None
+        assert git_state() is None
         commit = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "a", "--allow-empty"]
         for command in (["git", "init", "-q"], commit):
             subprocess.run(command, check=True, capture_output=True)
-        assert module._git_state()["changed"] is False
-        assert len(module._git_state()["commit"]) == 40
+        assert git_state()["changed"] is False
+        assert len(git_state()["commit"]) == 40
         (tmp_path / "new").touch()
-        assert module._git_state()["changed"] is True
+        assert git_state()["changed"] is True
         monkeypatch.setenv("PATH", "")
-        assert module._git_state() is None
+        assert git_state() is None
 
     def test_pictures(self, run):
         drawn = run.pictures()
