@@ -6,6 +6,7 @@ An annotation may carry checks of its own, `Annotated[int, check_seed]`: functio
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -15,8 +16,18 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 @cache
 def hints_of(cls: Any) -> dict[str, Any]:
-    """Return the annotations of a class or function by name, resolved, with what `Annotated` adds."""
-    return get_type_hints(cls, include_extras=True)
+    """Return the annotations of a class or function by name, resolved, with what `Annotated` adds.
+
+    A class may be of a file that was run and is in no `sys.modules`, where `get_type_hints` looks for its names.
+    """
+    if not isinstance(cls, type):
+        return get_type_hints(cls, include_extras=True)
+    hints: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        namespace = getattr(vars(base).get("__init__"), "__globals__", None) or vars(sys.modules[base.__module__])
+        own = type(base.__name__, (), {"__annotations__": vars(base).get("__annotations__", {})})
+        hints |= get_type_hints(own, namespace, include_extras=True)
+    return hints
 
 
 def check_fields(options: Any) -> None:
@@ -26,7 +37,7 @@ def check_fields(options: Any) -> None:
         TypeError: a value has another type.
         ValueError: a value is none of the choices, or out of its range.
     """
-    hints = hints_of(type(options))
+    hints = hints_of(options.__class__)
     for field in dataclasses.fields(options):
         if field.init:
             check_annotated(field.name, getattr(options, field.name), hints[field.name])
@@ -130,6 +141,7 @@ def _run_checks(name: str, value: object, annotation: Any) -> None:
     """Run the checks that an annotation carries, of a union those of the parts that fit."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
+        _run_checks(name, value, parts[0])
         for check in parts[1:]:
             if callable(check):
                 check(name, value)

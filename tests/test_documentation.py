@@ -16,11 +16,11 @@ import matplotlib
 import pytest
 import torch
 import yaml
+from cam_extras.settings import DEFAULTS
 
 import cam_extras
 from cam_extras import captum, evaluation, methods, metrics, pytorch_grad_cam, quantus, report
 from cam_extras.metrics import METRICS, options_of
-from cam_extras.settings import DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

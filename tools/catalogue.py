@@ -1,6 +1,6 @@
 """Write cam_extras/_catalogue.py, the list of methods and metrics that is read without torch.
 
-    python tools/catalogue.py
+python tools/catalogue.py
 """
 
 from __future__ import annotations

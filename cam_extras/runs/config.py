@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cam_extras._catalogue import DEFAULT_METHODS, DEFAULT_METRICS
 from cam_extras._names import at_least, check_count
-from cam_extras._options import check_fields, hints_of
+from cam_extras._options import check_fields, fits, hints_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RunConfig:
             "returns what makes an input of an image; default: the weights' own, or for a model of your own that of "
             "ImageNet",
             "SOURCE:FUNCTION",
-            written=str | None,
+            written=str,
             compared=False,
         ),
     ] = None
@@ -112,7 +112,7 @@ class RunConfig:
         ),
     ] = DEFAULT_METRICS
     options: Annotated[
-        Any, Setting("of metrics, such as threshold=0.3 schedule=mi", "NAME=VALUE", written=Mapping[str, Any] | None)
+        Any, Setting("of metrics, such as threshold=0.3 schedule=mi", "NAME=VALUE", written=Mapping[str, Any])
     ] = None
     target: Annotated[Any, Setting("the class to explain", "predicted|label|CLASS", written=str | int)] = "predicted"
     output: Annotated[str | os.PathLike[str], Setting("the folder to write to", "DIR", written=str, compared=False)] = (
@@ -124,7 +124,7 @@ class RunConfig:
         Setting("images at a time; halved where memory runs out", "auto|N"),
     ] = "auto"
     images_per_part: Annotated[int, at_least(1), Setting("most images that an interruption costs", "N")] = 32
-    device: Annotated[Any, Setting("default: cuda where there is one", "DEVICE", written=str | None)] = None
+    device: Annotated[Any, Setting("default: cuda where there is one", "DEVICE", written=str)] = None
     engine: Annotated[Literal["local", "ray"], Setting("what does the work", compared=False)] = "local"
     workers: Annotated[int, at_least(1), Setting("of Ray: copies of the model", "N", compared=False)] = 1
     gpus_per_worker: Annotated[
@@ -169,7 +169,7 @@ class RunConfig:
             raise ValueError('retry_errors=True goes with mode="resume": there is nothing to retry without it')
         for field in fields(self):  # NumPy's integers are none of JSON's
             value = getattr(self, field.name)
-            if hasattr(value, "__index__") and not isinstance(value, bool) and field.name in _counts():
+            if not isinstance(value, int) and fits(value, int):
                 object.__setattr__(self, field.name, operator.index(value))
 
     def replaced(self, **changes: Any) -> RunConfig:
@@ -202,15 +202,13 @@ def default_values() -> dict[str, Any]:
     return {field.name: None if field.default is MISSING else field.default for field in fields(RunConfig)}
 
 
-@cache
-def _counts() -> frozenset[str]:
-    """Name the settings that are integers."""
-    return frozenset(name for name in known_settings() if int in types_of(written_type(name)))
-
-
 def written_type(name: str) -> Any:
-    """Return the type of what flags and YAML have for a setting."""
-    return known_settings()[name].written or hints_of(RunConfig)[name]
+    """Return the type of what flags and YAML have for a setting; null, or no flag, stands for a default of None."""
+    annotation = known_settings()[name].written or hints_of(RunConfig)[name]
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if NoneType not in get_args(bare):
+        return annotation
+    return Union[tuple(part for part in get_args(bare) if part is not NoneType)]  # noqa: UP007
 
 
 def types_of(annotation: Any) -> set[Any]:

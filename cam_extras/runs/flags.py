@@ -118,8 +118,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     keys = [name for name, setting in known_settings().items() if setting.of_run]
     for name in settings:
         check_name(f"setting in {path}", name, keys)
-    needed = {name: value for name, value in settings.items() if value is not None or name not in ("model", "data")}
-    return {name: _checked(f"{path}: {name}", name, value) for name, value in needed.items()}
+    return {name: _checked(f"{path}: {name}", name, value) for name, value in settings.items()}
 
 
 def _read_flag(name: str, given: Any) -> Any:
@@ -135,6 +134,8 @@ def _read_flag(name: str, given: Any) -> Any:
 
 def _checked(said: str, name: str, value: Any) -> Any:
     """Return a setting as it was written, with names of methods and metrics as they are in the registries."""
+    if value is None and default_values()[name] is None:
+        return None
     check_annotated(said, value, written_type(name))
     if name == "methods":
         return dict(map(_find_named, value.items())) if isinstance(value, Mapping) else [*map(find_method, value)]
@@ -227,5 +228,5 @@ def _flag(found: re.Match[str]) -> str:
     setting = known_settings().get(name, PYTHON)
     if setting == PYTHON:
         return found[0]
-    word = "" if value == "True" else value[1:-1] if re.fullmatch(r"([\"']).*\1", value) else value
+    word = "" if value == "True" else value[1:-1] if re.fullmatch(r"([\"'])[\w./-]+\1", value) else value
     return f"--{word}" if setting.choices else f"--{name.replace('_', '-')} {word}".strip()

@@ -25,6 +25,7 @@ from cam_extras.metrics import MetricOptions
 from cam_extras.models import Classifier, load_model
 from cam_extras.run import evaluate
 from cam_extras.runs.batches import Reader
+from cam_extras.runs.config import RunConfig
 from cam_extras.runs.engines.local import Job
 from cam_extras.runs.engines.ray import _running, ray_parts
 from cam_extras.runs.pictures import choose_images, image_values
@@ -236,7 +237,7 @@ class TestRuns:
         assert not gets_in(2 * (time.monotonic() - begun) + 5, RAY_AUTH_MODE="disabled")
 
     def test_more_than_there_is(self, running, start, tmp_path):
-        with pytest.raises(ValueError, match="7 workers need 4 CPUs, and Ray has 2: give fewer workers"):
+        with pytest.raises(ValueError, match="7 workers need 4 CPUs, and Ray has 2: give fewer by workers="):
             start(tmp_path / "out", engine="ray", workers=7)
 
 
@@ -253,25 +254,18 @@ class TestTrouble:
 
         def asked(source=None, device="cpu", done=(), options=None, **changes):
             reader = Reader(changes.pop("transform", PREPARE), "predicted", object_needed=False)
-            job = Job(
-                **{
-                    "reader": reader,
-                    "model": classifier.model,
-                    "layer": LAYER,
-                    "methods": METHODS,
-                    "metrics": ("adcc",),
-                    "options": MetricOptions(),
-                    "reshape_transform": None,
-                    "target": "predicted",
-                    "batch_size": None,
-                    "maps": False,
-                    "drawing": None,
-                    "images_per_part": PART,
-                    **changes,
-                }
-            )
+            settings = {
+                "model": classifier.model,
+                "data": None,
+                "layer": LAYER,
+                "methods": METHODS,
+                "metrics": ("adcc",),
+                "options": MetricOptions(),
+                "images_per_part": PART,
+            }
+            job = Job(RunConfig(**{**settings, **(options or {}), **changes}), reader)
             source = source or open_source(images)
-            return ray_parts(job, source, set(done), torch.device(device), lambda images: None, **(options or {}))
+            return ray_parts(job, source, set(done), torch.device(device), lambda images: None)
 
         return asked
 
@@ -296,7 +290,7 @@ class TestTrouble:
             ({"workers": 0}, "workers must be 1 or more; got 0"),
             (
                 {"gpus_per_worker": 1},
-                "gpus_per_worker is for a model on a GPU, and more than 0; got 1, the model on cpu",
+                "gpus_per_worker= is for a model on a GPU, and more than 0; got 1, the model on cpu",
             ),
         ],
     )

@@ -521,7 +521,7 @@ class TestPassingErrors:
 
     @pytest.mark.parametrize("mode", ["new", "overwrite"])
     def test_nothing_to_retry(self, images, tmp_path, mode):
-        with pytest.raises(ValueError, match=f"goes with mode 'resume': there is nothing to retry with '{mode}'"):
+        with pytest.raises(ValueError, match='retry_errors=True goes with mode="resume": there is nothing'):
             self.run(images, tmp_path / "out", mode, retry_errors=True)
         assert not (tmp_path / "out").exists()
 
@@ -534,7 +534,8 @@ class TestPassingErrors:
             self.away(images, monkeypatch, after=1),
             pytest.raises(
                 RuntimeError,
-                match=r"32 images in a row cannot be read, the last .*: there is no image .*--retry-errors",
+                match=r"32 images in a row cannot be read, the last .*: there is no image .*"
+                r'go on with mode="resume", retry_errors=True; or with insist=True where',
             ),
         ):
             self.run(images, tmp_path / "cut")
@@ -554,7 +555,7 @@ class TestPassingErrors:
             shutil.copy(next(digits.rglob("*.png")), folder / f"{read:02}.png")
             assert len(self.run(folder, tmp_path / "out").errors) == 39
             return
-        with pytest.raises(RuntimeError, match=r"the last 31.png: cannot read .*or with --insist"):
+        with pytest.raises(RuntimeError, match=r"the last 31.png: cannot read .*or with insist=True"):
             self.run(folder, tmp_path / "out")
         assert len(self.run(folder, tmp_path / "out", "resume", insist=True).errors) == 40
 
@@ -579,7 +580,7 @@ class TestPassingErrors:
         assert main([*command, "--resume", "--retry-errors"]) == 0
         assert len(Run(tmp_path / "out").errors) == 0
         assert main([*command, "--overwrite", "--retry-errors"]) == 2
-        assert "there is nothing to retry with 'overwrite'" in capsys.readouterr().err
+        assert "--retry-errors goes with --resume: there is nothing to retry without it" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -674,7 +675,8 @@ class TestNoRoom:
 
         run(tmp_path / "whole", "new")
         with pytest.raises(
-            NoSpaceError, match=r"there was no room to write .* what is done is kept; make room, then go"
+            NoSpaceError,
+            match=r'there was no room to write .* what is done is kept; make room, then go on with mode="resume"',
         ):
             run(disk, "new")
         parts = list((disk / "parts").glob("*[0-9].parquet"))
@@ -798,11 +800,11 @@ class TestCommand:
         ("arguments", "match"),
         [
             (["--model=resnet19"], "there is no torchvision model 'resnet19'"),
-            (["--methods", "GradCam"], "there is no method 'GradCam': did you mean GradCAM"),
+            (["--methods", "GradCamm"], "there is no method 'GradCamm': did you mean GradCAM"),
             (["--metrics", "adc"], "there is no metric 'adc'"),
             (["--options", "threshold"], "expected NAME=VALUE"),
             (["--target=cat"], "the names of the model's classes are not known: give 'cat'"),
-            (["--batch-size=many"], "batch size must be auto or a number"),
+            (["--batch-size=many"], "--batch-size must be 'auto' or an integer; got 'many'"),
             (["--data=nowhere"], "there is no 'nowhere'"),
             (["--target=label", "--data=SOME"], "has no labels"),
             (["--metrics", "pointing_game"], "a metric asks where the object is"),
