@@ -176,6 +176,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    for folder in (options.run_a, options.run_b):
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}: give the output folder of an evaluation")
     from cam_extras import commands
 
     commands.compare(options.run_a, options.run_b, options.output, overwrite=options.overwrite)

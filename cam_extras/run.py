@@ -220,7 +220,8 @@ def _job(config: RunConfig, source: Source, device: torch.device) -> Job:
     drawing = None
     if config.pictures:
         drawing = Drawing(picture_of(config.transform), overlay, config.pictures, _best_by(config), config.seed)
-    return Job(config.replaced(layer=layer, data=None), reader, drawing)
+    metrics = {name: METRICS[name] for name in _columns(config)}
+    return Job(config.replaced(layer=layer, data=None), reader, drawing, metrics)
 
 
 def _open_store(job: Job, source: Source, device: torch.device, identity: Mapping[str, Any]) -> Store:

@@ -16,11 +16,11 @@ import matplotlib
 import pytest
 import torch
 import yaml
-from cam_extras.settings import DEFAULTS
 
 import cam_extras
 from cam_extras import captum, evaluation, methods, metrics, pytorch_grad_cam, quantus, report
 from cam_extras.metrics import METRICS, options_of
+from cam_extras.runs.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -123,7 +123,9 @@ def test_blocks_say_what_they_are(page):
         assert language in (*RUN, *NOT_RUN, "yaml"), f"{page}:{line}"
         if language == "yaml":
             settings = yaml.safe_load(code)
-            assert set(settings) <= set(DEFAULTS), f"{page}:{line} is no configuration of a run"
+            assert set(settings) <= set(RunConfig(model=None, data=None).kept()), (
+                f"{page}:{line} is no configuration of a run"
+            )
 
 
 def test_what_is_not_run():

@@ -356,7 +356,7 @@ class TestSettings:
         """Of a mapping nothing is split off: what is taken for code when it is loaded is taken for code here."""
         assert code_in({"methods": methods})["methods"].startswith("os:")
         (tmp_path / "run.yaml").write_text(yaml.safe_dump({"model": "resnet18", "data": "x", "methods": methods}))
-        with pytest.raises(ValueError, match="names code, which could do|there is no method 'os'"):
+        with pytest.raises(ValueError, match=r"names code, which could do|there is no method 'os'"):
             self.read("--config", str(tmp_path / "run.yaml"))
 
     def test_no_code(self, tmp_path):

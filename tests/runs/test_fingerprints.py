@@ -500,7 +500,9 @@ class TestResume:
         assert (folder / "1.bmp").stat().st_size == size
         capsys.readouterr()
         assert main([*command, "--resume"]) == 2
-        assert "data: the images show something else" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "data: the images show something else" in error
+        assert "or another folder, --overwrite to start anew, or --insist to go on all the same" in error
         assert main([*command, "--resume", "--insist"]) == 0
         assert Run(tmp_path / "out").starts[-1]["insisted"] == [
             "data: the images show something else, or other items are read"

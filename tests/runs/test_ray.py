@@ -21,7 +21,7 @@ from torchvision import transforms
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER
 from cam_extras.methods import ExpectedGradCAM, GradCAM, RandomCAM
-from cam_extras.metrics import MetricOptions
+from cam_extras.metrics import METRICS, MetricOptions
 from cam_extras.models import Classifier, load_model
 from cam_extras.run import evaluate
 from cam_extras.runs.batches import Reader
@@ -235,6 +235,25 @@ class TestRuns:
         begun = time.monotonic()
         assert gets_in(120, RAY_AUTH_MODE="token")
         assert not gets_in(2 * (time.monotonic() - begun) + 5, RAY_AUTH_MODE="disabled")
+
+    def test_a_method_and_a_metric_of_ones_own(self, running, start, tmp_path):
+        """They are in a file that the workers do not import, and in no registry of theirs."""
+        (tmp_path / "own.py").write_text(
+            "from cam_extras.methods import GradCAM\nfrom cam_extras.metrics.base import metric\n"
+            "class Mine(GradCAM):\n    paper = 'mine'\n"
+            "@metric(title='M', short='M', higher_is_better=True, meaning='m', paper='none')\n"
+            "def own_of_ray(maps):\n    return maps.flatten(1).mean(dim=1)\n"
+        )
+        options = {"methods": f"{tmp_path / 'own.py'}:Mine", "metrics": ["adcc", f"{tmp_path / 'own.py'}:own_of_ray"]}
+        try:
+            runs = [
+                start(tmp_path / engine, engine=engine, workers=workers, **options)[0]
+                for engine, workers in (("local", 1), ("ray", 2))
+            ]
+        finally:
+            METRICS.pop("own_of_ray", None)
+        assert same(*runs)
+        assert {row["metric"] for row in runs[0].summary} >= {"adcc", "own_of_ray"}
 
     def test_more_than_there_is(self, running, start, tmp_path):
         with pytest.raises(ValueError, match="7 workers need 4 CPUs, and Ray has 2: give fewer by workers="):

@@ -33,7 +33,7 @@ from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
 from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS, GradCAM, RandomCAM
-from cam_extras.metrics import DEFAULT_METRICS
+from cam_extras.metrics import DEFAULT_METRICS, METRICS
 from cam_extras.models import Classifier
 from cam_extras.probe import find_layer
 from cam_extras.run import evaluate
@@ -559,6 +559,14 @@ class TestPassingErrors:
             self.run(folder, tmp_path / "out")
         assert len(self.run(folder, tmp_path / "out", "resume", insist=True).errors) == 40
 
+    def test_many_in_a_row_by_command(self, command, tmp_path, capsys):
+        (tmp_path / "broken").mkdir()
+        for number in range(33):
+            (tmp_path / "broken" / f"{number:02}.png").write_bytes(b"no")
+        assert main([*command, f"--data={tmp_path / 'broken'}", f"--output={tmp_path / 'out'}"]) == 2
+        error = capsys.readouterr().err
+        assert "go on with --resume, --retry-errors; or with --insist where these files" in error
+
     def test_by_command(self, command, images, tmp_path, capsys):
         command = [f"--data={images}" if part.startswith("--data") else part for part in command]
         image = next(images.rglob("*.png"))
@@ -738,6 +746,32 @@ def test_memory_is_flat_over_5000_images(tmp_path):
 
 
 class TestCommand:
+    def test_methods_and_metrics_of_ones_own_and_short_names(self, command, tmp_path, capsys):
+        file = tmp_path / "mine.py"
+        file.write_text(
+            f"{USERS_FILE}\nfrom cam_extras.methods import GradCAM\nfrom cam_extras.metrics.base import metric\n"
+            "class MyCAM(GradCAM):\n    paper = 'mine'\n"
+            "@metric(title='M', short='M', higher_is_better=True, meaning='m', paper='none')\n"
+            "def of_a_command(maps):\n    return maps.flatten(1).mean(dim=1)\n"
+        )
+        chosen = ["--method", f"{file}:MyCAM", "--method=gradcam", "--metric=AD", f"--metric={file}:of_a_command"]
+        command = [*command[: command.index("--methods")], *chosen, "--limit=3", f"--output={tmp_path / 'out'}"]
+        try:
+            assert main(command) == 0
+            run = Run(tmp_path / "out")
+            assert list(run.configuration["methods"]) == ["MyCAM", "GradCAM"]
+            assert run.configuration["metrics"] == ["average_drop", "of_a_command"]
+            assert {row["metric"] for row in run.summary} >= {"average_drop", "of_a_command"}
+            again = ["evaluate", f"--config={tmp_path / 'out' / 'config.yaml'}", "--resume"]
+            capsys.readouterr()
+            assert main(again) == 2
+            assert f"methods: {file}:MyCAM; metrics: {file}:of_a_command" in capsys.readouterr().err.replace(
+                ", metrics", "; metrics"
+            )
+            assert main([*again, "--trust-code"]) == 0
+        finally:
+            METRICS.pop("of_a_command", None)
+
     def test_run_and_configuration_that_reproduces_it(self, command, tmp_path, capsys):
         first, second = tmp_path / "first", tmp_path / "second"
         assert main([*command, f"--output={first}", "--limit=5"]) == 0
@@ -759,10 +793,12 @@ class TestCommand:
         assert same(first, second)
         capsys.readouterr()
         assert main(repeat) == 2
-        assert "holds a run already" in capsys.readouterr().err
+        assert "holds a run already (run.json): give --resume to go on with it, or --overw" in capsys.readouterr().err
         assert main([*repeat, "--resume"]) == 0
         assert main([*repeat, "--resume", "--seed=4"]) == 2
-        assert "seed: 0 -> 4" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "seed: 0 -> 4" in error
+        assert "or --overwrite to start anew" in error
         assert main([*repeat, "--overwrite", "--seed=4"]) == 0
 
     def test_layer_picked(self, command, tmp_path, capsys):

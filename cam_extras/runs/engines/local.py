@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from cam_extras.evaluation.evaluator import Evaluator
+from cam_extras.metrics import METRICS, Metric
 from cam_extras.probe import find_layer
 from cam_extras.runs.batches import Drawing, Input, Reader, Scored, Scorer
 from cam_extras.runs.config import RunConfig
@@ -36,15 +37,19 @@ class Job:
             options the dataclass, and it has no data.
         reader: makes inputs of images.
         drawing: see `Scorer`.
+        metrics: by name, for other processes, in whose `METRICS` those of the user's own are not.
     """
 
     config: RunConfig
     reader: Reader
     drawing: Drawing | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def scorer(self, device: torch.device, **options: Any) -> Scorer:
         """Make what scores inputs on the device where the model is."""
         config = self.config
+        for name, metric in self.metrics.items():
+            METRICS.setdefault(name, metric)
         evaluator = Evaluator(
             config.model,
             find_layer(config.model, config.layer),
