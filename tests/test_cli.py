@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from cam_extras.demo.classifier import load_classifier, prepare
 from cam_extras.demo.train import accuracy, train
 from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS, METRICS
-from cam_extras.models import Classifier
+from cam_extras.models import Classifier, load_model
 from cam_extras.probe import Probe
 
 DEMO_METRICS = (*DEFAULT_METRICS, "pointing_game")
@@ -145,6 +146,16 @@ def test_list(capsys):
         assert metric.short in printed
     assert "Shapley" in printed
     assert "Poppi" in printed
+
+
+def test_list_of_one(capsys):
+    assert main(["list", "opticam", "AD"]) == 0
+    printed = capsys.readouterr().out
+    assert "    max_iterations=100\n" in printed
+    assert "average_drop, Average Drop, AD ↓\n" in printed
+    assert "    fill=0.0\n" in printed
+    assert main(["list", "opticamm"]) == 2
+    assert "there is no method 'opticamm': did you mean OptiCAM" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -387,6 +398,22 @@ class TestExplain:
         error = capsys.readouterr().err
         assert error.startswith("cam-extras: ")
         assert match.replace("FOLDER", str(weights)) in error
+
+    def test_weights_that_cannot_be_downloaded(self, weights, tmp_path, monkeypatch, capsys):
+        def fail(*arguments, **options):
+            raise URLError("no such host")
+
+        monkeypatch.setattr("cam_extras.models.torchvision_models.get_model", fail)
+        told = "the weights of resnet18 could not be downloaded (<urlopen error no such host>): give a local file by"
+        with pytest.raises(ValueError, match=rf"^{re.escape(told)} weights=$"):
+            load_model("resnet18")
+        assert self.explain(weights, tmp_path, "--model", "resnet18") == 2
+        assert capsys.readouterr().err == f"cam-extras: {told} --weights\n"
+
+    def test_one_method_a_flag_or_several(self, weights, tmp_path):
+        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4"]
+        assert self.explain(weights, tmp_path, *arguments, "--methods", "gradcam", "FakeCAM", "--method=randomcam") == 0
+        assert [row["method"] for row in read_results(tmp_path)] == ["GradCAM", "FakeCAM", "RandomCAM"]
 
     def test_missing_and_broken_images(self, weights, tmp_path, capsys):
         """The others are explained all the same; where there is none at all, that is said at once."""

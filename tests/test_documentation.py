@@ -189,9 +189,7 @@ def test_api_names_every_public_name():
     public = {
         f"{module.__name__}.{name}" for module in (methods, metrics, evaluation, report) for name in module.__all__
     }
-    constants = {
-        name for name in public if name.rpartition(".")[2] in ("METHODS", "METRICS", "QUANTITIES", "DEFAULT_METRICS")
-    }
+    constants = {name for name in public if name.rpartition(".")[2].isupper()}
     public |= {f"cam_extras.pytorch_grad_cam.{name}" for name in cam_extras.__all__ if name in methods.METHODS}
     public |= {
         f"{captum.__name__}.{name}"
