@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -28,10 +29,10 @@ from torchvision import transforms
 
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, SCALE, load_classifier
-from cam_extras.methods import METHODS
-from cam_extras.metrics import DEFAULT_METRICS, MetricOptions
-from cam_extras.run import DEFAULT_METHODS
+from cam_extras.methods import DEFAULT_METHODS, METHODS
+from cam_extras.metrics import MetricOptions
 from cam_extras.runs.batches import Reader, Scored
+from cam_extras.runs.config import RunConfig
 from cam_extras.runs.engines.local import Job, local_parts
 from cam_extras.runs.engines.ray import ray_parts
 from cam_extras.runs.sources import Source, open_source
@@ -41,27 +42,22 @@ CPU = torch.device("cpu")
 
 def make_job() -> Job:
     prepare = [transforms.Grayscale(), transforms.ToTensor(), transforms.Normalize([0.0], [SCALE])]
-    return Job(
-        reader=Reader(transforms.Compose(prepare), "predicted", object_needed=False),
+    config = RunConfig(
         model=load_classifier(),
+        data=None,
         layer=LAYER,
         methods={name: METHODS[name]() for name in DEFAULT_METHODS},
-        metrics=tuple(DEFAULT_METRICS),
         options=MetricOptions(),
-        reshape_transform=None,
-        target="predicted",
-        batch_size=None,
-        maps=False,
-        drawing=None,
-        images_per_part=32,
     )
+    return Job(config, Reader(transforms.Compose(prepare), "predicted", object_needed=False))
 
 
 def parts_of(job: Job, source: Source, workers: int) -> Iterator[tuple[int, Scored]]:
     """Return the parts of the Ray engine, or of the local engine where there are no workers."""
     if not workers:
         return local_parts(job, source, set(), CPU, lambda images: None)
-    return ray_parts(job, source, set(), CPU, lambda images: None, workers=workers)
+    job = replace(job, config=job.config.replaced(workers=workers))
+    return ray_parts(job, source, set(), CPU, lambda images: None)
 
 
 def measure(job: Job, source: Source, workers: int) -> tuple[float, float, float]:

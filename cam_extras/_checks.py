@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from cam_extras._names import check_choice as check_choice
+from cam_extras._names import check_count as check_count
+from cam_extras._names import check_name as check_name
+from cam_extras._names import check_number as check_number
+from cam_extras._names import check_seed as check_seed
 
 _NOT_THE_CALLER = ("cam_extras", "contextlib", "torch", "pytorch_grad_cam", "captum", "quantus")
 
@@ -35,34 +40,6 @@ class SampleError(ValueError):
     def counted_from(self, first: int) -> SampleError:
         """Return the error of a batch whose first sample has this number."""
         return SampleError(self.wrong, [first + sample for sample in self.samples], self.todo)
-
-
-def check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    """Raise ValueError unless `value` is one of `choices`."""
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r:.80}")
-
-
-def check_seed(seed: object) -> None:
-    """Raise TypeError unless `seed` is an integer."""
-    if not hasattr(seed, "__index__") or isinstance(seed, bool):
-        raise TypeError(f"seed must be an integer; got {seed!r}")
-
-
-def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
-    """Raise TypeError or ValueError unless `value` is an integer, `least` or more and no more than `most`."""
-    if not hasattr(value, "__index__") or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer; got {value!r:.80}")
-    if value.__index__() < least:
-        raise ValueError(f"{name} must be {least} or more; got {value}")
-    if most is not None and value.__index__() > most:
-        raise ValueError(f"{name} must be {most} or less; got {value}")
-
-
-def check_number(name: str, value: object) -> None:
-    """Raise TypeError unless `value` is a real number."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number; got {value!r:.80}")
 
 
 def check_tensor(what: str, value: object) -> Tensor:
@@ -96,14 +73,6 @@ def check_fill(value: object) -> None:
     """Raise TypeError unless `value` can stand where a mask is 0."""
     if not isinstance(value, Real | Tensor):
         raise TypeError(f"fill must be a number or a tensor, such as cam_extras.maps.black; got {value!r}")
-
-
-def check_name(kind: str, name: object, known: Collection[str]) -> None:
-    """Raise ValueError with the names that come close unless `name` is a known one."""
-    if not isinstance(name, str) or name not in known:
-        close = difflib.get_close_matches(str(name)[:80], known, n=3, cutoff=0.5)
-        meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise ValueError(f"there is no {kind} {name!r:.80}: {meant}")
 
 
 def check_input(x: object) -> Tensor:

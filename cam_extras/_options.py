@@ -19,20 +19,20 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 def hints_of(cls: Any) -> dict[str, Any]:
     """Return the annotations of a class or function by name, resolved, with what `Annotated` adds.
 
-    What cannot be resolved, such as a name that is imported for type checkers alone, is `Any`.
+    What cannot be resolved, such as a name that is imported for type checkers alone, is `Any`. A class may be of a file
+    that was run and is in no `sys.modules`, where `typing.get_type_hints` looks for its names.
     """
-    try:
+    if not isinstance(cls, type):
         return get_type_hints(cls, include_extras=True)
-    except NameError:
-        hints: dict[str, Any] = {}
-        for part in reversed(getattr(cls, "__mro__", (cls,))):
-            known = vars(sys.modules.get(part.__module__, sys))
-            for name, annotation in inspect.get_annotations(part).items():
-                try:
-                    hints[name] = eval(annotation, {**known}) if isinstance(annotation, str) else annotation
-                except NameError:
-                    hints[name] = Any
-        return hints
+    hints: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        namespace = getattr(vars(base).get("__init__"), "__globals__", None) or vars(sys.modules[base.__module__])
+        for name, annotation in inspect.get_annotations(base).items():
+            try:
+                hints[name] = eval(annotation, {**namespace}) if isinstance(annotation, str) else annotation
+            except NameError:
+                hints[name] = Any
+    return hints
 
 
 def check_fields(options: Any) -> None:
@@ -146,6 +146,7 @@ def _run_checks(name: str, value: object, annotation: Any) -> None:
     """Run the checks that an annotation carries, of a union those of the parts that fit."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
+        _run_checks(name, value, parts[0])
         for check in parts[1:]:
             if callable(check):
                 check(name, value)

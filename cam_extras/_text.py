@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # What a terminal obeys (C0, DEL, C1), and what turns the order of letters round or starts another line.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CONTROLS_IN_LINES = re.compile(_CONTROLS.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+_WITH_OPTIONS = re.compile(r"(?P<name>.*?)(:(?P<options>[^:=]*=.*))?", re.DOTALL)
+_MAY_BE_CODE = ("model", "transform", "methods", "metrics", "address")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -36,25 +38,14 @@ def csv_cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
-def names_code(spec: str) -> bool:
-    """Return whether a model or transform is given as FILE.py:FUNCTION or MODULE:FUNCTION, which is run."""
-    return ":" in spec
+def split_options(text: str) -> tuple[str, str]:
+    """Split options off a name, or off code that is named.
 
-
-def code_in(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return those of the settings of a run, by name, that run code: functions, and clusters that work is sent to.
-
-    What Ray gets from a cluster may be code as much as what it sends there; "auto" and "local" are this machine's own.
-
-    >>> code_in({"model": "mine.py:model", "weights": "w.pth", "transform": None, "address": "auto"})
-    {'model': 'mine.py:model'}
+    >>> split_options("OptiCAM:max_iterations=30,utility=softmax"), split_options("mine.py:MyCAM:n=3")
+    (('OptiCAM', 'max_iterations=30,utility=softmax'), ('mine.py:MyCAM', 'n=3'))
     """
-    given = {name: settings.get(name) for name in ("model", "transform", "address")}
-    return {
-        name: value
-        for name, value in given.items()
-        if isinstance(value, str) and (value not in ("", "auto", "local") if name == "address" else names_code(value))
-    }
+    found = _WITH_OPTIONS.fullmatch(text)
+    return (text, "") if found is None else (found["name"], found["options"] or "")
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -76,3 +67,38 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of a thousand brackets
             read[name] = text
     return read
+
+
+def names_code(spec: str) -> bool:
+    """Return whether something is given as FILE.py:NAME or MODULE:NAME, which is run."""
+    return ":" in spec
+
+
+def code_in(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return those of the settings of a run, by name, that run code: functions, and clusters that work is sent to.
+
+    What Ray gets from a cluster may be code as much as what it sends there; "auto" and "local" are this machine's own.
+
+    >>> code_in({"model": "mine.py:model", "weights": "w.pth", "transform": None, "address": "auto"})
+    {'model': 'mine.py:model'}
+    >>> code_in({"methods": ["GradCAM", "OptiCAM:max_iterations=3", "mine.py:MyCAM:n=3"]})
+    {'methods': 'mine.py:MyCAM:n=3'}
+    """
+    found = {name: [text for text in _texts_of(settings.get(name)) if names_code(text)] for name in _MAY_BE_CODE}
+    found["methods"] = [*_code_in_methods(settings.get("methods"))]
+    found["address"] = [text for text in _texts_of(settings.get("address")) if text not in ("", "auto", "local")]
+    return {name: ", ".join(texts) for name, texts in found.items() if texts}
+
+
+def _texts_of(setting: Any) -> list[str]:
+    items = setting if isinstance(setting, list | tuple) else [setting]
+    return [item for item in items if isinstance(item, str)]
+
+
+def _code_in_methods(methods: Any) -> Iterator[str]:
+    """Yield the code that methods name, in a list or as a mapping; options behind a name are none of it."""
+    hyper = methods if isinstance(methods, Mapping) else dict.fromkeys(_texts_of(methods))
+    for name, options in hyper.items():
+        text = options.get("method", name) if isinstance(options, Mapping) else name
+        if isinstance(text, str) and names_code(text if isinstance(options, Mapping) else split_options(text)[0]):
+            yield text

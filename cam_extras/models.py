@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
-import importlib.util
-import inspect
 import io
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.error import URLError
 
@@ -27,6 +21,7 @@ from torchvision import models as torchvision_models
 from torchvision.transforms._presets import ImageClassification
 
 from cam_extras._checks import check_name
+from cam_extras._code import failures_of, load_code
 from cam_extras._text import names_code
 from cam_extras.layers import channels_first, tokens_to_map
 
@@ -104,8 +99,8 @@ def load_model(
     if isinstance(transform, str):
         if not names_code(transform):
             raise ValueError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION for the transform; got {transform!r}")
-        function = _function(transform)
-        with _failures_of(transform):
+        function = load_code(transform)
+        with failures_of(transform):
             transform = function()
     if not callable(transform):
         raise TypeError(f"a transform is called with an image; got {type(transform).__name__}")
@@ -121,7 +116,8 @@ def _load_model(spec: str, weights: str | None) -> Classifier:
         name = published[0] if published else Path(spec).stem.split("-")[0]
         if name not in names:
             raise ValueError(
-                f"the name of {spec} does not begin with a torchvision model name: say --model NAME --weights {spec}"
+                f"the name of {spec} does not begin with a torchvision model name: give such a name, and "
+                f"weights={spec!r}"
             )
         spec, weights = name, spec
     if spec.startswith("timm/"):
@@ -145,7 +141,7 @@ def _from_torchvision(name: str, weights: str | None) -> Classifier:
             model = torchvision_models.get_model(name, weights=published)
         except (URLError, OSError) as error:
             raise ValueError(
-                f"the weights of {name} could not be downloaded ({error}): give a local file with --weights"
+                f"the weights of {name} could not be downloaded ({error}): give a local file by weights="
             ) from error
     else:
         # Google's networks were trained on inputs normalised in another way; torchvision's modules convert them.
@@ -181,13 +177,13 @@ def _from_timm(name: str, weights: str | None) -> Classifier:
         rows = [len(state[f"{head}.weight"]) for head in heads if f"{head}.weight" in state]
         classes = rows[0] if rows else classes
     if classes == 0:
-        raise ValueError(f"timm/{name} returns features, no scores of classes: give those of a classifier by --weights")
+        raise ValueError(f"timm/{name} returns features, no scores of classes: give those of a classifier by weights=")
     if state is None:
         try:
             model = timm.create_model(name, pretrained=True)
         except Exception as error:  # those of downloads depend on the version of huggingface_hub
             raise ValueError(
-                f"the weights of timm/{name} could not be loaded ({error}): give a local file with --weights"
+                f"the weights of timm/{name} could not be loaded ({error}): give a local file by weights="
             ) from error
     else:
         model = timm.create_model(name, num_classes=classes)
@@ -214,8 +210,8 @@ def _imagenet_categories() -> tuple[str, ...]:
 
 
 def _from_function(spec: str, weights: str | None) -> Classifier:
-    function = _function(spec)
-    with _failures_of(spec):
+    function = load_code(spec)
+    with failures_of(spec):
         model = function(weights) if weights is not None else function()
     if isinstance(model, Classifier):
         return replace(model, model=model.model.eval())
@@ -226,55 +222,6 @@ def _from_function(spec: str, weights: str | None) -> Classifier:
     if linear and linear[-1].out_features == 1000:
         categories = _imagenet_categories()
     return Classifier(model.eval(), ImageClassification(crop_size=224), categories)
-
-
-def _function(spec: str) -> Callable[..., Any]:
-    """Find FILE.py:FUNCTION or MODULE:FUNCTION."""
-    source, _, function_name = spec.rpartition(":")
-    module = _import(source)
-    if not hasattr(module, function_name):
-        functions = [name for name, value in vars(module).items() if inspect.isroutine(value) and name[0] != "_"]
-        check_name(f"function in {source}", function_name, functions)
-    function: Callable[..., Any] = getattr(module, function_name)
-    return function
-
-
-@contextmanager
-def _failures_of(source: str) -> Iterator[None]:
-    """Say in one line what went wrong in somebody's own code."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{source} failed with {type(error).__name__}: {error}") from error
-
-
-def _import(source: str) -> Any:
-    if not source.endswith(".py"):
-        with _failures_of(f"importing {source}"):
-            return importlib.import_module(source)
-    path = Path(source)
-    if not path.is_file():
-        raise ValueError(f"there is no file {source}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{source} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    with _failures_of(source), _listed(module):
-        spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _listed(module: ModuleType) -> Iterator[None]:
-    """Have a module in `sys.modules` while it is executed, as dataclasses need it, and what was there after that."""
-    before = sys.modules.get(module.__name__)
-    sys.modules[module.__name__] = module
-    try:
-        yield
-    finally:
-        del sys.modules[module.__name__]
-        if before is not None:
-            sys.modules[module.__name__] = before
 
 
 def _read_state(path: str) -> dict[str, Tensor]:

@@ -3,69 +3,61 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor, nn
 
-from cam_extras._checks import check_choice, check_count, check_name
-from cam_extras.configuration import describe, read_options
-from cam_extras.layers import auto_layer
-from cam_extras.methods import DEFAULT_METHODS, Method, as_methods
+from cam_extras._checks import check_choice, check_count
+from cam_extras.configuration import read_options
+from cam_extras.layers import AnyLayer, as_layer, name_of, settle
+from cam_extras.methods import DEFAULT_METHODS, as_methods
 from cam_extras.methods.base import controls_of
-from cam_extras.metrics import DEFAULT_METRICS, METRICS, MetricOptions, sources_of
+from cam_extras.methods.named import AnyMethods
+from cam_extras.metrics import DEFAULT_METRICS, METRICS, MetricOptions, as_metrics, sources_of
 from cam_extras.models import Classifier, fingerprint, picture_of
-from cam_extras.probe import find_layer
 from cam_extras.report import overlay, write_report
 from cam_extras.runs.batches import TARGETS, Drawing, Input, Reader, Scored
+from cam_extras.runs.config import RunConfig
 from cam_extras.runs.engines.local import Job, local_parts
-from cam_extras.runs.identity import identify
+from cam_extras.runs.environment import environment
+from cam_extras.runs.identity import describe, identify
 from cam_extras.runs.pictures import choose_images, image_values
+from cam_extras.runs.progress import progress_bar
 from cam_extras.runs.sources import Indexed, Source, open_source
 from cam_extras.runs.store import RUN_FILES, Run, Store, atomic_write, check_not_in_the_way
 from cam_extras.runs.summary import summarise, write_summary
+from cam_extras.utilities import as_classes
 
-ENGINES = ("local", "ray")
 _UNREAD = 32  # so many images that cannot be read, one after the other, are no accident
-_PACKAGES = (
-    "cam_extras", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pyarrow", "ray"
-)  # fmt: skip
 
 
 def evaluate(
     model: nn.Module | Classifier,
-    layer: str | nn.Module,
+    layer: AnyLayer,
     data: Any,
     output: str | os.PathLike[str],
     *,
-    methods: Sequence[str | Method] | Mapping[str, Method | Mapping[str, Any]] = DEFAULT_METHODS,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    methods: AnyMethods = DEFAULT_METHODS,
+    metrics: str | Sequence[str] = DEFAULT_METRICS,
     options: MetricOptions | Mapping[str, Any] | None = None,
-    target: str | int = "predicted",
+    target: Any = "predicted",
     transform: Callable[[Any], Tensor] | None = None,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
     categories: Sequence[str] = (),
     name: str | None = None,
-    mode: str = "new",
+    mode: Literal["new", "resume", "overwrite"] = "new",
     insist: bool = False,
     retry_errors: bool = False,
     limit: int | None = None,
-    batch_size: int | str = "auto",
+    batch_size: int | Literal["auto"] = "auto",
     images_per_part: int = 32,
     device: torch.device | str | None = None,
-    engine: str = "local",
+    engine: Literal["local", "ray"] = "local",
     workers: int = 1,
     gpus_per_worker: float | None = None,
     address: str | None = None,
@@ -87,14 +79,16 @@ def evaluate(
 
     Args:
         model: a classifier; the model is left as found.
-        layer: the layer to explain, by dotted name or itself; "auto" for the last feature map before pooling.
+        layer: the layer to explain, by dotted name or itself, or a list of one; "auto" for the last feature map before
+            pooling.
         data: images, and labels where there are any: a folder, a CSV or Parquet file, a glob, a data set, a
             `DataLoader` that does not shuffle or any iterable, see `cam_extras.runs.sources.open_source`.
         output: the folder. Files that are there and belong to no run are never replaced.
         methods: see `cam_extras.methods.as_methods`; by default those that take one forward pass.
-        metrics: keys of `METRICS`.
+        metrics: keys of `METRICS`, or functions of your own as "FILE.py:NAME", see `cam_extras.metrics.as_metrics`.
         options: of the metrics, or their fields by name.
-        target: the class to explain: "predicted", "label" or a number.
+        target: the class to explain: "predicted" or None, "label", a number, or what reads one class and says which,
+            such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
         transform: image -> input (C, *S); by default the classifier's own. None where the data has inputs.
         reshape_transform: see `cam_extras.probe.Probe`; by default the classifier's own.
         categories: names of the classes; by default the classifier's own.
@@ -128,153 +122,187 @@ def evaluate(
             works on the folder.
         NoSpaceError: the disk is full; make room, and resume.
     """
-    check_choice("engine", engine, ENGINES)
-    check_count("images_per_part", images_per_part)
-    check_count("pictures", pictures, least=0)
-    check_count("seed", seed, least=0)
-    if seed >= 2**63:
-        raise ValueError(f"seed must be less than 2**63; got {seed}")
-    if retry_errors and mode != "resume":
-        raise ValueError(f"retry_errors goes with mode 'resume': there is nothing to retry with {mode!r}")
-    if batch_size != "auto":
-        check_count("batch_size", batch_size)
+    return run_config(RunConfig(**locals()))
+
+
+def run_config(config: RunConfig) -> Run:
+    """Do what a configuration says, with a model that is loaded; see `evaluate`."""
+    config = _without_classifier(config)
+    check_not_in_the_way(config.output, _files(config))
+    config = _resolved(config)
+    source = open_source(
+        config.data, categories=config.categories, labels_needed=config.target == "label", limit=config.limit
+    )
+    identity = _identity(config, source)
+    with _on_device(config.model, config.device) as device:
+        job = _job(config, source, device)
+        job.scorer(device)  # what is wrong with methods and metrics is said before there is a folder
+        with _open_store(job, source, device, identity) as store:
+            _work(job, source, store, device)
+            return _conclude(job, store)
+
+
+def _without_classifier(config: RunConfig) -> RunConfig:
+    """Have what a classifier knows in the settings of its own, or raise TypeError where there is no model."""
+    given = config.model
+    if isinstance(given, Classifier):
+        config = config.replaced(
+            model=given.model,
+            transform=config.transform or given.transform,
+            reshape_transform=config.reshape_transform or given.reshape_transform,
+            categories=config.categories or given.categories,
+        )
+    if not isinstance(config.model, nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module or a Classifier; got {type(given).__name__}")
+    return config
+
+
+def _files(config: RunConfig) -> list[str]:
+    """Name the files beside the parts that the run will write."""
+    return [*(name for name in RUN_FILES if config.settings is not None or name != "config.yaml"), *config.files]
+
+
+def _resolved(config: RunConfig) -> RunConfig:
+    """Have methods, metrics, options and the target as they are worked with."""
+    options = config.options
+    return config.replaced(
+        target=_target(config.target),
+        methods=as_methods(config.methods, config.seed),
+        metrics=as_metrics(config.metrics),
+        options=options if isinstance(options, MetricOptions) else read_options(options or {}, config.seed),
+    )
+
+
+def _target(target: Any) -> str | int:
     if isinstance(target, str):
         check_choice("target", target, TARGETS)
-    elif isinstance(target, bool) or not isinstance(target, Integral):
+        return target
+    if target is None:
+        return "predicted"
+    index = target if isinstance(target, bool | float) else as_classes(target)
+    if isinstance(index, Tensor) and index.numel() == 1:
+        index = index.item()
+    if isinstance(index, bool) or not isinstance(index, Integral):
         raise TypeError(
-            f"target must be 'predicted', 'label' or the number of a class; got {target!r}: for a class of its own for "
-            "each image give the data labels, and 'label'"
+            f"target must be 'predicted', 'label' or the number of a class; got {target!r:.80}: for a class of its own "
+            "for each image give the data labels, and 'label'"
         )
-    else:
-        check_count("target", target, least=0)
-        target = int(target)
-    if isinstance(model, Classifier):
-        transform = transform or model.transform
-        reshape_transform = reshape_transform or model.reshape_transform
-        categories = categories or model.categories
-        model = model.model
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"the model must be a torch.nn.Module or a Classifier; got {type(model).__name__}")
-    written = [*(name for name in RUN_FILES if settings is not None or name != "config.yaml"), *files]
-    check_not_in_the_way(output, written)
-    of_methods = as_methods(methods, seed)
-    if not isinstance(metrics, Iterable):
-        raise TypeError(f"metrics must be names, in a list; got {metrics!r:.80}")
-    of_metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-    if not of_metrics:
-        raise ValueError("there is no metric to evaluate: give one or more")
-    for metric in of_metrics:
-        check_name("metric", metric, METRICS)
-    if not isinstance(options, MetricOptions):
-        options = read_options(options or {}, seed)
-    source = open_source(data, categories=categories, labels_needed=target == "label", limit=limit)
-    object_needed = any("object" in sources_of(metric) for metric in of_metrics)
-    reader = Reader(transform, target, object_needed)
-    identity = identify(
+    check_count("target", index, least=0)
+    return int(index)
+
+
+def _columns(config: RunConfig) -> list[str]:
+    """Name the scores of a row: the metrics, and those that they are functions of."""
+    needs = [need for metric in config.metrics for need in METRICS[metric].needs if need in METRICS]
+    return list(dict.fromkeys([*config.metrics, *needs]))
+
+
+def _best_by(config: RunConfig) -> str:
+    """Name the metric that tells the best and the worst images."""
+    columns = _columns(config)
+    return "adcc" if "adcc" in columns else columns[0]
+
+
+def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
+    """Return fingerprints of all that results depend on."""
+    names = ("model", "transform", "reshape_transform", "methods", "options")
+    return identify(
         {
-            "model": model,
-            "transform": transform,
-            "reshape_transform": reshape_transform,
-            "methods": of_methods,
+            **{name: getattr(config, name) for name in names},
             "metrics": [
-                METRICS[need] for metric in of_metrics for need in (metric, *METRICS[metric].needs) if need in METRICS
+                METRICS[need]
+                for metric in config.metrics
+                for need in (metric, *METRICS[metric].needs)
+                if need in METRICS
             ],
-            "options": options,
             "data": source.contents(),
         }
     )
-    with _on_device(model, device) as at:
-        layer = _layer_name(model, layer, source, reader, reshape_transform, at)
-        columns = [*of_metrics, *(need for metric in of_metrics for need in METRICS[metric].needs if need in METRICS)]
-        columns = list(dict.fromkeys(columns))
-        best = "adcc" if "adcc" in columns else columns[0]
-        job = Job(
-            reader=reader,
-            model=model,
-            layer=layer,
-            methods=of_methods,
-            metrics=tuple(of_metrics),
-            options=options,
-            reshape_transform=reshape_transform,
-            target=target,
-            batch_size=None if batch_size == "auto" else int(batch_size),
-            maps=maps,
-            drawing=Drawing(picture_of(transform), overlay, pictures, best, seed) if pictures else None,
-            images_per_part=images_per_part,
-        )
-        job.scorer(at)  # what is wrong with methods and metrics is said before there is a folder
-        configuration = {
-            "model": {
-                "name": name or type(model).__name__,
-                "sha256": fingerprint(model),
-                "transform": describe(transform),
-                "reshape_transform": describe(reshape_transform),
-            },
-            "layer": layer,
-            "data": source.describe(),
-            "limit": limit,
-            "methods": describe(of_methods),
-            "metrics": of_metrics,
-            "options": describe(options),
-            "target": target,
-            "batch_size": batch_size,
-            "images_per_part": images_per_part,
-            "device": at.type,
-            "seed": seed,
-            "maps": maps,
-            "pictures": {"count": pictures, "metric": best},
-        }
-        controls = controls_of(of_methods)
-        environment = {"categories": list(categories), "controls": controls, "engine": engine, **_environment(at)}
-        curves = any(name in columns for name in ("insertion", "deletion"))
-        with Store.open(
-            output,
-            configuration,
-            mode,
-            metrics=columns,
-            curves=curves,
-            maps=maps,
-            environment=environment,
-            identity=identity,
-            insist=insist,
-            files=written,
-        ) as store:
-            done, retried = store.done(), store.with_errors() if retry_errors else set()
-            done -= retried
-            check_reads = _Reads(insist)
-            with _progress(source.size, len(done) * images_per_part, progress) as advance:
-                if engine == "ray":
-                    from cam_extras.runs.engines.ray import ray_parts
 
-                    parts = ray_parts(
-                        job,
-                        source,
-                        done,
-                        at,
-                        advance,
-                        workers=workers,
-                        gpus_per_worker=gpus_per_worker,
-                        address=address,
-                    )
-                else:
-                    parts = local_parts(job, source, done, at, advance)
-                for part, scored in parts:
-                    check_reads(scored)
-                    store.write(part, scored.rows, scored.errors, scored.pictures, replace=part in retried)
-            if pictures:
-                values = store.results(["index", "method", best])
-                index, method, score = (values[column].to_pylist() for column in ("index", "method", best))
-                of_images = image_values(index, method, score, best, controls)
-                groups = choose_images(of_images, pictures, seed)
-                store.keep_pictures({index for group in groups.values() for index in group})
-            store.finish()
-            table = store.results(["index", "method", *columns])
-            write_summary(store.folder, summarise(table, columns, controls=controls, seed=seed))
-            if settings is not None:
-                text = yaml.safe_dump({**settings, "layer": layer}, sort_keys=False, allow_unicode=True)
-                atomic_write(store.folder / "config.yaml", lambda file: file.write(text.encode()))
-            run = Run(store.folder)
-            write_report(run)
+
+def _job(config: RunConfig, source: Source, device: torch.device) -> Job:
+    """Return what is done with every image, the layer among it."""
+    object_needed = any("object" in sources_of(metric) for metric in config.metrics)
+    reader = Reader(config.transform, config.target, object_needed)
+    layer = _layer_name(config, source, reader, device)
+    drawing = None
+    if config.pictures:
+        drawing = Drawing(picture_of(config.transform), overlay, config.pictures, _best_by(config), config.seed)
+    metrics = {name: METRICS[name] for name in _columns(config)}
+    return Job(config.replaced(layer=layer, data=None), reader, drawing, metrics)
+
+
+def _open_store(job: Job, source: Source, device: torch.device, identity: Mapping[str, Any]) -> Store:
+    config, columns = job.config, _columns(job.config)
+    configuration = config.compared(
+        model={
+            "name": config.name or type(config.model).__name__,
+            "sha256": fingerprint(config.model),
+            "transform": describe(config.transform),
+            "reshape_transform": describe(config.reshape_transform),
+        },
+        data=source.describe(),
+        methods=describe(config.methods),
+        options=describe(config.options),
+        device=device.type,
+        pictures={"count": config.pictures, "metric": _best_by(config)},
+    )
+    return Store.open(
+        config.output,
+        configuration,
+        config.mode,
+        metrics=columns,
+        curves=any(name in columns for name in ("insertion", "deletion")),
+        maps=config.maps,
+        environment={
+            "categories": list(config.categories),
+            "controls": controls_of(config.methods),
+            "engine": config.engine,
+            **environment(device),
+        },
+        identity=identity,
+        insist=config.insist,
+        files=_files(config),
+    )
+
+
+def _work(job: Job, source: Source, store: Store, device: torch.device) -> None:
+    """Write the parts that are not done."""
+    config = job.config
+    retried = store.with_errors() if config.retry_errors else set()
+    done = store.done() - retried
+    check_reads = _Reads(config.insist)
+    with progress_bar(source.size, len(done) * config.images_per_part, config.progress) as advance:
+        for part, scored in _engine(config.engine)(job, source, done, device, advance):
+            check_reads(scored)
+            store.write(part, scored.rows, scored.errors, scored.pictures, replace=part in retried)
+
+
+def _engine(name: str) -> Callable[..., Iterator[tuple[int, Scored]]]:
+    if name == "local":
+        return local_parts
+    from cam_extras.runs.engines.ray import ray_parts  # only where asked for: Ray need not be there
+
+    return ray_parts
+
+
+def _conclude(job: Job, store: Store) -> Run:
+    """Write what is made of the parts."""
+    config, columns, controls = job.config, _columns(job.config), controls_of(job.config.methods)
+    if job.drawing is not None:
+        best = job.drawing.metric
+        values = store.results(["index", "method", best])
+        index, method, score = (values[name].to_pylist() for name in ("index", "method", best))
+        groups = choose_images(image_values(index, method, score, best, controls), config.pictures, config.seed)
+        store.keep_pictures({index for group in groups.values() for index in group})
+    store.finish()
+    table = store.results(["index", "method", *columns])
+    write_summary(store.folder, summarise(table, columns, controls=controls, seed=config.seed))
+    if config.settings is not None:
+        text = yaml.safe_dump({**config.settings, "layer": config.layer}, sort_keys=False, allow_unicode=True)
+        atomic_write(store.folder / "config.yaml", lambda file: file.write(text.encode()))
+    run = Run(store.folder)
+    write_report(run)
     return run
 
 
@@ -294,7 +322,7 @@ class _Reads:
                 raise RuntimeError(
                     f"{_UNREAD} images in a row cannot be read, the last {errors[index].path}: "
                     f"{errors[index].message}: see whether the data is out of reach. What is done is kept: go on with "
-                    "--resume --retry-errors; or with --insist where these files are what they are to be"
+                    'mode="resume", retry_errors=True; or with insist=True where these files are what they are to be'
                 )
 
 
@@ -315,23 +343,12 @@ def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[
         model.to(tensor.device)
 
 
-def _layer_name(
-    model: nn.Module,
-    layer: str | nn.Module,
-    source: Source,
-    reader: Reader,
-    reshape_transform: Callable[[Tensor], Tensor] | None,
-    device: torch.device,
-) -> str:
-    if layer == "auto":
-        return auto_layer(model, _first_input(source, reader).to(device), reshape_transform)[0]
+def _layer_name(config: RunConfig, source: Source, reader: Reader, device: torch.device) -> str:
+    layer = as_layer(config.model, config.layer)
     if isinstance(layer, str):
-        find_layer(model, layer)
-        return layer
-    for name, module in model.named_modules():
-        if module is layer:
-            return name
-    raise ValueError(f"the layer {type(layer).__name__} is not a module of this {type(model).__name__}")
+        x = _first_input(source, reader).to(device)
+        layer = settle(config.model, [layer], x, config.reshape_transform)[0]
+    return name_of(config.model, layer)
 
 
 def _first_input(source: Source, reader: Reader) -> Tensor:
@@ -348,51 +365,3 @@ def _first_input(source: Source, reader: Reader) -> Tensor:
             return found.x[None]
         failure = failure or found
     raise ValueError(f"not one image can be explained; of the first, {failure.path}: {failure.message}")  # type: ignore[union-attr]
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    """Return what may differ from one start of a run to the next."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions,
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "git": _git_state(),
-    }
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Return the commit of the working folder and whether files differ from it; None where there is no repository."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.3g} images/s")
-
-
-@contextmanager
-def _progress(images: int | None, done: int, shown: bool | None) -> Iterator[Callable[[int], None]]:
-    """Show how far a run is, on the terminal's error stream, and yield what moves it on."""
-    columns = (TextColumn("explaining and scoring"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    disable = not (sys.stderr.isatty() if shown is None else shown)
-    with Progress(*columns, console=Console(stderr=True), disable=disable, speed_estimate_period=120) as progress:
-        task = progress.add_task("", total=images, completed=0 if images is None else min(done, images))
-        yield lambda count: progress.update(task, advance=count)

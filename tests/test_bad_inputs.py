@@ -350,8 +350,16 @@ BAD = {
     ),
     "an evaluation of no model": (lambda: run(model=None), TypeError, "the model must be a torch.nn.Module or a Class"),
     "an evaluation of a layer by number": (lambda: run(layer=1), ValueError, "the layer int is not a module of this"),
-    "an evaluation of a text for a limit": (lambda: run(limit="a"), TypeError, "limit must be an integer; got 'a'"),
-    "an evaluation with a limit of True": (lambda: run(limit=True), TypeError, "limit must be an integer; got True"),
+    "an evaluation of a text for a limit": (
+        lambda: run(limit="a"),
+        TypeError,
+        "limit must be an integer or None; got 'a'",
+    ),
+    "an evaluation with a limit of True": (
+        lambda: run(limit=True),
+        TypeError,
+        "limit must be an integer or None; got True",
+    ),
     "an evaluation of no class": (lambda: run(target=None), TypeError, "target must be 'predicted', 'label' or"),
     "an evaluation of a negative class": (lambda: run(target=-1), ValueError, "target must be 0 or more; got -1"),
     "an evaluation by a name": (lambda: run(target="cat"), ValueError, "target must be one of 'predicted', 'label'"),

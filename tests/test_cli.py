@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from cam_extras.demo.classifier import load_classifier, prepare
 from cam_extras.demo.train import accuracy, train
 from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS, METRICS
-from cam_extras.models import Classifier
+from cam_extras.models import Classifier, load_model
 from cam_extras.probe import Probe
 
 DEMO_METRICS = (*DEFAULT_METRICS, "pointing_game")
@@ -106,7 +107,7 @@ def test_interrupted(monkeypatch, tmp_path, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cam_extras.cli.load_classifier", interrupt)
+    monkeypatch.setattr("cam_extras.commands.load_classifier", interrupt)
     assert main(["demo", "--output", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "cam-extras: interrupted\n"
 
@@ -145,6 +146,16 @@ def test_list(capsys):
         assert metric.short in printed
     assert "Shapley" in printed
     assert "Poppi" in printed
+
+
+def test_list_of_one(capsys):
+    assert main(["list", "opticam", "AD"]) == 0
+    printed = capsys.readouterr().out
+    assert "    max_iterations=100\n" in printed
+    assert "average_drop, Average Drop, AD ↓\n" in printed
+    assert "    fill=0.0\n" in printed
+    assert main(["list", "opticamm"]) == 2
+    assert "there is no method 'opticamm': did you mean OptiCAM" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -210,18 +221,19 @@ class TestFilesOfTheUser:
             assert "give another output folder, or move it away" in error
             assert contents(tmp_path / name) == {name: self.THEIRS[name]}
 
-    @pytest.mark.parametrize("command", ["explain", "demo", "compare"])
+    @pytest.mark.parametrize("command", ["demo", "compare"])
     def test_an_empty_name_is_no_folder(self, tmp_path, monkeypatch, capsys, command):
         monkeypatch.chdir(tmp_path)
-        arguments = {"explain": ["x.png", "--model", "resnet18"], "demo": [], "compare": ["a", "b"]}[command]
+        arguments = {"demo": [], "compare": ["a", "b"]}[command]
         with pytest.raises(SystemExit, match="2"):
             main([command, *arguments, "--output", ""])
         assert '--output: "" is no name' in capsys.readouterr().err
         assert contents(tmp_path) == {}
 
-    def test_an_empty_name_of_an_evaluation(self, tmp_path, monkeypatch, capsys):
+    @pytest.mark.parametrize("command", [["evaluate", "--data", "x"], ["explain", "x.png"]])
+    def test_an_empty_name_of_an_evaluation(self, tmp_path, monkeypatch, capsys, command):
         monkeypatch.chdir(tmp_path)
-        assert main(["evaluate", "--model", "resnet18", "--data", "x", "--output="]) == 2
+        assert main([*command, "--model", "resnet18", "--output="]) == 2
         assert 'the output folder is "", no name' in capsys.readouterr().err
         assert contents(tmp_path) == {}
 
@@ -268,9 +280,10 @@ class TestNamesFromElsewhere:
         assert "\x1b" not in error
 
     def test_in_warnings_and_errors(self, weights, tmp_path, capsys):
+        image = str(weights / "image.png")
         text = f"def make():\n    import warnings\n    warnings.warn({self.ESCAPES!r})\n"
         (tmp_path / "nets.py").write_text(f"{text}    raise ValueError({self.ESCAPES!r})\n")
-        assert main(["explain", "x.png", f"--model={tmp_path / 'nets.py'}:make", f"--output={tmp_path / 'o'}"]) == 2
+        assert main(["explain", image, f"--model={tmp_path / 'nets.py'}:make", f"--output={tmp_path / 'o'}"]) == 2
         error = capsys.readouterr().err
         assert error.count("\\x1b[2J") == 2
         assert "\x1b" not in error
@@ -355,7 +368,7 @@ class TestExplain:
         [
             (["--model", "resnet19"], "there is no torchvision model 'resnet19': did you mean resnet18"),
             (["--model", "resnet18", "--weights", "nowhere.pth"], "there is no weights file nowhere.pth"),
-            (["--model", "FOLDER/checkpoint.pt"], "say --model NAME --weights"),
+            (["--model", "FOLDER/checkpoint.pt"], "give such a name, and --weights FOLDER/checkpoint.pt"),
             (["--model", "resnet50", "--weights", "FOLDER/checkpoint.pt"], "does not hold the weights of resnet50"),
             (["--model", "resnet18", "--weights", "FOLDER/garbage.pth"], "garbage.pth does not hold a state dict"),
             (["--model", "resnet18", "--weights", "FOLDER/garbage.safetensors"], "does not hold a state dict"),
@@ -384,24 +397,43 @@ class TestExplain:
         assert self.explain(weights, tmp_path, *arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("cam-extras: ")
-        assert match in error
+        assert match.replace("FOLDER", str(weights)) in error
+
+    def test_weights_that_cannot_be_downloaded(self, weights, tmp_path, monkeypatch, capsys):
+        def fail(*arguments, **options):
+            raise URLError("no such host")
+
+        monkeypatch.setattr("cam_extras.models.torchvision_models.get_model", fail)
+        told = "the weights of resnet18 could not be downloaded (<urlopen error no such host>): give a local file by"
+        with pytest.raises(ValueError, match=rf"^{re.escape(told)} weights=$"):
+            load_model("resnet18")
+        assert self.explain(weights, tmp_path, "--model", "resnet18") == 2
+        assert capsys.readouterr().err == f"cam-extras: {told} --weights\n"
+
+    def test_one_method_a_flag_or_several(self, weights, tmp_path):
+        arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4"]
+        assert self.explain(weights, tmp_path, *arguments, "--methods", "gradcam", "FakeCAM", "--method=randomcam") == 0
+        assert [row["method"] for row in read_results(tmp_path)] == ["GradCAM", "FakeCAM", "RandomCAM"]
 
     def test_missing_and_broken_images(self, weights, tmp_path, capsys):
-        """The others are explained all the same."""
+        """The others are explained all the same; where there is none at all, that is said at once."""
         arguments = ["--model", str(weights / "resnet18-f37072fd.pth"), "--layer", "layer4", "--method", "FakeCAM"]
         assert self.explain(weights, tmp_path, *arguments, images=("nowhere.jpg", "image.png")) == 3
         assert "there is no image" in capsys.readouterr().err
         assert len(read_results(tmp_path)) == 1
+        assert self.explain(weights, tmp_path / "none", "--model", "resnet18", images=("a.jpg", "b.jpg")) == 2
+        assert capsys.readouterr().err == f"cam-extras: there is no image {weights / 'a.jpg'}, {weights / 'b.jpg'}\n"
+        assert not (tmp_path / "none").exists()
         assert self.explain(weights, tmp_path / "none", *arguments, images=("checkpoint.pt",)) == 2
         assert "cannot identify image file" in capsys.readouterr().err
 
     def test_unusable_device(self, weights, tmp_path, capsys):
-        with pytest.raises(SystemExit, match="2"):
-            self.explain(weights, tmp_path, "--model", "resnet18", "--layer", "layer4", "--device", "abacus")
-        assert "--device: 'abacus' is not to be had here" in capsys.readouterr().err
+        model = str(weights / "resnet18-f37072fd.pth")
+        assert self.explain(weights, tmp_path, "--model", model, "--layer", "layer4", "--device", "abacus") == 2
+        assert "the device 'abacus' is not to be had here" in capsys.readouterr().err
 
     def test_output_folder_that_is_a_file_is_noticed_before_any_work(self, weights, monkeypatch, capsys):
-        monkeypatch.setattr("cam_extras.cli.load_model", None)
+        monkeypatch.setattr("cam_extras.commands.load_model", None)
         assert self.explain(weights, weights / "image.png", "--model", "resnet18", "--layer", "layer4") == 2
         assert "image.png is a file: give a folder" in capsys.readouterr().err
 

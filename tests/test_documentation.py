@@ -20,7 +20,7 @@ import yaml
 import cam_extras
 from cam_extras import captum, evaluation, methods, metrics, pytorch_grad_cam, quantus, report
 from cam_extras.metrics import METRICS, options_of
-from cam_extras.settings import DEFAULTS
+from cam_extras.runs.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -123,7 +123,9 @@ def test_blocks_say_what_they_are(page):
         assert language in (*RUN, *NOT_RUN, "yaml"), f"{page}:{line}"
         if language == "yaml":
             settings = yaml.safe_load(code)
-            assert set(settings) <= set(DEFAULTS), f"{page}:{line} is no configuration of a run"
+            assert set(settings) <= set(RunConfig(model=None, data=None).kept()), (
+                f"{page}:{line} is no configuration of a run"
+            )
 
 
 def test_what_is_not_run():
@@ -187,11 +189,7 @@ def test_api_names_every_public_name():
     public = {
         f"{module.__name__}.{name}" for module in (methods, metrics, evaluation, report) for name in module.__all__
     }
-    constants = {
-        name
-        for name in public
-        if name.rpartition(".")[2] in ("METHODS", "METRICS", "QUANTITIES", "DEFAULT_METHODS", "DEFAULT_METRICS")
-    }
+    constants = {name for name in public if name.rpartition(".")[2].isupper()}
     public |= {f"cam_extras.pytorch_grad_cam.{name}" for name in cam_extras.__all__ if name in methods.METHODS}
     public |= {
         f"{captum.__name__}.{name}"

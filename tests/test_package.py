@@ -13,7 +13,11 @@ import pytest
 import yaml
 
 import cam_extras
-from cam_extras.methods import METHODS
+from cam_extras import _catalogue
+from cam_extras.methods import DEFAULT_METHODS, METHODS
+from cam_extras.metrics import DEFAULT_METRICS
+from cam_extras.pytorch_grad_cam import UPSTREAM
+from cam_extras.report.tables import method_entries, metric_entries
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cam_extras"
@@ -31,9 +35,66 @@ def test_importing_the_package_imports_no_host_and_no_torch():
     assert loaded == "[]"
 
 
+HEAVY = (*HOSTS, "torch", "torchvision", "numpy", "pyarrow", "matplotlib", "PIL", "yaml", "rich", "ray")
+ANSWERED_AT_ONCE = {
+    "--help": 0,
+    "evaluate --help": 0,
+    "list": 0,
+    "list opticam AD": 0,
+    "evalute": 2,
+    "evaluate --model resnet50 --data . --metrics adccc": 2,
+    "evaluate --model resnet50 --data . --methods GradCamm": 2,
+    "evaluate --model resnet50 --data . --limit ten": 2,
+    "evaluate --model resnet50 --data nowhere": 2,
+    "evaluate --model resnet50 --data . --weights nowhere.pth": 2,
+    "evaluate --config nowhere.yaml": 2,
+    "explain --model resnet50 nowhere.png": 2,
+    "compare nowhere neither": 2,
+}
+
+
+@pytest.mark.parametrize("arguments", ANSWERED_AT_ONCE)
+def test_what_needs_no_model_is_answered_before_anything_heavy_is_imported(arguments):
+    """That takes a tenth of a second of the processor; importing torch alone takes one or more."""
+    loaded = in_a_fresh_interpreter(
+        "import sys, contextlib, io\nfrom cam_extras.__main__ import main\n"
+        f"sys.argv[1:] = {arguments.split()!r}\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "    try:\n        status = main()\n    except SystemExit as end:\n        status = end.code\n"
+        f"print(status, *(name for name in {HEAVY} if name in sys.modules))"
+    )
+    needed = {"list": "rich", "list opticam AD": "rich", "evaluate --config nowhere.yaml": "yaml"}.get(arguments, "")
+    assert loaded == f"{ANSWERED_AT_ONCE[arguments]} {needed}".strip()
+
+
+def test_the_catalogue_is_that_of_the_registries():
+    renewed = {
+        "METHODS": tuple(method_entries()),
+        "METRICS": tuple(metric_entries()),
+        "UPSTREAM": tuple(sorted(UPSTREAM)),
+        "DEFAULT_METHODS": DEFAULT_METHODS,
+        "DEFAULT_METRICS": DEFAULT_METRICS,
+    }
+    stale = [name for name, value in renewed.items() if getattr(_catalogue, name) != value]
+    assert not stale, "cam_extras/_catalogue.py is stale: run python tools/generate.py"
+
+
+def test_names_and_short_names_mean_one_thing():
+    """With no regard to case."""
+    methods = {*(method.name for method in _catalogue.METHODS), *_catalogue.UPSTREAM}
+    metrics = {text for metric in _catalogue.METRICS for text in {metric.name.replace("_", ""), metric.short.lower()}}
+    assert len({name.lower() for name in methods}) == len(methods)
+    assert len(metrics) == sum(
+        len({metric.name.replace("_", ""), metric.short.lower()}) for metric in _catalogue.METRICS
+    )
+
+
 @pytest.mark.slow
 def test_only_the_front_ends_import_a_host():
-    modules = ["methods", "metrics", "probe", "maps", "utilities", "evaluation", "runs", "report", "run", "cli"]
+    modules = [
+        *("methods", "metrics", "probe", "maps", "utilities", "layers", "evaluation", "runs", "report", "run", "cli"),
+        "commands",
+    ]
     loaded = in_a_fresh_interpreter(
         "import sys\nfrom importlib import import_module\n"
         f"for module in {modules}:\n"
@@ -52,28 +113,34 @@ def test_a_front_end_imports_its_own_host_alone(host):
     assert loaded == ("['captum']" if host == "quantus" else "[]")
 
 
-LAYERS = {  # and those that know nothing of the rest
+PLAIN = {"_text", "_names", "_options", "_deprecated"}  # text, names and values alone: for everybody, and without torch
+LAYERS = {
     "_text": set(),
+    "_names": set(),
+    "_code": set(),
+    "_listing": set(),
+    "_catalogue": {"_listing"},
     "_checks": set(),
     "_guards": set(),
     "_batching": set(),
     "utilities": {"_checks"},
     "probe": {"_checks", "_guards", "utilities"},
     "maps": {"_checks"},
-    "methods": {"_checks", "_batching", "utilities", "probe", "maps", "methods", "pytorch_grad_cam"},
-    "metrics": {"_checks", "_batching", "utilities", "maps", "metrics"},
-    "configuration": {"_checks", "methods", "metrics", "pytorch_grad_cam"},
-    "evaluation": {"_checks", "utilities", "probe", "maps", "methods", "metrics", "evaluation"},
-    "runs": {"_checks", "_batching", "configuration", "probe", "methods", "metrics", "evaluation", "runs"},
-    "report": {"_checks", "runs", "methods", "metrics", "report"},
+    "methods": {"_checks", "_batching", "_code", "utilities", "probe", "maps", "methods", "pytorch_grad_cam"},
+    "metrics": {"_checks", "_batching", "_code", "utilities", "maps", "metrics"},
+    "configuration": {"_checks", "metrics"},
+    "evaluation": {"_checks", "layers", "utilities", "probe", "maps", "methods", "metrics", "evaluation"},
+    "runs": {"_checks", "_batching", "_code", "_catalogue", "probe", "methods", "metrics", "evaluation", "runs"},
+    "report": {"_checks", "_listing", "runs", "methods", "metrics", "report"},
     "layers": {"_checks", "probe"},
-    "models": {"_checks", "layers", "probe"},
+    "models": {"_checks", "_code", "layers"},
     "_options": set(),
     "_deprecated": set(),
     "_host_classes": {"methods"},
     "run": {"_checks", "configuration", "runs", "layers", "methods", "metrics", "models", "probe", "report"},
-    "settings": {"_checks", "configuration", "metrics", "run"},
     "demo": {"_checks", "demo"},
+    "cli": {"_catalogue", "_listing", "demo", "runs", "commands"},
+    "commands": {"demo", "methods", "metrics", "models", "report", "run", "runs"},
 }
 
 
@@ -85,7 +152,7 @@ def test_arrows_point_one_way(part):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cam_extras."):
                 imported.add(node.module.split(".")[1])
-    assert imported - {"_text", "_deprecated", "_options"} <= LAYERS[part]
+    assert imported - PLAIN <= LAYERS[part]
 
 
 def test_no_assert_and_no_print_outside_the_command_line():

@@ -151,7 +151,9 @@ class TestLocalWeights:
 
     def test_of_features_alone(self, tmp_path):
         name = "vit_small_patch14_dinov2.lvd142m"
-        with pytest.raises(ValueError, match=f"timm/{name} returns features, no scores of classes: give .* --weights"):
+        with pytest.raises(
+            ValueError, match=f"timm/{name} returns features, no scores of classes: give .* by weights="
+        ):
             load_model(f"timm/{name}")
         save_file(timm.create_model(name, num_classes=5).state_dict(), tmp_path / "mine.safetensors")
         classifier = load_model(f"timm/{name}", str(tmp_path / "mine.safetensors"))
@@ -191,11 +193,11 @@ class TestDownloads:
             raise Unreachable("no such host")
 
         monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fail)
-        with pytest.raises(ValueError, match=r"loaded \(no such host\): give a local file with --weights"):
+        with pytest.raises(ValueError, match=r"loaded \(no such host\): give a local file by weights="):
             load_model("timm/resnet18")
 
     def test_of_models_never_trained(self):
-        with pytest.raises(ValueError, match=r"No pretrained weights exist.*give a local file with --weights"):
+        with pytest.raises(ValueError, match=r"No pretrained weights exist.*give a local file by weights="):
             load_model("timm/coatnet_0_224.untrained")
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import api_pages
+import catalogue
 import stubs
 
 
 def files() -> dict[Path, str]:
     """Return what each file should hold."""
-    return {**stubs.stubs(), **api_pages.pages()}
+    return {catalogue.FILE: catalogue.catalogue(), **stubs.stubs(), **api_pages.pages()}
 
 
 if __name__ == "__main__":

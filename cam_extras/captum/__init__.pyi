@@ -8,7 +8,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from cam_extras import methods
 from cam_extras.captum._host import MethodAttribution as MethodAttribution
@@ -161,10 +161,10 @@ class LayerMIGradCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
-        estimator: Literal["histogram", "discrete", "knn"] = "histogram",
+        estimator: Any = "histogram",
         bins: int = 64,
-        upsample: Literal["nearest", "bilinear"] = "nearest",
-        activation: Literal["relu", "leaky_relu", "sigmoid", "elu"] = "relu",
+        upsample: Any = "nearest",
+        activation: Any = "relu",
         seed: int = 0,
     ) -> None: ...
 
@@ -227,12 +227,10 @@ class LayerExpectedGradCam(MethodAttribution):
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 16,
         internal_batch_size: int | None = None,
-        baselines: Literal["zeros", "blur", "noise", "batch"]
-        | Tensor
-        | Callable[[Tensor, Generator], Tensor] = "zeros",
-        difference: Literal["activation", "none", "input"] = "activation",
+        baselines: Any = "zeros",
+        difference: Any = "activation",
         noise: float = 0.1,
-        distribution: Literal["uniform", "normal"] = "uniform",
+        distribution: Any = "uniform",
         seed: int = 0,
     ) -> None: ...
 
@@ -276,7 +274,7 @@ class LayerIntegratedGradCam(MethodAttribution):
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 50,
         internal_batch_size: int | None = None,
-        variant: Literal["weights", "maps"] = "weights",
+        variant: Any = "weights",
     ) -> None: ...
 
 class LayerSmoothGradCamPlusPlus(MethodAttribution):
@@ -321,7 +319,7 @@ class LayerSmoothGradCamPlusPlus(MethodAttribution):
         n_samples: int = 10,
         internal_batch_size: int | None = None,
         noise: float = 0.3,
-        distribution: Literal["uniform", "normal"] = "normal",
+        distribution: Any = "normal",
         seed: int = 0,
     ) -> None: ...
 
@@ -395,14 +393,14 @@ class LayerOptiCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
-        objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask",
-        normalisation: Literal["range", "max", "sigmoid"] = "range",
-        rectifier: Literal["identity", "relu"] = "identity",
-        optimiser: Literal["adam", "nadam"] = "adam",
+        objective: Any = "mask",
+        normalisation: Any = "range",
+        rectifier: Any = "identity",
+        optimiser: Any = "adam",
         learning_rate: float = 0.1,
         max_iterations: int = 100,
         tolerance: float = 1e-10,
-        fill: float | Tensor = 0.0,
+        fill: Any = 0.0,
         internal_batch_size: int | None = None,
         progress: bool = False,
     ) -> None: ...

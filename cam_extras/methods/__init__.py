@@ -34,6 +34,18 @@ DEFAULT_METHODS = (
     "RandomCAM",
 )
 
+# Those that take one forward pass, and the two controls.
+DEFAULT_METHODS = (
+    "GradCAM",
+    "HiResCAM",
+    "ShapleyCAM",
+    "ShapleyCAMH",
+    "ShapleyCAME",
+    "MIGradCAM",
+    "FakeCAM",
+    "RandomCAM",
+)
+
 __all__ = [
     "DEFAULT_METHODS",
     "METHODS",

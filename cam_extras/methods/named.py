@@ -1,4 +1,4 @@
-"""Methods as people give them: by name, class or instance, one or many."""
+"""Methods as people give them: by name, class or instance, one or many, ours, pytorch-grad-cam's or their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import fields
 from typing import Any, TypeAlias
 
 from cam_extras._checks import check_name
-from cam_extras._text import read_settings
+from cam_extras._code import installed, load_code, load_installed
+from cam_extras._text import names_code, read_settings, split_options
 from cam_extras.methods.base import METHODS, Method
 
 AnyMethod: TypeAlias = str | type | Method
@@ -21,8 +22,9 @@ def as_method(given: AnyMethod, hyper: Mapping[str, Any] | None = None) -> Metho
     """Return a method, given by name, by class or as it is.
 
     Args:
-        given: a name in `METHODS`, or that of a class of pytorch-grad-cam, such as "ScoreCAM", which comes as an
-            `Upstream`; a class, of ours, for a host, or of pytorch-grad-cam; or a method.
+        given: a name in `METHODS`; of a class of pytorch-grad-cam, such as "ScoreCAM", which comes as an `Upstream`; of
+            what an installed package offers, as an entry point of the group `cam_extras.methods`; or of your own, as
+            "FILE.py:NAME" or "MODULE:NAME". Or a class, of ours, for a host, or of pytorch-grad-cam; or a method.
         hyper: its hyper-parameters by name; of a method those that change.
 
     Raises:
@@ -30,22 +32,21 @@ def as_method(given: AnyMethod, hyper: Mapping[str, Any] | None = None) -> Metho
         ValueError: there is no method of that name, or a hyper-parameter is out of its range.
     """
     hyper = hyper or {}
-    if isinstance(given, Method):
-        made = {field.name: getattr(given, field.name) for field in fields(given) if field.init}
-        return type(given).make({**made, **hyper}) if hyper else given
-    if isinstance(given, type):
-        given = getattr(given, "method_type", given)  # a class for a host
-    if isinstance(given, type) and issubclass(given, Method):
-        return given.make(hyper)
-    if isinstance(given, str) and given in METHODS:
-        return METHODS[given].make(hyper)
+    found = _find(given) if isinstance(given, str) else given
+    if isinstance(found, Method):
+        made = {field.name: getattr(found, field.name) for field in fields(found) if field.init}
+        return type(found).make({**made, **hyper}) if hyper else found
+    if isinstance(found, type):
+        found = getattr(found, "method_type", found)  # of a class for a host
+    if isinstance(found, type) and issubclass(found, Method):
+        return found.make(hyper)
     from cam_extras.pytorch_grad_cam.upstream import UPSTREAM, Upstream  # only where asked for: it imports its host
 
-    if isinstance(given, str):
-        check_name("method", given, {**METHODS, **UPSTREAM})
-        return Upstream.of(given, hyper)
-    if isinstance(given, type) and given in UPSTREAM.values():
-        return Upstream.of(given.__name__, hyper)
+    if found is None:
+        check_name("method", given, {**METHODS, **installed("methods"), **UPSTREAM})
+        return Upstream.of(str(given), hyper)
+    if isinstance(found, type) and found in UPSTREAM.values():
+        return Upstream.of(found.__name__, hyper)
     raise TypeError(
         f'the method must be a name, such as "GradCAM", a class or a method, such as GradCAM(); got {given!r:.80}'
     )
@@ -74,6 +75,25 @@ def as_methods(given: AnyMethods, seed: int | None = None) -> dict[str, Method]:
     return methods
 
 
+def split_method(text: str) -> tuple[str, str]:
+    """Split what is typed for a method into its name, or the code that is named, and its hyper-parameters.
+
+    >>> split_method("OptiCAM:max_iterations=3"), split_method("mine.py:MyCAM"), split_method("OptiCAM:fast")
+    (('OptiCAM', 'max_iterations=3'), ('mine.py:MyCAM', ''), ('OptiCAM', 'fast'))
+    """
+    head, _, tail = text.partition(":")
+    return (head, tail) if head in METHODS else split_options(text)
+
+
+def _find(name: str) -> Any:
+    """Return what is listed under a name, what a package offers, or what FILE.py:NAME names; None where nothing is."""
+    if name in METHODS:
+        return METHODS[name]
+    if name in installed("methods"):
+        return load_installed("methods", name)
+    return load_code(name, "method") if names_code(name) else None
+
+
 def _named(given: AnyMethods) -> list[tuple[str, Any]]:
     if isinstance(given, Mapping):
         for name, value in given.items():
@@ -91,26 +111,35 @@ def _named(given: AnyMethods) -> list[tuple[str, Any]]:
     for item in given:
         if not isinstance(item, str | type | Method):
             raise TypeError(f'methods must be names or methods, such as "GradCAM" or GradCAM(); got {item!r:.80}')
-        name = item if isinstance(item, str) else (item if isinstance(item, type) else type(item)).__name__
-        named.append((name, item))
+        named.append((_shown(item), item))
     return named
+
+
+def _shown(given: AnyMethod) -> str:
+    """Return what results call a method; of FILE.py:NAME no path."""
+    if not isinstance(given, str):
+        return (given if isinstance(given, type) else type(given)).__name__
+    code, options = split_method(given)
+    short = code.rpartition(":")[2]
+    return given if short == code else f"{short}:{options}" if options else short
 
 
 def _read(name: str, given: Any) -> tuple[AnyMethod, Mapping[str, Any]]:
     """Return a method and its hyper-parameters, which are in the text of its name or in a mapping."""
+    if isinstance(given, Mapping):
+        return given.get("method", name), {key: value for key, value in given.items() if key != "method"}
     if given is None:
         given = name
     if isinstance(given, str):
-        class_name, _, text = given.partition(":")
-        return class_name, read_settings(text.split(",") if text else [])
-    if isinstance(given, Mapping):
-        return given.get("method", name), {key: value for key, value in given.items() if key != "method"}
+        code, options = split_method(given)
+        return code, read_settings(options.split(",") if options else [])
     return given, {}
 
 
 def _with_seed(given: AnyMethod, hyper: Mapping[str, Any], seed: int | None) -> Method:
-    method = as_method(given, hyper)
+    found = _find(given) if isinstance(given, str) else given
+    method = as_method(given if found is None else found, hyper)
     draws = any(field.name == "seed" for field in fields(method))
-    if seed is None or isinstance(given, Method) or not draws or "seed" in hyper:
+    if seed is None or isinstance(found, Method) or not draws or "seed" in hyper:
         return method
     return as_method(method, {"seed": seed})

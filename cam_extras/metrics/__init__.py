@@ -38,6 +38,7 @@ from cam_extras.metrics.localisation import (
     selectivity,
 )
 from cam_extras.metrics.counterfactual import counterfactual, counterfactual_sensitivity
+from cam_extras.metrics.named import as_metrics
 from cam_extras.metrics.quantities import (
     QUANTITIES,
     Explained,
@@ -76,6 +77,7 @@ __all__ = [
     "Quantities",
     "Schedule",
     "adcc",
+    "as_metrics",
     "average_drop",
     "average_gain",
     "best_box_accuracy",

@@ -34,7 +34,7 @@ from pytorch_grad_cam import ScoreCAM as ScoreCAM
 from pytorch_grad_cam import SegEigenCAM as SegEigenCAM
 from pytorch_grad_cam import XGradCAM as XGradCAM
 from pytorch_grad_cam import run_dff_on_image as run_dff_on_image
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from cam_extras import methods
 from cam_extras.layers import AnyLayer
@@ -189,10 +189,10 @@ class MIGradCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
-        estimator: Literal["histogram", "discrete", "knn"] = "histogram",
+        estimator: Any = "histogram",
         bins: int = 64,
-        upsample: Literal["nearest", "bilinear"] = "nearest",
-        activation: Literal["relu", "leaky_relu", "sigmoid", "elu"] = "relu",
+        upsample: Any = "nearest",
+        activation: Any = "relu",
         seed: int = 0,
     ) -> None: ...
 
@@ -255,12 +255,10 @@ class ExpectedGradCAM(MethodCAM):
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 16,
         internal_batch_size: int | None = None,
-        baselines: Literal["zeros", "blur", "noise", "batch"]
-        | Tensor
-        | Callable[[Tensor, Generator], Tensor] = "zeros",
-        difference: Literal["activation", "none", "input"] = "activation",
+        baselines: Any = "zeros",
+        difference: Any = "activation",
         noise: float = 0.1,
-        distribution: Literal["uniform", "normal"] = "uniform",
+        distribution: Any = "uniform",
         seed: int = 0,
     ) -> None: ...
 
@@ -304,7 +302,7 @@ class IntegratedGradCAM(MethodCAM):
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 50,
         internal_batch_size: int | None = None,
-        variant: Literal["weights", "maps"] = "weights",
+        variant: Any = "weights",
     ) -> None: ...
 
 class SmoothGradCAMPlusPlus(MethodCAM):
@@ -349,7 +347,7 @@ class SmoothGradCAMPlusPlus(MethodCAM):
         n_samples: int = 10,
         internal_batch_size: int | None = None,
         noise: float = 0.3,
-        distribution: Literal["uniform", "normal"] = "normal",
+        distribution: Any = "normal",
         seed: int = 0,
     ) -> None: ...
 
@@ -423,14 +421,14 @@ class OptiCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
-        objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask",
-        normalisation: Literal["range", "max", "sigmoid"] = "range",
-        rectifier: Literal["identity", "relu"] = "identity",
-        optimiser: Literal["adam", "nadam"] = "adam",
+        objective: Any = "mask",
+        normalisation: Any = "range",
+        rectifier: Any = "identity",
+        optimiser: Any = "adam",
         learning_rate: float = 0.1,
         max_iterations: int = 100,
         tolerance: float = 1e-10,
-        fill: float | Tensor = 0.0,
+        fill: Any = 0.0,
         internal_batch_size: int | None = None,
         progress: bool = False,
     ) -> None: ...

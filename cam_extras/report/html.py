@@ -178,7 +178,7 @@ def results_of(run: Run) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): finish the run with --resume") from error
+        raise ValueError(f'{path} cannot be read ({error}): finish the run with mode="resume"') from error
 
 
 def title_of(run: Run) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 from pyarrow.csv import write_csv  # type: ignore[import-untyped]
 from rich.table import Table
 from rich.text import Text
 
+from cam_extras._listing import MethodEntry, MetricEntry, head_controls, list_tables
 from cam_extras._text import csv_cell, printable
 from cam_extras.methods import METHODS
-from cam_extras.metrics import METRICS
+from cam_extras.metrics import METRICS, MetricOptions, options_of
 from cam_extras.runs.store import Run
 
 
@@ -55,30 +58,29 @@ def summary_table(
     return table
 
 
-def head_controls(table: Table) -> None:
-    """Begin the part of a table that has the controls."""
-    table.add_section()
-    table.add_row("[italic]Controls[/italic]")
-
-
 def list_table() -> list[Table]:
     """Make the tables of all methods and all metrics with their papers."""
-    methods = Table(title="methods")
-    for heading in ("name", "meaning", "paper"):
-        methods.add_column(heading)
-    ordered = sorted(METHODS.items(), key=lambda item: item[1].control)
-    for is_control, of_kind in groupby(ordered, lambda item: item[1].control):
-        if is_control:
-            head_controls(methods)
-        for name, method in of_kind:
-            methods.add_row(name, (method.__doc__ or "").split("\n")[0].partition(": ")[2], method.paper)
-    metrics = Table(title="metrics")
-    for heading in ("name", "short", "better", "meaning", "paper"):
-        metrics.add_column(heading)
+    return list_tables(method_entries(), metric_entries())
+
+
+def method_entries() -> Iterator[MethodEntry]:
+    """Yield what lists show of every method."""
+    for name, method in METHODS.items():
+        hyper = {field.name: _shown(field.default) for field in fields(method)}
+        meaning = (method.__doc__ or "").split("\n")[0].partition(": ")[2]
+        yield MethodEntry(name, meaning, method.paper, method.control, hyper)
+
+
+def metric_entries() -> Iterator[MetricEntry]:
+    """Yield what lists show of every metric."""
+    defaults = {field.name: field.default for field in fields(MetricOptions)}
     for name, metric in METRICS.items():
-        better = "higher" if metric.higher_is_better else "lower"
-        metrics.add_row(name, metric.short, f"{metric.arrow} {better}", metric.meaning, metric.paper)
-    return [methods, metrics]
+        options = {option: _shown(defaults[option]) for option in options_of(name)}
+        yield MetricEntry(name, metric.title, metric.short, metric.arrow, metric.meaning, metric.paper, options)
+
+
+def _shown(default: Any) -> str:
+    return getattr(default, "__name__", repr(default))
 
 
 def save_csv(path: Path, run: Run) -> None:

@@ -15,7 +15,9 @@ import threading
 import types
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -23,6 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+from cam_extras.methods import Method
 
 VERSION = 1  # of what is looked at, and how: fingerprints of different versions cannot be compared
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -62,6 +66,32 @@ def identify(things: Mapping[str, Any]) -> dict[str, Any]:
         "sha256": digests,
         "unknown": unknown,
     }
+
+
+def describe(value: Any) -> Any:
+    """Return what tells a value from others, of JSON types: fields of dataclasses, hashes of tensors, names of code."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Method):
+        return {"method": type(value).__name__, **_fields(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _fields(value)
+    if isinstance(value, Mapping):
+        return {str(name): describe(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(part) for part in value]
+    if isinstance(value, Tensor):
+        values = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()  # NumPy has no bfloat16
+        return f"{value.dtype} {tuple(value.shape)} sha256 {hashlib.sha256(values.tobytes()).hexdigest()[:16]}"
+    if isinstance(value, partial):
+        return {"call": describe(value.func), "arguments": describe([*value.args]), "options": describe(value.keywords)}
+    if not isinstance(value, nn.Module) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return _ADDRESS.sub("", repr(value))
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: describe(getattr(value, field.name)) for field in fields(value) if field.init}
 
 
 _DEEPEST = 100  # some six calls each, of the thousand that Python allows

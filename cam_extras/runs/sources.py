@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset, default_collate
 
 from cam_extras._checks import check_count
-from cam_extras.configuration import describe
-from cam_extras.runs.identity import Contents, hash_file
+from cam_extras.runs.flags import check_location
+from cam_extras.runs.identity import Contents, describe, hash_file
 from cam_extras.runs.images import read_image, to_rgb
 
 _FILE_COLUMNS = ("path", "file", "filename", "image")
@@ -452,15 +452,14 @@ def _open_files(location: str, labels: Labels, limit: int | None) -> Files:
     elif os.path.isfile(place):
         root = os.path.dirname(place)
         paths, of_paths, boxes = _in_table(place, labels)
-    elif _MAGIC.search(place):
+    else:
+        check_location(location)
         root = place
         while _MAGIC.search(root):
             root = os.path.dirname(root)
         found = glob.glob(os.path.relpath(place, root or os.curdir), root_dir=root or os.curdir, recursive=True)
         paths = sorted({PurePath(path).as_posix() for path in found if _is_image(path)})
         of_paths = [None] * len(paths)
-    else:
-        raise ValueError(f"there is no {location!r}: give a folder, a .csv or .parquet file, or a glob")
     if not paths:
         raise ValueError(
             f"there are no images in {location!r}: what counts are files that are not hidden, ending in "

@@ -155,8 +155,8 @@ class Store:
         run["files"] = list(dict.fromkeys([_RUN, *listed, *files] if mode == "resume" else [_RUN, *files]))
         if mode == "new" and before is not None:
             raise ValueError(
-                f"{self.folder} holds a run already ({_RUN}): give --resume to go on with it, or --overwrite to start "
-                "anew"
+                f"{self.folder} holds a run already ({_RUN}): give "
+                'mode="resume" to go on with it, or mode="overwrite" to start anew'
             )
         if mode == "resume" and before is not None:
             run = self._resumed(run, before, insist)
@@ -187,21 +187,22 @@ class Store:
             raise ValueError(
                 f"{self.folder} holds a run of another version of cam_extras, whose fingerprints of images, functions "
                 "and modules cannot be compared with those of this one: finish it with that version, or give another "
-                "folder, or --overwrite to start anew"
+                'folder, or mode="overwrite" to start anew'
             )
         differences = [*_differences(configuration, run["configuration"])]
         if differences or columns != self.schema.names:
             lines = "\n  ".join(differences or [f"columns: {columns} -> {self.schema.names}"])
             raise ValueError(
                 f"{self.folder} holds a run of another configuration (stored -> given):\n  {lines}\n"
-                "give what is stored, or another folder, or --overwrite to start anew"
+                'give what is stored, or another folder, or mode="overwrite" to start anew'
             )
         doubts = [*_doubts(stored["identity"], identity)] if identity else []
         if doubts and not insist:
             lines = "\n  ".join(doubts)
             raise ValueError(
                 f"{self.folder} holds a run that is not known to be the same:\n  {lines}\n"
-                "give what was there, or another folder, --overwrite to start anew, or --insist to go on all the same"
+                'give what was there, or another folder, mode="overwrite" to start anew, '
+                "or insist=True to go on all the same"
             )
         start = {**run["starts"][0], **({"insisted": doubts} if doubts else {})}
         return {**stored, "files": run["files"], "starts": [*starts, start]}
@@ -450,7 +451,7 @@ class Run:
     def _unreadable(self, name: str, error: Exception) -> ValueError:
         return ValueError(
             f"{self.folder} does not hold a finished run: {name} cannot be read ({error}); give the output folder of "
-            "an evaluation, and finish one that was interrupted with --resume"
+            'an evaluation, and finish one that was interrupted with mode="resume"'
         )
 
 
@@ -534,7 +535,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NoSpaceError(
                 f"there was no room to write {path.name} in {path.parent} ({os.strerror(error.errno)}): what is done "
-                "is kept; make room, then go on with --resume"
+                'is kept; make room, then go on with mode="resume"'
             ) from error
         raise
 

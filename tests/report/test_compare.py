@@ -162,6 +162,15 @@ class TestPage:
 
 
 class TestCommand:
+    def test_what_is_no_finished_run(self, runs, tmp_path, capsys):
+        assert main(["compare", str(runs[0].folder), str(tmp_path / "nowhere")]) == 2
+        assert f"there is no folder {tmp_path / 'nowhere'}: give the output folder" in capsys.readouterr().err
+        (tmp_path / "cut").mkdir()
+        assert main(["compare", str(runs[0].folder), str(tmp_path / "cut"), "--output", str(tmp_path / "c.html")]) == 2
+        error = capsys.readouterr().err
+        assert "does not hold a finished run" in error
+        assert "and finish one that was interrupted with --resume" in error
+
     def test_nothing_but_a_comparison_is_replaced_and_only_when_told(self, runs, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         command = ["compare", *(str(run.folder) for run in runs)]

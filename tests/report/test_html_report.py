@@ -418,7 +418,7 @@ class TestPage:
             write_report(Run(tmp_path))
         shutil.copytree(run.folder, tmp_path / "broken")
         (tmp_path / "broken" / "results.parquet").write_bytes(b"PAR1")
-        with pytest.raises(ValueError, match=r"results.parquet cannot be read .*--resume"):
+        with pytest.raises(ValueError, match=r'results.parquet cannot be read .*mode="resume"'):
             write_report(Run(tmp_path / "broken"))
 
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import shlex
-from dataclasses import replace
+import sys
+from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from torchvision.transforms import Compose, Normalize
 
-from cam_extras._text import read_settings
-from cam_extras.configuration import describe, read_options
+from cam_extras._options import check_fields
+from cam_extras._text import code_in, read_settings
+from cam_extras.configuration import read_options
 from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, OptiCAM, RandomCAM, as_methods
-from cam_extras.metrics import MetricOptions, Schedule
+from cam_extras.metrics import METRICS, MetricOptions, Schedule, as_metrics
 from cam_extras.pytorch_grad_cam import Upstream
-from cam_extras.settings import DEFAULTS, add_flags, read_all
+from cam_extras.run import evaluate
+from cam_extras.runs.config import RunConfig, known_settings
+from cam_extras.runs.flags import add_config_flags, add_flags, find_method, find_metric, in_flags, read_config
+from cam_extras.runs.identity import describe
 
 
 class TestMethods:
@@ -168,14 +175,35 @@ class TestDescribe:
         assert describe(lambda x: x) == describe(lambda x: x)
 
 
+DEFAULTS = RunConfig(model=None, data=None).kept()
+
+
 class TestSettings:
+    @pytest.fixture(autouse=True)
+    def _data(self, tmp_path, monkeypatch):
+        for name in ("d.csv", "x", "a", "b", "a:b", "mine.py"):
+            (tmp_path / name).touch()
+        monkeypatch.chdir(tmp_path)
+
     def read(self, *arguments):
         parser = argparse.ArgumentParser()
+        add_config_flags(parser)
         add_flags(parser)
-        return read_all(parser.parse_args(arguments))
+        return read_config(parser.parse_args(arguments)).kept()
 
     def test_defaults(self):
         assert self.read("--model", "resnet50", "--data", "x") == DEFAULTS | {"model": "resnet50", "data": "x"}
+
+    def test_evaluate_has_the_settings_and_defaults_of_the_configuration(self):
+        """Beside the weights, which come with the model."""
+        parameters = inspect.signature(evaluate).parameters
+        assert set(parameters) == set(known_settings()) - {"weights"}
+        defaults = {field.name: field.default for field in fields(RunConfig)}
+        for name, parameter in parameters.items():
+            if name in ("model", "layer", "data", "output"):
+                assert parameter.default is parameter.empty
+            else:
+                assert parameter.default == defaults[name], name
 
     def test_flags(self):
         arguments = shlex.split(
@@ -235,56 +263,62 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("text", "match"),
         [
-            ('maps: "no"', "maps must be true or false, without quotes; got 'no'"),
-            ("maps: 1", "maps must be true or false"),
-            ("limit: true", "limit must be a whole number; got True"),
-            ("limit: 2.0", "limit must be a whole number; got 2.0"),
-            ("seed: null", "seed must be a whole number; got None"),
-            ("images_per_part: '3'", "images_per_part must be a whole number; got '3'"),
-            ("pictures: no", "pictures must be a whole number; got False"),
-            ("workers: [1]", "workers must be a whole number"),
-            ("batch_size: many", "batch_size must be auto or a whole number; got 'many'"),
-            ("batch_size: true", "batch_size must be auto or a whole number; got True"),
+            ('maps: "no"', "maps must be True or False; got 'no'"),
+            ("maps: 1", "maps must be True or False"),
+            ("limit: true", "limit must be an integer; got True"),
+            ("limit: 2.0", "limit must be an integer; got 2.0"),
+            ("seed: null", "seed must be an integer; got None"),
+            ("images_per_part: '3'", "images_per_part must be an integer; got '3'"),
+            ("pictures: no", "pictures must be an integer; got False"),
+            ("workers: [1]", "workers must be an integer"),
+            ("batch_size: many", "batch_size must be 'auto' or an integer; got 'many'"),
+            ("batch_size: true", "batch_size must be 'auto' or an integer; got True"),
             ("gpus_per_worker: half", "gpus_per_worker must be a number; got 'half'"),
-            ("gpus_per_worker: .nan", "gpus_per_worker must be a number; got nan"),
+            ("gpus_per_worker: .nan", "gpus_per_worker must be finite; got nan"),
             ("model: 3", "model must be text; got 3"),
-            ("model: null", None),
             ("weights: 3", "weights must be text; got 3"),
             ("weights: null", None),
             ("transform: [a]", "transform must be text"),
             ("layer: 4", "layer must be text; got 4"),
             ("layer: null", "layer must be text; got None"),
             ("data: [a, b]", "data must be text"),
+            ("limit: ten", "limit must be an integer; got 'ten'"),
+            ("limit: 0", "limit must be 1 or more; got 0"),
+            ("limit: null", None),
             ("output: 2024-01-01", "output must be text; got datetime.date"),
             ("device: 0", "device must be text; got 0"),
-            ("engine: 1", "engine must be text; got 1"),
+            ("engine: 1", "engine must be one of 'local', 'ray'; got 1"),
             ("address: 6379", "address must be text; got 6379"),
-            ("target: true", "target must be predicted, label, or a class by number or name; got True"),
+            ("target: true", "target must be text or an integer; got True"),
             ("target: 281", None),
-            ("methods: {a: 3}", "methods must be a list of names, or a mapping of names to hyper"),
+            ("methods: {a: 3}", "methods must be a list of text or a mapping; got"),
             ("methods: {a: {1: 2}}", "methods must be"),
             ("methods: {1: {}}", "methods must be"),
             ("methods: [1]", "methods must be"),
             ("methods: GradCAM", "methods must be"),
             ("methods: {GradCAM: }", None),
-            ("metrics: adcc", "metrics must be a list of names; got 'adcc'"),
-            ("metrics: [1]", "metrics must be a list of names"),
-            ("options: [threshold]", "options must be a mapping, NAME: VALUE"),
+            ("metrics: adcc", "metrics must be a list of text; got 'adcc'"),
+            ("metrics: [1]", "metrics must be a list of text"),
+            ("options: [threshold]", "options must be a mapping; got"),
         ],
     )
     def test_types_of_values_in_a_file(self, tmp_path, text, match):
         (tmp_path / "run.yaml").write_text(text)
-        arguments = ["--config", str(tmp_path / "run.yaml"), "--model", "m", "--data", "d"]
+        arguments = ["--config", str(tmp_path / "run.yaml"), "--data", "x", "--model", "m"]
+        if text.startswith("data"):
+            arguments[2:4] = []
+        if text.startswith("model"):
+            arguments[4:] = []
         if match is None:
             self.read(*arguments)
         else:
-            with pytest.raises(TypeError, match=rf"run\.yaml: {match}"):
+            with pytest.raises((TypeError, ValueError), match=rf"run\.yaml: {match}"):
                 self.read(*arguments)
 
     def test_every_setting_has_a_type(self, tmp_path):
         for name in DEFAULTS:
             (tmp_path / "run.yaml").write_text(f"{name}: 2024-01-01")
-            with pytest.raises(TypeError, match=rf"run\.yaml: {name} must be .*; got datetime"):
+            with pytest.raises((TypeError, ValueError), match=rf"run\.yaml: {name} must be .*; got datetime"):
                 self.read("--config", str(tmp_path / "run.yaml"))
 
     @pytest.mark.parametrize("text", ["[" * 5000, "a: " + "{a: " * 5000])
@@ -298,8 +332,12 @@ class TestSettings:
         ("text", "named"),
         [
             ('model: "os:system"\nweights: touch FILE', "model: os:system"),
-            ("model: FILE.py:model", "model: FILE.py:model"),
+            ("model: mine.py:model", "model: mine.py:model"),
             ("transform: os:getcwd", "transform: os:getcwd"),
+            ("methods: [GradCAM, 'mine.py:MyCAM:n=3']", "methods: mine.py:MyCAM:n=3"),
+            ("methods: {fast: {method: 'mine.py:MyCAM', n: 3}}", "methods: mine.py:MyCAM"),
+            ("metrics: [adcc, 'mine.py:my_metric']", "metrics: mine.py:my_metric"),
+            ("metrics: ['os:a=b']", "metrics: os:a=b"),
             ("engine: ray\naddress: evil.example:6379", "address: evil.example:6379"),
         ],
     )
@@ -310,13 +348,198 @@ class TestSettings:
         with pytest.raises(ValueError, match=rf"run\.yaml names code, .* \({named}\): look at it, and add --tru"):
             self.read(*arguments)
         name, value = named.split(": ")
-        assert self.read(*arguments, "--trust-code")[name] == value
-        assert self.read(*arguments, f"--{name}={value}")[name] == value  # of the command line it is the user's own
+        assert value in str(self.read(*arguments, "--trust-code")[name])
+        assert value in self.read(*arguments, f"--{name}={value}")[name]  # of the command line it is the user's own
+
+    @pytest.mark.parametrize("methods", [{"os:a=b": {"n": 3}}, {"fast": {"method": "os:a=b"}}, {"os:f:a=b": None}])
+    def test_code_with_what_looks_like_options(self, tmp_path, methods):
+        """Of a mapping nothing is split off: what is taken for code when it is loaded is taken for code here."""
+        assert code_in({"methods": methods})["methods"].startswith("os:")
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump({"model": "resnet18", "data": "x", "methods": methods}))
+        with pytest.raises(ValueError, match=r"names code, which could do|there is no method 'os'"):
+            self.read("--config", str(tmp_path / "run.yaml"))
 
     def test_no_code(self, tmp_path):
         (tmp_path / "run.yaml").write_text("model: resnet18\nweights: a:b\ndata: 'a:b'\noutput: 'c:d'\naddress: auto\n")
+        (tmp_path / "a:b").touch()
         assert self.read("--config", str(tmp_path / "run.yaml"))["weights"] == "a:b"
 
     def test_no_file(self, tmp_path):
         with pytest.raises(ValueError, match=r"nowhere\.yaml cannot be read"):
             self.read("--config", str(tmp_path / "nowhere.yaml"))
+
+    @pytest.mark.parametrize(
+        ("flags", "name", "expected"),
+        [
+            ("--method GradCAM --method OptiCAM", "methods", ["GradCAM", "OptiCAM"]),
+            ("--methods GradCAM --methods OptiCAM FakeCAM", "methods", ["GradCAM", "OptiCAM", "FakeCAM"]),
+            ("--methods gradcam --method opti-cam:n=1 --method GradCAM", "methods", ["GradCAM", "OptiCAM:n=1"]),
+            ("--method scorecam --method mine.py:MyCAM:n=3", "methods", ["ScoreCAM", "mine.py:MyCAM:n=3"]),
+            ("--metric AD --metrics ad adcc ADCC HCI", "metrics", ["average_drop", "adcc", "hci"]),
+            ("--metric mine.py:my_metric", "metrics", ["mine.py:my_metric"]),
+            ("--target 3", "target", 3),
+            ("--batch-size auto", "batch_size", "auto"),
+        ],
+    )
+    def test_names_and_numbers_as_they_are_typed(self, flags, name, expected):
+        assert self.read("--model", "m", "--data", "x", *shlex.split(flags))[name] == expected
+
+    @pytest.mark.parametrize(
+        ("flags", "match"),
+        [
+            ("--limit ten", "^--limit must be an integer; got 'ten'"),
+            ("--limit 0", "^--limit must be 1 or more; got 0"),
+            ("--limit 2.5", "^--limit must be an integer; got '2.5'"),
+            ("--seed 9223372036854775808", r"^--seed must be less than 2\*\*63"),
+            ("--engine spark", "^--engine must be one of 'local', 'ray'; got 'spark'"),
+            ("--gpus-per-worker nan", "^--gpus-per-worker must be finite; got nan"),
+            ("--methods OptiCam2", "^there is no method 'OptiCam2': did you mean OptiCAM"),
+            ("--methods OptiCAM:max_iterations", "^expected NAME=VALUE, such as max_iterations=30"),
+            ("--metrics adccc", "^there is no metric 'adccc': did you mean adcc"),
+            ("--metrics xyzzy", "^there is no metric 'xyzzy': there are average_drop, increase"),
+            ("--methods nowhere.py:MyCAM", "^there is no file nowhere.py"),
+            ("--metrics nowhere.py:mine", "^there is no file nowhere.py"),
+            ("--transform nowhere.py:f", "^there is no file nowhere.py"),
+            ("--model nowhere.py:f", "^there is no file nowhere.py"),
+            ("--model resnet18-1234.pth", "^there is no weights file resnet18-1234.pth"),
+            ("--weights nowhere.pth", "^there is no weights file nowhere.pth"),
+            ("--data nowhere", "^there is no 'nowhere': give a folder"),
+            ("--retry-errors", 'retry_errors=True goes with mode="resume"'),
+        ],
+    )
+    def test_mistakes_of_flags(self, flags, match):
+        with pytest.raises((TypeError, ValueError), match=match):
+            self.read("--model", "resnet18", "--data", "x", *shlex.split(flags))
+
+
+class TestTypesOfArguments:
+    @pytest.mark.parametrize(
+        ("changes", "error", "match"),
+        [
+            ({"limit": "ten"}, TypeError, "limit must be an integer or None; got 'ten'"),
+            ({"limit": 2.0}, TypeError, "limit must be an integer or None; got 2.0"),
+            ({"batch_size": "many"}, TypeError, "batch_size must be 'auto' or an integer; got 'many'"),
+            ({"maps": 1}, TypeError, "maps must be True or False; got 1"),
+            ({"workers": 0}, ValueError, "workers must be 1 or more; got 0"),
+            ({"gpus_per_worker": "half"}, TypeError, "gpus_per_worker must be a number or None; got 'half'"),
+            ({"address": 6379}, TypeError, "address must be text or None; got 6379"),
+            ({"mode": "append"}, ValueError, "mode must be one of 'new', 'resume', 'overwrite'; got 'append'"),
+            ({"insist": "yes"}, TypeError, "insist must be True or False; got 'yes'"),
+        ],
+    )
+    def test_are_checked_before_anything_is_looked_at(self, changes, error, match):
+        with pytest.raises(error, match=match):
+            evaluate(model=None, layer=None, data=None, output="", **changes)
+
+
+class TestWordsOfTheCommandLine:
+    @pytest.mark.parametrize(
+        ("library", "command"),
+        [
+            ('give mode="resume" to go on, or mode="overwrite"', "give --resume to go on, or --overwrite"),
+            ('mode="resume", retry_errors=True; or with insist=True', "--resume, --retry-errors; or with --insist"),
+            ("give a local file by weights=", "give a local file by --weights"),
+            ("or weights='some/resnet.pth'.", "or --weights some/resnet.pth."),
+            ("or weights='a file.pth'", "or --weights 'a file.pth'"),
+            ("or take engine='local'", "or take --engine local"),
+            ("a smaller gpus_per_worker=, or workers=2", "a smaller --gpus-per-worker, or --workers 2"),
+            ("internal_batch_size=3 stays", "internal_batch_size=3 stays"),
+            ("reshape_transform=f has no flag", "reshape_transform=f has no flag"),
+            ("/data/limit=3/x.png and a/seed=4", "/data/limit=3/x.png and a/seed=4"),
+        ],
+    )
+    def test_arguments_are_said_as_flags(self, library, command):
+        assert in_flags(library) == command
+
+
+USERS_FILE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import ClassVar
+from cam_extras.methods import GradCAM
+from cam_extras.metrics.base import metric
+
+@dataclass(frozen=True, kw_only=True)
+class MyCAM(GradCAM):
+    paper: ClassVar[str] = "mine"
+    n: int = 1
+
+a_method = MyCAM(n=7)
+number = 3
+
+@metric(title="Mine", short="Mine", higher_is_better=True, meaning="the mean", paper="none")
+def {metric}(maps):
+    return maps.flatten(1).mean(dim=1)
+
+def not_listed(maps):
+    return maps
+"""
+
+
+class TestCodeOfOnesOwn:
+    @pytest.fixture
+    def file(self, tmp_path):
+        (tmp_path / "mine.py").write_text(USERS_FILE.replace("{metric}", "my_own_metric"))
+        yield f"{tmp_path / 'mine.py'}"
+        METRICS.pop("my_own_metric", None)
+
+    def test_methods(self, file):
+        given = [f"{file}:MyCAM", f"{file}:MyCAM:n=3,score=softmax", f"{file}:a_method"]
+        methods = as_methods(given, 0)
+        assert list(methods) == ["MyCAM", "MyCAM:n=3,score=softmax", "a_method"]
+        assert [method.n for method in methods.values()] == [1, 3, 7]
+        for method in methods.values():
+            check_fields(method)  # its annotations are text, and its module is in no sys.modules
+        assert methods["MyCAM:n=3,score=softmax"].score == "softmax"
+        assert as_methods({"fast": {"method": f"{file}:MyCAM", "n": 2}}, 0)["fast"].n == 2
+
+    @pytest.mark.parametrize(
+        ("name", "error", "match"),
+        [
+            ("MyCam", ValueError, "there is no method in .*mine.py 'MyCam': did you mean MyCAM"),
+            (
+                "number",
+                TypeError,
+                r"mine.py:number must be a cam_extras.methods.Method, its class or an instance; it is 3",
+            ),
+            ("a_method:n=3", ValueError, "a_method is a method with hyper-parameters of its own: it takes no n"),
+            ("MyCAM:m=3", TypeError, "MyCAM has no hyper-parameter 'm'"),
+        ],
+    )
+    def test_no_methods(self, file, name, error, match):
+        with pytest.raises(error, match=match):
+            as_methods([f"{file}:{name}"], 0)
+
+    def test_metrics(self, file):
+        """A file is run once, however often it is named; and again where something else is in it."""
+        for _ in range(2):
+            assert as_metrics([f"{file}:my_own_metric", "adcc"]) == ("my_own_metric", "adcc")
+        METRICS.pop("my_own_metric")
+        Path(file).write_text(USERS_FILE.replace("{metric}", "my_own_metric") + "# changed\n")
+        assert as_metrics(f"{file}:my_own_metric") == ("my_own_metric",)
+        with pytest.raises(ValueError, match=r"mine.py:not_listed is in no METRICS: put @metric"):
+            as_metrics([f"{file}:not_listed"])
+
+    def test_of_installed_packages(self, file, monkeypatch):
+        from importlib.metadata import EntryPoint
+
+        from cam_extras import _code
+
+        def entries(group):
+            kind = group.partition(".")[2]
+            names = {"methods": ["MyCAM", "a_method"], "metrics": ["my_own_metric"]}[kind]
+            return [EntryPoint(name, f"mine:{name}", group) for name in names]
+
+        monkeypatch.syspath_prepend(str(Path(file).parent))
+        monkeypatch.setattr(_code, "entry_points", entries)
+        _code.installed.cache_clear()
+        try:
+            assert [method.n for method in as_methods(["MyCAM:n=4", "a_method"], 0).values()] == [4, 7]
+            assert as_metrics(["my_own_metric"]) == ("my_own_metric",)
+            assert find_method("mycam:n=3") == "MyCAM:n=3"
+            assert find_metric("my-own-metric") == "my_own_metric"
+            with pytest.raises(ValueError, match="there is no method 'MyCAMM': did you mean MyCAM"):
+                as_methods(["MyCAMM"], 0)
+        finally:
+            _code.installed.cache_clear()
+            sys.modules.pop("mine", None)

@@ -374,7 +374,7 @@ class TestResume:
         with pytest.raises(ValueError, match="not known to be the same") as caught:
             evaluate(**{**arguments, **other()}, mode="resume")
         assert f"  {reason}: " in str(caught.value)
-        assert "--insist to go on all the same" in str(caught.value)
+        assert "insist=True to go on all the same" in str(caught.value)
         assert before == {path: path.read_bytes() for path in before}
         assert evaluate(**{**arguments, **one()}, mode="resume").results.equals(first.results)
         run = evaluate(**{**arguments, **other()}, mode="resume", insist=True)
@@ -460,7 +460,9 @@ class TestResume:
             old = {name: value for name, value in stored.items() if name != "identity"} | changed
             (tmp_path / "run.json").write_text(json.dumps(old))
             for insist in (False, True):
-                with pytest.raises(ValueError, match=r"of another version of cam_extras.*or --overwrite to start anew"):
+                with pytest.raises(
+                    ValueError, match=r'of another version of cam_extras.*or mode="overwrite" to start anew'
+                ):
                     run(mode="resume", insist=insist)
 
     def test_another_python(self, tmp_path):
@@ -498,7 +500,9 @@ class TestResume:
         assert (folder / "1.bmp").stat().st_size == size
         capsys.readouterr()
         assert main([*command, "--resume"]) == 2
-        assert "data: the images show something else" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "data: the images show something else" in error
+        assert "or another folder, --overwrite to start anew, or --insist to go on all the same" in error
         assert main([*command, "--resume", "--insist"]) == 0
         assert Run(tmp_path / "out").starts[-1]["insisted"] == [
             "data: the images show something else, or other items are read"

@@ -21,10 +21,11 @@ from torchvision import transforms
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER
 from cam_extras.methods import ExpectedGradCAM, GradCAM, RandomCAM
-from cam_extras.metrics import MetricOptions
+from cam_extras.metrics import METRICS, MetricOptions
 from cam_extras.models import Classifier, load_model
 from cam_extras.run import evaluate
 from cam_extras.runs.batches import Reader
+from cam_extras.runs.config import RunConfig
 from cam_extras.runs.engines.local import Job
 from cam_extras.runs.engines.ray import _running, ray_parts
 from cam_extras.runs.pictures import choose_images, image_values
@@ -235,8 +236,27 @@ class TestRuns:
         assert gets_in(120, RAY_AUTH_MODE="token")
         assert not gets_in(2 * (time.monotonic() - begun) + 5, RAY_AUTH_MODE="disabled")
 
+    def test_a_method_and_a_metric_of_ones_own(self, running, start, tmp_path):
+        """They are in a file that the workers do not import, and in no registry of theirs."""
+        (tmp_path / "own.py").write_text(
+            "from cam_extras.methods import GradCAM\nfrom cam_extras.metrics.base import metric\n"
+            "class Mine(GradCAM):\n    paper = 'mine'\n"
+            "@metric(title='M', short='M', higher_is_better=True, meaning='m', paper='none')\n"
+            "def own_of_ray(maps):\n    return maps.flatten(1).mean(dim=1)\n"
+        )
+        options = {"methods": f"{tmp_path / 'own.py'}:Mine", "metrics": ["adcc", f"{tmp_path / 'own.py'}:own_of_ray"]}
+        try:
+            runs = [
+                start(tmp_path / engine, engine=engine, workers=workers, **options)[0]
+                for engine, workers in (("local", 1), ("ray", 2))
+            ]
+        finally:
+            METRICS.pop("own_of_ray", None)
+        assert same(*runs)
+        assert {row["metric"] for row in runs[0].summary} >= {"adcc", "own_of_ray"}
+
     def test_more_than_there_is(self, running, start, tmp_path):
-        with pytest.raises(ValueError, match="7 workers need 4 CPUs, and Ray has 2: give fewer workers"):
+        with pytest.raises(ValueError, match="7 workers need 4 CPUs, and Ray has 2: give fewer by workers="):
             start(tmp_path / "out", engine="ray", workers=7)
 
 
@@ -253,25 +273,18 @@ class TestTrouble:
 
         def asked(source=None, device="cpu", done=(), options=None, **changes):
             reader = Reader(changes.pop("transform", PREPARE), "predicted", object_needed=False)
-            job = Job(
-                **{
-                    "reader": reader,
-                    "model": classifier.model,
-                    "layer": LAYER,
-                    "methods": METHODS,
-                    "metrics": ("adcc",),
-                    "options": MetricOptions(),
-                    "reshape_transform": None,
-                    "target": "predicted",
-                    "batch_size": None,
-                    "maps": False,
-                    "drawing": None,
-                    "images_per_part": PART,
-                    **changes,
-                }
-            )
+            settings = {
+                "model": classifier.model,
+                "data": None,
+                "layer": LAYER,
+                "methods": METHODS,
+                "metrics": ("adcc",),
+                "options": MetricOptions(),
+                "images_per_part": PART,
+            }
+            job = Job(RunConfig(**{**settings, **(options or {}), **changes}), reader)
             source = source or open_source(images)
-            return ray_parts(job, source, set(done), torch.device(device), lambda images: None, **(options or {}))
+            return ray_parts(job, source, set(done), torch.device(device), lambda images: None)
 
         return asked
 
@@ -296,7 +309,7 @@ class TestTrouble:
             ({"workers": 0}, "workers must be 1 or more; got 0"),
             (
                 {"gpus_per_worker": 1},
-                "gpus_per_worker is for a model on a GPU, and more than 0; got 1, the model on cpu",
+                "gpus_per_worker= is for a model on a GPU, and more than 0; got 1, the model on cpu",
             ),
         ],
     )

@@ -33,11 +33,12 @@ from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
 from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS, GradCAM, RandomCAM
-from cam_extras.metrics import DEFAULT_METRICS
+from cam_extras.metrics import DEFAULT_METRICS, METRICS
 from cam_extras.models import Classifier
 from cam_extras.probe import find_layer
 from cam_extras.run import evaluate
 from cam_extras.runs.batches import Scorer
+from cam_extras.runs.environment import git_state
 from cam_extras.runs.store import NoSpaceError, Run, unpack_map
 from cam_extras.runs.summary import summarise
 
@@ -142,16 +143,16 @@ class TestResults:
     def test_git_state(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-        assert module._git_state() is None
+        assert git_state() is None
         commit = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "a", "--allow-empty"]
         for command in (["git", "init", "-q"], commit):
             subprocess.run(command, check=True, capture_output=True)
-        assert module._git_state()["changed"] is False
-        assert len(module._git_state()["commit"]) == 40
+        assert git_state()["changed"] is False
+        assert len(git_state()["commit"]) == 40
         (tmp_path / "new").touch()
-        assert module._git_state()["changed"] is True
+        assert git_state()["changed"] is True
         monkeypatch.setenv("PATH", "")
-        assert module._git_state() is None
+        assert git_state() is None
 
     def test_pictures(self, run):
         drawn = run.pictures()
@@ -520,7 +521,7 @@ class TestPassingErrors:
 
     @pytest.mark.parametrize("mode", ["new", "overwrite"])
     def test_nothing_to_retry(self, images, tmp_path, mode):
-        with pytest.raises(ValueError, match=f"goes with mode 'resume': there is nothing to retry with '{mode}'"):
+        with pytest.raises(ValueError, match='retry_errors=True goes with mode="resume": there is nothing'):
             self.run(images, tmp_path / "out", mode, retry_errors=True)
         assert not (tmp_path / "out").exists()
 
@@ -533,7 +534,8 @@ class TestPassingErrors:
             self.away(images, monkeypatch, after=1),
             pytest.raises(
                 RuntimeError,
-                match=r"32 images in a row cannot be read, the last .*: there is no image .*--retry-errors",
+                match=r"32 images in a row cannot be read, the last .*: there is no image .*"
+                r'go on with mode="resume", retry_errors=True; or with insist=True where',
             ),
         ):
             self.run(images, tmp_path / "cut")
@@ -553,9 +555,17 @@ class TestPassingErrors:
             shutil.copy(next(digits.rglob("*.png")), folder / f"{read:02}.png")
             assert len(self.run(folder, tmp_path / "out").errors) == 39
             return
-        with pytest.raises(RuntimeError, match=r"the last 31.png: cannot read .*or with --insist"):
+        with pytest.raises(RuntimeError, match=r"the last 31.png: cannot read .*or with insist=True"):
             self.run(folder, tmp_path / "out")
         assert len(self.run(folder, tmp_path / "out", "resume", insist=True).errors) == 40
+
+    def test_many_in_a_row_by_command(self, command, tmp_path, capsys):
+        (tmp_path / "broken").mkdir()
+        for number in range(33):
+            (tmp_path / "broken" / f"{number:02}.png").write_bytes(b"no")
+        assert main([*command, f"--data={tmp_path / 'broken'}", f"--output={tmp_path / 'out'}"]) == 2
+        error = capsys.readouterr().err
+        assert "go on with --resume, --retry-errors; or with --insist where these files" in error
 
     def test_by_command(self, command, images, tmp_path, capsys):
         command = [f"--data={images}" if part.startswith("--data") else part for part in command]
@@ -578,7 +588,7 @@ class TestPassingErrors:
         assert main([*command, "--resume", "--retry-errors"]) == 0
         assert len(Run(tmp_path / "out").errors) == 0
         assert main([*command, "--overwrite", "--retry-errors"]) == 2
-        assert "there is nothing to retry with 'overwrite'" in capsys.readouterr().err
+        assert "--retry-errors goes with --resume: there is nothing to retry without it" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -673,7 +683,8 @@ class TestNoRoom:
 
         run(tmp_path / "whole", "new")
         with pytest.raises(
-            NoSpaceError, match=r"there was no room to write .* what is done is kept; make room, then go"
+            NoSpaceError,
+            match=r'there was no room to write .* what is done is kept; make room, then go on with mode="resume"',
         ):
             run(disk, "new")
         parts = list((disk / "parts").glob("*[0-9].parquet"))
@@ -735,6 +746,32 @@ def test_memory_is_flat_over_5000_images(tmp_path):
 
 
 class TestCommand:
+    def test_methods_and_metrics_of_ones_own_and_short_names(self, command, tmp_path, capsys):
+        file = tmp_path / "mine.py"
+        file.write_text(
+            f"{USERS_FILE}\nfrom cam_extras.methods import GradCAM\nfrom cam_extras.metrics.base import metric\n"
+            "class MyCAM(GradCAM):\n    paper = 'mine'\n"
+            "@metric(title='M', short='M', higher_is_better=True, meaning='m', paper='none')\n"
+            "def of_a_command(maps):\n    return maps.flatten(1).mean(dim=1)\n"
+        )
+        chosen = ["--method", f"{file}:MyCAM", "--method=gradcam", "--metric=AD", f"--metric={file}:of_a_command"]
+        command = [*command[: command.index("--methods")], *chosen, "--limit=3", f"--output={tmp_path / 'out'}"]
+        try:
+            assert main(command) == 0
+            run = Run(tmp_path / "out")
+            assert list(run.configuration["methods"]) == ["MyCAM", "GradCAM"]
+            assert run.configuration["metrics"] == ["average_drop", "of_a_command"]
+            assert {row["metric"] for row in run.summary} >= {"average_drop", "of_a_command"}
+            again = ["evaluate", f"--config={tmp_path / 'out' / 'config.yaml'}", "--resume"]
+            capsys.readouterr()
+            assert main(again) == 2
+            assert f"methods: {file}:MyCAM; metrics: {file}:of_a_command" in capsys.readouterr().err.replace(
+                ", metrics", "; metrics"
+            )
+            assert main([*again, "--trust-code"]) == 0
+        finally:
+            METRICS.pop("of_a_command", None)
+
     def test_run_and_configuration_that_reproduces_it(self, command, tmp_path, capsys):
         first, second = tmp_path / "first", tmp_path / "second"
         assert main([*command, f"--output={first}", "--limit=5"]) == 0
@@ -756,10 +793,12 @@ class TestCommand:
         assert same(first, second)
         capsys.readouterr()
         assert main(repeat) == 2
-        assert "holds a run already" in capsys.readouterr().err
+        assert "holds a run already (run.json): give --resume to go on with it, or --overw" in capsys.readouterr().err
         assert main([*repeat, "--resume"]) == 0
         assert main([*repeat, "--resume", "--seed=4"]) == 2
-        assert "seed: 0 -> 4" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "seed: 0 -> 4" in error
+        assert "or --overwrite to start anew" in error
         assert main([*repeat, "--overwrite", "--seed=4"]) == 0
 
     def test_layer_picked(self, command, tmp_path, capsys):
@@ -797,11 +836,11 @@ class TestCommand:
         ("arguments", "match"),
         [
             (["--model=resnet19"], "there is no torchvision model 'resnet19'"),
-            (["--methods", "GradCam"], "there is no method 'GradCam': did you mean GradCAM"),
+            (["--methods", "GradCamm"], "there is no method 'GradCamm': did you mean GradCAM"),
             (["--metrics", "adc"], "there is no metric 'adc'"),
             (["--options", "threshold"], "expected NAME=VALUE"),
             (["--target=cat"], "the names of the model's classes are not known: give 'cat'"),
-            (["--batch-size=many"], "batch size must be auto or a number"),
+            (["--batch-size=many"], "--batch-size must be 'auto' or an integer; got 'many'"),
             (["--data=nowhere"], "there is no 'nowhere'"),
             (["--target=label", "--data=SOME"], "has no labels"),
             (["--metrics", "pointing_game"], "a metric asks where the object is"),

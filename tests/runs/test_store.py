@@ -137,7 +137,7 @@ class TestModes:
     def test_new(self, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
         start(tmp_path).close()
-        with pytest.raises(ValueError, match=r"holds a run already \(run.json\): give --resume .* or --overwrite"):
+        with pytest.raises(ValueError, match=r'already \(run.json\): give mode="resume" .* or mode="overwrite"'):
             start(tmp_path)
         (tmp_path / "run.json").unlink()
         (tmp_path / "results.parquet").touch()
@@ -543,7 +543,7 @@ class TestNoRoom:
             take()
             there = files(folder)
             with pytest.raises(
-                NoSpaceError, match=r"no room to write 00000001\.(sha256|parquet) in .*parts .*go on with --resume"
+                NoSpaceError, match=r'no room to write 00000001\.(sha256|parquet) in .*parts .*go on with mode="resume"'
             ):
                 store.write(1, rows_of(1, 20))
             with pytest.raises(NoSpaceError, match=r"no room to write (errors|results).parquet in "):
@@ -668,14 +668,16 @@ class TestDamage:
     @pytest.mark.parametrize("name", ["results", "errors"])
     def test_any_flipped_bit_of_a_table(self, whole, name):
         for _ in self.flips(whole / f"{name}.parquet", 50):
-            with pytest.raises(ValueError, match=rf"{name}.parquet cannot be read .*is damaged.*--resume"):
+            with pytest.raises(ValueError, match=rf'{name}.parquet cannot be read .*is damaged.*with mode="resume"'):
                 getattr(module.Run(whole), name)
         assert len(getattr(module.Run(whole), name))
 
     def test_pictures_of_a_finished_run(self, whole):
         path = whole / "parts" / "00000001.pictures.parquet"
         path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(ValueError, match=r"00000001.pictures.parquet cannot be read .*is damaged.*--resume"):
+        with pytest.raises(
+            ValueError, match=r'00000001.pictures.parquet cannot be read .*is damaged.*with mode="resume"'
+        ):
             module.Run(whole).pictures()
 
     def test_checksums_are_those_of_sha256sum(self, whole):

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
 
 from cam_extras.evaluation.evaluator import Evaluator
-from cam_extras.methods import Method
-from cam_extras.metrics import MetricOptions
+from cam_extras.metrics import METRICS, Metric
 from cam_extras.probe import find_layer
 from cam_extras.runs.batches import Drawing, Input, Reader, Scored, Scorer
+from cam_extras.runs.config import RunConfig
 from cam_extras.runs.sources import Indexed, Source
 from cam_extras.runs.store import Failure
 
@@ -33,62 +33,58 @@ class Job:
     """What is done with every image, wherever that is.
 
     Args:
+        config: of the run, resolved: its model is a module, its layer a dotted name, its methods are by name, its
+            options the dataclass, and it has no data.
         reader: makes inputs of images.
-        model: what is explained.
-        layer: its layer, by dotted name.
-        methods: by name.
-        metrics: keys of `METRICS`.
-        options: of the metrics.
-        reshape_transform: see `Probe`.
-        target: see `Scorer`.
-        batch_size: see `Scorer`.
-        maps: see `Scorer`.
         drawing: see `Scorer`.
-        images_per_part: part k has the images from k * images_per_part on.
+        metrics: by name, for other processes, in whose `METRICS` those of the user's own are not.
     """
 
+    config: RunConfig
     reader: Reader
-    model: nn.Module
-    layer: str
-    methods: Mapping[str, Method]
-    metrics: tuple[str, ...]
-    options: MetricOptions
-    reshape_transform: Callable[[Tensor], Tensor] | None
-    target: str | int
-    batch_size: int | None
-    maps: bool
-    drawing: Drawing | None
-    images_per_part: int
+    drawing: Drawing | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def scorer(self, device: torch.device, **options: Any) -> Scorer:
         """Make what scores inputs on the device where the model is."""
+        config = self.config
+        for name, metric in self.metrics.items():
+            METRICS.setdefault(name, metric)
         evaluator = Evaluator(
-            self.model,
-            find_layer(self.model, self.layer),
-            self.methods,
-            self.metrics,
-            self.options,
-            self.reshape_transform,
+            config.model,
+            find_layer(config.model, config.layer),
+            config.methods,
+            config.metrics,
+            config.options,
+            config.reshape_transform,
         )
         return Scorer(
             evaluator,
-            target=self.target,
-            batch_size=self.batch_size,
+            target=config.target,
+            batch_size=None if config.batch_size == "auto" else config.batch_size,
             device=device,
-            maps=self.maps,
+            maps=config.maps,
             drawing=self.drawing,
             **options,
         )
+
+    def parts(self, images: int) -> range:
+        """Number the parts of so many images: part k has those from k * `images_per_part` on."""
+        return range(math.ceil(images / self.config.images_per_part))
+
+    def part_of(self, index: int) -> int:
+        """Return the part that an image is in."""
+        return index // self.config.images_per_part
 
     def inputs(self, source: Source, done: set[int]) -> Iterator[Callable[[], Input | Failure]]:
         """Yield for each image of the parts that are not done what makes an input of it."""
         if isinstance(source, Indexed):
             for index in range(len(source)):
-                if index // self.images_per_part not in done:
+                if self.part_of(index) not in done:
                     yield partial(self.reader.read, source, index)
         else:
             for sample in source:
-                if sample.index // self.images_per_part not in done:
+                if self.part_of(sample.index) not in done:
                     yield partial(self.reader.prepare, sample)
 
 
@@ -110,7 +106,7 @@ def local_parts(
     scorer = job.scorer(device, stop_early=not done, on_progress=on_progress)
     inputs = _ahead(job.inputs(source, done))
     try:
-        for part, of_part in groupby(inputs, lambda item: item.index // job.images_per_part):
+        for part, of_part in groupby(inputs, lambda item: job.part_of(item.index)):
             yield part, scorer(of_part)
     finally:
         inputs.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import os
 import pickle
 import re
@@ -25,7 +24,6 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_count
 from cam_extras.runs.batches import Input, Reader, Scored, Scorer
 from cam_extras.runs.engines.local import Job
 from cam_extras.runs.sources import Indexed, Source
@@ -43,10 +41,6 @@ def ray_parts(
     done: set[int],
     device: torch.device,
     on_progress: Callable[[int], None],
-    *,
-    workers: int = 1,
-    gpus_per_worker: float | None = None,
-    address: str | None = None,
 ) -> Iterator[tuple[int, Scored]]:
     """Return an iterator over the number of each part that is not done, in any order, with what came out for it.
 
@@ -55,18 +49,16 @@ def ray_parts(
     and left as it is.
 
     Args:
-        job: what is done with every image; the workers get all of it.
+        job: what is done with every image; the workers get all of it. Its configuration says how many `workers` there
+            are; their `gpus_per_worker`, by default one where the model is on a GPU; and the `address` of a running
+            cluster, "auto" for the one this machine belongs to, None for what RAY_ADDRESS says in the environment, and
+            where it says nothing for a Ray on this machine alone.
         source: where they come from; the workers read them, from the same paths.
         done: the parts that are.
         device: where the model is; the workers have it on a device of the same type.
         on_progress: called with the number of images that are done.
-        workers: how many copies of the model work side by side.
-        gpus_per_worker: a part of one will do; by default one where the model is on a GPU.
-        address: of a running cluster, "auto" for the one this machine belongs to; None for what RAY_ADDRESS says in
-            the environment, and where it says nothing for a Ray on this machine alone.
 
     Raises:
-        TypeError: `workers` is no integer.
         ValueError: Ray is not installed; the images can be read in one order only; something cannot be sent to the
             workers; there is no such cluster, or it is too small.
         RuntimeError: see `Scorer`; or the processes that worked on a part died, one after the other.
@@ -77,13 +69,13 @@ def ray_parts(
             "engine='ray' reads images side by side, and these can only be read one after the other: give a folder, a "
             "table, a glob or a data set with a length and an item for each index, or engine='local'"
         )
-    check_count("workers", workers)
-    gpus = float(device.type == "cuda") if gpus_per_worker is None else gpus_per_worker
+    config = job.config
+    gpus = float(device.type == "cuda") if config.gpus_per_worker is None else config.gpus_per_worker
     if (gpus > 0) != (device.type == "cuda"):
         raise ValueError(
-            f"gpus_per_worker is for a model on a GPU, and more than 0; got {gpus:g}, the model on {device}"
+            f"gpus_per_worker= is for a model on a GPU, and more than 0; got {gpus:g}, the model on {device}"
         )
-    todo = [part for part in range(math.ceil(len(source) / job.images_per_part)) if part not in done]
+    todo = [part for part in job.parts(len(source)) if part not in done]
     if not todo:
         return iter(())
     shipment = _pack(job, source)
@@ -91,14 +83,14 @@ def ray_parts(
     def parts() -> Iterator[tuple[int, Scored]]:
         first = None if done else 0
         held: list[tuple[int, Scored]] = []
-        with _running(ray, address, workers), _quiet():
-            for part, scored in _results(ray, shipment, todo, first, device, workers, gpus):
+        with _running(ray, config.address, config.workers), _quiet():
+            for part, scored in _results(ray, shipment, todo, first, device, config.workers, gpus):
                 held.append((part, scored))
                 if part == first:
                     first = None
                 # Parts after the first wait for it: where every image fails alike, none of them is to be kept.
                 while first is None and held:
-                    on_progress(min(job.images_per_part, len(source) - held[0][0] * job.images_per_part))
+                    on_progress(min(config.images_per_part, len(source) - held[0][0] * config.images_per_part))
                     yield held.pop(0)
 
     return parts()
@@ -168,7 +160,7 @@ def _check_address(address: str) -> None:
     """Raise ValueError where nothing listens, which Ray takes a quarter of an hour to find out."""
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
-        raise ValueError(f"address must be HOST:PORT, as `ray start --head` tells it, or 'auto'; got {address!r}")
+        raise ValueError(f"address= must be HOST:PORT, as `ray start --head` tells it, or 'auto'; got {address!r}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
@@ -268,8 +260,8 @@ def _threads(ray: ModuleType, workers: int, gpus: float) -> int:
     for kind, needed, found in (("CPUs", _CPUS * (workers + 1), cpus), ("GPUs", gpus * workers, there.get("GPU", 0))):
         if needed > found:
             raise ValueError(
-                f"{workers} workers need {needed:g} {kind}, and Ray has {found:g}: give fewer workers"
-                + (" or a smaller gpus_per_worker" if kind == "GPUs" else "")
+                f"{workers} workers need {needed:g} {kind}, and Ray has {found:g}: give fewer by workers="
+                + (", or a smaller gpus_per_worker=" if kind == "GPUs" else "")
             )
     return max(1, int(cpus) // workers)
 
@@ -407,15 +399,15 @@ def _row(part: int, outcome: _Outcome) -> pa.Table:
 def _pack(job: Job, source: Indexed) -> dict[str, bytes]:
     """Return what tasks and actors need, or raise ValueError naming what cannot be sent to them."""
     try:
-        return {"reading": _dump((job.reader, source, job.images_per_part)), "scoring": _dump(job)}
+        return {"reading": _dump((job.reader, source, job.config.images_per_part)), "scoring": _dump(job)}
     except Exception:  # pickling calls what is somebody's own
         for name, value in {
             "data": source,
             "transform": job.reader.transform,
-            "reshape_transform": job.reshape_transform,
-            "model": job.model,
-            "methods": job.methods,
-            "options": job.options,
+            "reshape_transform": job.config.reshape_transform,
+            "model": job.config.model,
+            "methods": job.config.methods,
+            "options": job.config.options,
         }.items():
             try:
                 _dump(value)

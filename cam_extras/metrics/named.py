@@ -1,0 +1,57 @@
+"""Metrics as people give them: by name, one or many, ours or their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from cam_extras._checks import check_name
+from cam_extras._code import installed, load_code, load_installed
+from cam_extras._names import find_name
+from cam_extras._text import names_code
+from cam_extras.metrics.base import METRICS
+
+
+def as_metrics(given: Any) -> tuple[str, ...]:
+    """Return metrics by their names in `METRICS`.
+
+    Args:
+        given: one or several names, with no regard to case, or the short ones that tables print; functions that are
+            listed in `METRICS`; what an installed package offers, as an entry point of the group `cam_extras.metrics`;
+            or your own, as "FILE.py:NAME" or "MODULE:NAME", of which the file is run, and lists them.
+
+    Raises:
+        TypeError: these are no names.
+        ValueError: there is no metric of that name, none is given, or a function is not listed.
+
+    >>> as_metrics(["AD", "adcc"])
+    ('average_drop', 'adcc')
+    """
+    if isinstance(given, str) or callable(given):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise TypeError(f"metrics must be names, in a list; got {given!r:.80}")
+    found = tuple(map(_find, given))
+    if not found:
+        raise ValueError("there is no metric to evaluate: give one or more")
+    return found
+
+
+def _find(given: Any) -> str:
+    function: Any = given
+    if isinstance(given, str):
+        if given in METRICS:
+            return given
+        if given in installed("metrics"):
+            function = load_installed("metrics", given)
+        elif names_code(given):
+            function = load_code(given, "metric")
+        else:
+            known = {**METRICS, **installed("metrics")}
+            return find_name("metric", given, known, {entry.short: name for name, entry in METRICS.items()})
+    elif not callable(given):
+        check_name("metric", given, METRICS)
+    for name in (given, getattr(function, "__name__", "")):
+        if name in METRICS and METRICS[name].function is function:
+            return str(name)
+    raise ValueError(f"{given} is in no METRICS: put @metric(...) of cam_extras.metrics before the function")
