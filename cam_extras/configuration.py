@@ -142,8 +142,8 @@ def read_metrics(given: str | Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def _find_metric(name: Any) -> str:
-    if name in METRICS or not isinstance(name, str):
+def _find_metric(name: str) -> str:
+    if not isinstance(name, str) or name in METRICS:
         check_name("metric", name, METRICS)
         return name
     if name in installed("metrics"):

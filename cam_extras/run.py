@@ -336,8 +336,9 @@ def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[
 
 
 def _layer_name(config: RunConfig, source: Source, reader: Reader, device: torch.device) -> str:
-    model, layer = config.model, config.layer
-    if isinstance(layer, str) and layer == "auto":
+    model: nn.Module = config.model
+    layer: str | nn.Module = config.layer
+    if layer == "auto":
         return auto_layer(model, _first_input(source, reader).to(device), config.reshape_transform)[0]
     if isinstance(layer, str):
         find_layer(model, layer)
