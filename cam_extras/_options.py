@@ -26,7 +26,8 @@ def hints_of(cls: Any) -> dict[str, Any]:
         return get_type_hints(cls, include_extras=True)
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        namespace = getattr(vars(base).get("__init__"), "__globals__", None) or vars(sys.modules[base.__module__])
+        made_in = getattr(inspect.unwrap(vars(base).get("__init__", object)), "__globals__", None)
+        namespace = made_in or vars(sys.modules.get(base.__module__, sys))
         for name, annotation in inspect.get_annotations(base).items():
             try:
                 hints[name] = eval(annotation, {**namespace}) if isinstance(annotation, str) else annotation

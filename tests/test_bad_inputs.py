@@ -349,7 +349,11 @@ BAD = {
         "methods must map names to methods",
     ),
     "an evaluation of no model": (lambda: run(model=None), TypeError, "the model must be a torch.nn.Module or a Class"),
-    "an evaluation of a layer by number": (lambda: run(layer=1), ValueError, "the layer int is not a module of this"),
+    "an evaluation of a layer by number": (
+        lambda: run(layer=1),
+        TypeError,
+        "the layer must be a module, its dotted name",
+    ),
     "an evaluation of a text for a limit": (
         lambda: run(limit="a"),
         TypeError,
@@ -360,7 +364,7 @@ BAD = {
         TypeError,
         "limit must be an integer or None; got True",
     ),
-    "an evaluation of no class": (lambda: run(target=None), TypeError, "target must be 'predicted', 'label' or"),
+    "an evaluation of half a class": (lambda: run(target=0.5), TypeError, "target must be 'predicted', 'label' or"),
     "an evaluation of a negative class": (lambda: run(target=-1), ValueError, "target must be 0 or more; got -1"),
     "an evaluation by a name": (lambda: run(target="cat"), ValueError, "target must be one of 'predicted', 'label'"),
     "an evaluation of nothing": (lambda: run([]), ValueError, "there are no images in the list: its length is 0"),

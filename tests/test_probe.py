@@ -194,7 +194,7 @@ def test_world_is_left_as_found_when_the_model_raises(name):
     with untouched(setting.model, setting.x), pytest.raises(RuntimeError, match="on purpose"):
         Probe(setting.model, setting.layers[0], setting.x, **setting.options).outputs  # noqa: B018
     with untouched(setting.model, setting.x), pytest.raises(RuntimeError, match="on purpose"):
-        Probe(setting.model, setting.layers[0], setting.x, target=0, **setting.options).score(setting.x)
+        Probe(setting.model, setting.layers[0], setting.x, target=0, **setting.options).utility(setting.x)
 
 
 def test_random_state_is_kept_when_the_model_draws():
@@ -698,7 +698,7 @@ def test_another_input_keeps_the_class():
     explicit = Probe(model, model.layer, other, target=predicted)
     torch.testing.assert_close(moved.gradients, explicit.gradients, rtol=0, atol=0)
     torch.testing.assert_close(probe.utility(other), Logit(predicted)(model(other)))
-    torch.testing.assert_close(probe.under("rest").score(other), ReST(predicted)(model(other)))
+    torch.testing.assert_close(probe.under("rest").utility(other), ReST(predicted)(model(other)))
 
 
 def test_samples_are_not_mixed_up():
@@ -905,7 +905,7 @@ def test_head_that_squeezes(name, classes):
     for sample in x:
         alone = Probe(model, model.layer, sample[None], target=classes - 1)
         assert alone.outputs.shape == ((1, classes) if classes > 1 else (1,))
-        assert alone.score(sample[None]).shape == (1,)
+        assert alone.utility(sample[None]).shape == (1,)
         assert method(alone).shape[1:] == expected.shape[1:]
     predicted = Probe(model, model.layer, x[:1])
     torch.testing.assert_close(predicted.gradients, Probe(CNN.forward.__get__(model), model.layer, x[:1]).gradients)

@@ -47,6 +47,8 @@ def as_method(given: AnyMethod, hyper: Mapping[str, Any] | None = None) -> Metho
         return Upstream.of(str(given), hyper)
     if isinstance(found, type) and found in UPSTREAM.values():
         return Upstream.of(found.__name__, hyper)
+    if isinstance(given, str):
+        raise TypeError(f"{given} must be a cam_extras.methods.Method, its class or an instance; it is {found!r:.80}")
     raise TypeError(
         f'the method must be a name, such as "GradCAM", a class or a method, such as GradCAM(); got {given!r:.80}'
     )

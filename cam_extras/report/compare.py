@@ -13,6 +13,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from rich.table import Table
 from rich.text import Text
 
+from cam_extras._listing import head_controls
 from cam_extras._text import printable
 from cam_extras.metrics import METRICS
 from cam_extras.report.figures import ABSENT, differences, excludes_0, printed
@@ -26,7 +27,6 @@ from cam_extras.report.html import (
     title_of,
     write_page,
 )
-from cam_extras.report.tables import head_controls
 from cam_extras.runs.store import Run
 from cam_extras.runs.summary import Row, paired_differences
 

@@ -484,14 +484,15 @@ class TestCodeOfOnesOwn:
         METRICS.pop("my_own_metric", None)
 
     def test_methods(self, file):
-        given = [f"{file}:MyCAM", f"{file}:MyCAM:n=3,score=softmax", f"{file}:a_method"]
+        given = [f"{file}:MyCAM", f"{file}:MyCAM:n=3,utility=softmax", f"{file}:a_method"]
         methods = as_methods(given, 0)
-        assert list(methods) == ["MyCAM", "MyCAM:n=3,score=softmax", "a_method"]
+        assert list(methods) == ["MyCAM", "MyCAM:n=3,utility=softmax", "a_method"]
         assert [method.n for method in methods.values()] == [1, 3, 7]
         for method in methods.values():
             check_fields(method)  # its annotations are text, and its module is in no sys.modules
-        assert methods["MyCAM:n=3,score=softmax"].score == "softmax"
+        assert methods["MyCAM:n=3,utility=softmax"].utility == "softmax"
         assert as_methods({"fast": {"method": f"{file}:MyCAM", "n": 2}}, 0)["fast"].n == 2
+        assert as_methods(f"{file}:a_method:n=3", 0)["a_method:n=3"].n == 3
 
     @pytest.mark.parametrize(
         ("name", "error", "match"),
@@ -502,7 +503,7 @@ class TestCodeOfOnesOwn:
                 TypeError,
                 r"mine.py:number must be a cam_extras.methods.Method, its class or an instance; it is 3",
             ),
-            ("a_method:n=3", ValueError, "a_method is a method with hyper-parameters of its own: it takes no n"),
+            ("a_method:m=3", TypeError, "MyCAM has no hyper-parameter 'm'"),
             ("MyCAM:m=3", TypeError, "MyCAM has no hyper-parameter 'm'"),
         ],
     )

@@ -42,6 +42,9 @@ from cam_extras.runs.environment import git_state
 from cam_extras.runs.store import NoSpaceError, Run, unpack_map
 from cam_extras.runs.summary import summarise
 
+HERE = [
+    str(folder) for folder in Path(__file__).resolve().parents[:2]
+]  # for other processes: tests and what they share
 IMAGES = 20
 CANVASES = make_canvases(IMAGES, "test", seed=3)
 WHOLE = ("results.parquet", "errors.parquet", "summary.csv", "summary.json")
@@ -270,7 +273,7 @@ class TestArguments:
                 TypeError,
                 r"target must be 'predicted', 'label' or the number of a class; got \[1, 2\]",
             ),
-            ({"target": None}, TypeError, "got None: for a class of its own for each image give the data labels"),
+            ({"target": 0.5}, TypeError, "got 0.5: for a class of its own for each image give the data labels"),
             ({"target": True}, TypeError, "got True"),
             ({"target": 1.0}, TypeError, "got 1.0"),
             ({"target": torch.tensor([1, 2])}, TypeError, "got tensor"),
@@ -645,9 +648,9 @@ def interrupt_run(command, whole, killed):
 @pytest.mark.slow
 def test_killed_at_random_moments(command, tmp_path, capsys):
     """kill -9, ten times, each time resumed: all files are those of a run that was left alone, to the bit."""
-    here, whole, killed = os.path.dirname(__file__), tmp_path / "whole", tmp_path / "killed"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     code = (
-        f"import sys; sys.path.insert(0, {here!r}); from pathlib import Path, PosixPath; import test_run; "
+        f"import sys; sys.path[:0] = {HERE!r}; from pathlib import Path, PosixPath; import test_run; "
         f"test_run.interrupt_run({command!r}, {whole!r}, {killed!r})"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -734,8 +737,7 @@ def measure_memory(folder):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_5000_images(tmp_path):
-    here = os.path.dirname(__file__)
-    code = f"import sys; sys.path.insert(0, {here!r}); import test_run; test_run.measure_memory({str(tmp_path)!r})"
+    code = f"import sys; sys.path[:0] = {HERE!r}; import test_run; test_run.measure_memory({str(tmp_path)!r})"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     found = json.loads(printed.stdout.splitlines()[-1])

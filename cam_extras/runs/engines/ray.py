@@ -108,7 +108,8 @@ def _import_ray() -> ModuleType:
             f"engine='ray' needs Ray {'.'.join(map(str, _LEAST_VERSION))} or later, which lets nobody in without a "
             f"token; there is {ray.__version__}: pip install --upgrade cam_extras[ray]"
         )
-    return ray
+    module: ModuleType = ray
+    return module
 
 
 @contextmanager
@@ -305,7 +306,8 @@ def _read(table: pa.Table, shipped: Any, attempts: Any) -> pa.Table:
 
 @lru_cache(maxsize=1)
 def _reading(shipped: Any) -> tuple[Reader, Indexed, int]:
-    return _unpack(shipped)
+    reading: tuple[Reader, Indexed, int] = _unpack(shipped)
+    return reading
 
 
 def _alone(item: Input | Failure) -> Input | Failure:
@@ -346,7 +348,8 @@ class _Worker:
 
     @cached_property
     def _job(self) -> Job:
-        return _unpack(self._shipped, {self._sent_from: self._device.type})
+        job: Job = _unpack(self._shipped, {self._sent_from: self._device.type})
+        return job
 
     @cached_property
     def _scorer(self) -> Scorer:
