@@ -513,7 +513,7 @@ def test_compiled_model_runs_plain_code_in_every_pass():
 
     compiled = torch.compile(model, backend=backend)
     probe = Probe(compiled, model.layer, x, target=1)
-    for run in (probe.run, probe.score, lambda y: probe.at(y).gradients, lambda y: probe.utility(y.requires_grad_())):
+    for run in (probe.run, probe.utility, lambda y: probe.at(y).gradients, lambda y: probe.utility(y.requires_grad_())):
         run(torch.randn(2, 3, 8, 8))
     METHODS["OptiCAM"](max_iterations=2)(probe)
     assert not compilations

@@ -181,7 +181,7 @@ class TestDownloads:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         with pytest.raises(
-            ValueError, match=r"weights of timm/resnet18 could not be loaded \(.*local file with weights="
+            ValueError, match=r"weights of timm/resnet18 could not be loaded \(.*local file by weights="
         ):
             load_model("timm/resnet18")
 

@@ -8,7 +8,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cam_extras import methods
 from cam_extras.captum._host import MethodAttribution as MethodAttribution
@@ -161,10 +161,10 @@ class LayerMIGradCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
-        estimator: Any = "histogram",
+        estimator: Literal["histogram", "discrete", "knn"] = "histogram",
         bins: int = 64,
-        upsample: Any = "nearest",
-        activation: Any = "relu",
+        upsample: Literal["nearest", "bilinear"] = "nearest",
+        activation: Literal["relu", "leaky_relu", "sigmoid", "elu"] = "relu",
         seed: int = 0,
     ) -> None: ...
 
@@ -227,10 +227,12 @@ class LayerExpectedGradCam(MethodAttribution):
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 16,
         internal_batch_size: int | None = None,
-        baselines: Any = "zeros",
-        difference: Any = "activation",
+        baselines: Literal["zeros", "blur", "noise", "batch"]
+        | Tensor
+        | Callable[[Tensor, Generator], Tensor] = "zeros",
+        difference: Literal["activation", "none", "input"] = "activation",
         noise: float = 0.1,
-        distribution: Any = "uniform",
+        distribution: Literal["uniform", "normal"] = "uniform",
         seed: int = 0,
     ) -> None: ...
 
@@ -274,7 +276,7 @@ class LayerIntegratedGradCam(MethodAttribution):
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 50,
         internal_batch_size: int | None = None,
-        variant: Any = "weights",
+        variant: Literal["weights", "maps"] = "weights",
     ) -> None: ...
 
 class LayerSmoothGradCamPlusPlus(MethodAttribution):
@@ -319,7 +321,7 @@ class LayerSmoothGradCamPlusPlus(MethodAttribution):
         n_samples: int = 10,
         internal_batch_size: int | None = None,
         noise: float = 0.3,
-        distribution: Any = "normal",
+        distribution: Literal["uniform", "normal"] = "normal",
         seed: int = 0,
     ) -> None: ...
 
@@ -393,14 +395,14 @@ class LayerOptiCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
-        objective: Any = "mask",
-        normalisation: Any = "range",
-        rectifier: Any = "identity",
-        optimiser: Any = "adam",
+        objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask",
+        normalisation: Literal["range", "max", "sigmoid"] = "range",
+        rectifier: Literal["identity", "relu"] = "identity",
+        optimiser: Literal["adam", "nadam"] = "adam",
         learning_rate: float = 0.1,
         max_iterations: int = 100,
         tolerance: float = 1e-10,
-        fill: Any = 0.0,
+        fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
         progress: bool = False,
     ) -> None: ...

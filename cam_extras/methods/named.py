@@ -139,9 +139,9 @@ def _read(name: str, given: Any) -> tuple[AnyMethod, Mapping[str, Any]]:
 
 
 def _with_seed(given: AnyMethod, hyper: Mapping[str, Any], seed: int | None) -> Method:
-    found = _find(given) if isinstance(given, str) else given
-    method = as_method(given if found is None else found, hyper)
+    method = as_method(given, hyper)
+    is_instance = isinstance(_find(given) if isinstance(given, str) else given, Method)
     draws = any(field.name == "seed" for field in fields(method))
-    if seed is None or isinstance(found, Method) or not draws or "seed" in hyper:
+    if seed is None or is_instance or not draws or "seed" in hyper:
         return method
     return as_method(method, {"seed": seed})

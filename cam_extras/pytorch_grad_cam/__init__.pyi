@@ -34,7 +34,7 @@ from pytorch_grad_cam import ScoreCAM as ScoreCAM
 from pytorch_grad_cam import SegEigenCAM as SegEigenCAM
 from pytorch_grad_cam import XGradCAM as XGradCAM
 from pytorch_grad_cam import run_dff_on_image as run_dff_on_image
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from cam_extras import methods
 from cam_extras.layers import AnyLayer
@@ -189,10 +189,10 @@ class MIGradCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
-        estimator: Any = "histogram",
+        estimator: Literal["histogram", "discrete", "knn"] = "histogram",
         bins: int = 64,
-        upsample: Any = "nearest",
-        activation: Any = "relu",
+        upsample: Literal["nearest", "bilinear"] = "nearest",
+        activation: Literal["relu", "leaky_relu", "sigmoid", "elu"] = "relu",
         seed: int = 0,
     ) -> None: ...
 
@@ -255,10 +255,12 @@ class ExpectedGradCAM(MethodCAM):
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 16,
         internal_batch_size: int | None = None,
-        baselines: Any = "zeros",
-        difference: Any = "activation",
+        baselines: Literal["zeros", "blur", "noise", "batch"]
+        | Tensor
+        | Callable[[Tensor, Generator], Tensor] = "zeros",
+        difference: Literal["activation", "none", "input"] = "activation",
         noise: float = 0.1,
-        distribution: Any = "uniform",
+        distribution: Literal["uniform", "normal"] = "uniform",
         seed: int = 0,
     ) -> None: ...
 
@@ -302,7 +304,7 @@ class IntegratedGradCAM(MethodCAM):
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 50,
         internal_batch_size: int | None = None,
-        variant: Any = "weights",
+        variant: Literal["weights", "maps"] = "weights",
     ) -> None: ...
 
 class SmoothGradCAMPlusPlus(MethodCAM):
@@ -347,7 +349,7 @@ class SmoothGradCAMPlusPlus(MethodCAM):
         n_samples: int = 10,
         internal_batch_size: int | None = None,
         noise: float = 0.3,
-        distribution: Any = "normal",
+        distribution: Literal["uniform", "normal"] = "normal",
         seed: int = 0,
     ) -> None: ...
 
@@ -421,14 +423,14 @@ class OptiCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
-        objective: Any = "mask",
-        normalisation: Any = "range",
-        rectifier: Any = "identity",
-        optimiser: Any = "adam",
+        objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask",
+        normalisation: Literal["range", "max", "sigmoid"] = "range",
+        rectifier: Literal["identity", "relu"] = "identity",
+        optimiser: Literal["adam", "nadam"] = "adam",
         learning_rate: float = 0.1,
         max_iterations: int = 100,
         tolerance: float = 1e-10,
-        fill: Any = 0.0,
+        fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
         progress: bool = False,
     ) -> None: ...
