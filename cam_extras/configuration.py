@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cam_extras._checks import check_name
 from cam_extras.methods import METHODS, Method
-from cam_extras.metrics import MetricOptions, Schedule
+from cam_extras.metrics import Options, as_options
 
 
 def read_methods(
@@ -80,20 +80,14 @@ def _make_method(name: str, hyper: Mapping[str, Any] | None, seed: int) -> Metho
     return METHODS[class_name].make(hyper)
 
 
-def read_options(given: Mapping[str, Any], seed: int) -> MetricOptions:
-    """Return the options of metrics from a mapping, with `schedule` as a name or the fields of a `Schedule`.
+def read_options(given: Any, metrics: Iterable[str], seed: int) -> Options:
+    """Return the options of metrics, see `cam_extras.metrics.as_options`.
 
     Raises:
-        TypeError: there is no such option, or one has another type.
-        ValueError: an option is out of its range.
+        TypeError: an option has another type.
+        ValueError: there is no such option, or one is out of its range.
     """
-    known = [field.name for field in fields(MetricOptions)]
-    for name in given:
-        check_name("option of metrics", name, known)
-    options = {"seed": seed, **given}
-    if isinstance(options.get("schedule"), Mapping):
-        options["schedule"] = Schedule(**options["schedule"])
-    return MetricOptions(**options)
+    return as_options(given, metrics, seed=seed)
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -20,12 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from torch import Tensor, nn
 
-from cam_extras._checks import check_choice, check_count, check_name
+from cam_extras._checks import check_choice, check_count
 from cam_extras.configuration import describe, read_methods, read_options
 from cam_extras.layers import auto_layer
 from cam_extras.methods import Method
 from cam_extras.methods.base import controls_of
-from cam_extras.metrics import DEFAULT_METRICS, METRICS, MetricOptions, sources_of
+from cam_extras.metrics import DEFAULT_METRICS, METRICS, Options, as_metrics, sources_of, with_parts
 from cam_extras.models import Classifier, fingerprint, picture_of
 from cam_extras.probe import find_layer
 from cam_extras.report import overlay, write_report
@@ -63,7 +63,7 @@ def evaluate(
     *,
     methods: Sequence[str | Method] | Mapping[str, Method | Mapping[str, Any]] = DEFAULT_METHODS,
     metrics: Sequence[str] = DEFAULT_METRICS,
-    options: MetricOptions | Mapping[str, Any] | None = None,
+    options: Options | Mapping[str, Any] | None = None,
     target: str | int = "predicted",
     transform: Callable[[Any], Tensor] | None = None,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -103,8 +103,8 @@ def evaluate(
             `DataLoader` that does not shuffle or any iterable, see `cam_extras.runs.sources.open_source`.
         output: the folder. Files that are there and belong to no run are never replaced.
         methods: see `cam_extras.configuration.read_methods`; by default those that take one forward pass.
-        metrics: keys of `METRICS`.
-        options: of the metrics, or their fields by name.
+        metrics: names of `METRICS`; capitals do not matter, and short names do.
+        options: of the metrics, see `cam_extras.metrics.as_options`.
         target: the class to explain: "predicted", "label" or a number.
         transform: image -> input (C, *S); by default the classifier's own. None where the data has inputs.
         reshape_transform: see `cam_extras.probe.Probe`; by default the classifier's own.
@@ -169,15 +169,10 @@ def evaluate(
     written = [*(name for name in RUN_FILES if settings is not None or name != "config.yaml"), *files]
     check_not_in_the_way(output, written)
     of_methods = read_methods(methods, seed)
-    if not isinstance(metrics, Iterable):
-        raise TypeError(f"metrics must be names, in a list; got {metrics!r:.80}")
-    of_metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    of_metrics = list(as_metrics(metrics))
     if not of_metrics:
         raise ValueError("there is no metric to evaluate: give one or more")
-    for metric in of_metrics:
-        check_name("metric", metric, METRICS)
-    if not isinstance(options, MetricOptions):
-        options = read_options(options or {}, seed)
+    options = read_options(options, of_metrics, seed)
     source = open_source(data, categories=categories, labels_needed=target == "label", limit=limit)
     object_needed = any("object" in sources_of(metric) for metric in of_metrics)
     reader = Reader(transform, target, object_needed)
@@ -187,18 +182,19 @@ def evaluate(
             "transform": transform,
             "reshape_transform": reshape_transform,
             "methods": of_methods,
-            "metrics": [
-                METRICS[need] for metric in of_metrics for need in (metric, *METRICS[metric].needs) if need in METRICS
-            ],
+            "metrics": [METRICS[name] for name in dict.fromkeys([*of_metrics, *with_parts(of_metrics)])],
             "options": options,
             "data": source.contents(),
         }
     )
     with _on_device(model, device) as at:
         layer = _layer_name(model, layer, source, reader, reshape_transform, at)
-        columns = [*of_metrics, *(need for metric in of_metrics for need in METRICS[metric].needs if need in METRICS)]
-        columns = list(dict.fromkeys(columns))
-        best = "adcc" if "adcc" in columns else columns[0]
+        columns = with_parts(of_metrics)
+        dims = {name: vector.dims for name in columns if (vector := METRICS[name].vector)}
+        plain = [name for name in columns if name not in dims]
+        best = "adcc" if "adcc" in plain else plain[0] if plain else None
+        if best is None:  # no image is better than another by a number
+            pictures = 0
         job = Job(
             reader=reader,
             model=model,
@@ -210,7 +206,7 @@ def evaluate(
             target=target,
             batch_size=None if batch_size == "auto" else int(batch_size),
             maps=maps,
-            drawing=Drawing(picture_of(transform), overlay, pictures, best, seed) if pictures else None,
+            drawing=Drawing(picture_of(transform), overlay, pictures, best, seed) if best and pictures else None,
             images_per_part=images_per_part,
         )
         job.scorer(at)  # what is wrong with methods and metrics is said before there is a folder
@@ -245,6 +241,7 @@ def evaluate(
             metrics=columns,
             curves=curves,
             maps=maps,
+            dims=dims,
             environment=environment,
             identity=identity,
             insist=insist,
@@ -272,7 +269,7 @@ def evaluate(
                 for part, scored in parts:
                     check_reads(scored)
                     store.write(part, scored.rows, scored.errors, scored.pictures, replace=part in retried)
-            if pictures:
+            if best and pictures:
                 values = store.results(["index", "method", best])
                 index, method, score = (values[column].to_pylist() for column in ("index", "method", best))
                 of_images = image_values(index, method, score, best, controls)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cam_extras._checks import SampleError, check_class_scores, check_name
+from cam_extras._checks import SampleError, check_class_scores
 from cam_extras.methods import Method, channel_weights
 from cam_extras.methods.base import controls_of
 from cam_extras.metrics import (
@@ -18,8 +19,9 @@ from cam_extras.metrics import (
     METRICS,
     Curve,
     Explained,
-    MetricOptions,
     Quantities,
+    as_metrics,
+    as_options,
     options_of,
     sources_of,
     win_percentage,
@@ -37,7 +39,8 @@ class Evaluation:
         predicted: the class predicted, shape (N,).
         confidence: softmax probability of the class explained, shape (N,).
         maps: for each method its maps (N, *S), in [0, 1].
-        scores: for each method and metric the scores (N,).
+        scores: for each method and metric the scores (N,), of box accuracy (N, T, D); of metrics that compare methods
+            for those that are no controls.
         curves: for each method the insertion and deletion curves that metrics asked for.
         weights: for each method the channel weights (N, K) of x and of its counterfactual, `weights` and
             `counterfactual_weights`, that metrics asked for.
@@ -56,7 +59,10 @@ class Evaluation:
     classes: int | None = None
 
     def of_set(self) -> dict[str, dict[str, float]]:
-        """Return for each method and metric the value of the whole set."""
+        """Return for each method and metric the value of the whole set.
+
+        >>> evaluator(x).of_set()["GradCAM"]["adcc"]  # doctest: +SKIP
+        """
         return {
             method: {name: METRICS[name].of_set(scores) for name in scores} for method, scores in self.scores.items()
         }
@@ -69,10 +75,8 @@ class Evaluation:
         Raises:
             ValueError: there are not two or more methods that are no controls.
         """
-        competing = {name: scores[metric] for name, scores in self.scores.items() if name not in self.controls}
-        if len(competing) < 2:
-            raise ValueError(f"expected two or more methods that are no controls; got {', '.join(competing) or 'none'}")
-        drops = torch.stack([*competing.values()])
+        competing = _competing(self.scores, self.controls)
+        drops = torch.stack([self.scores[name][metric] for name in competing])
         wins = win_percentage(-drops if METRICS[metric].higher_is_better else drops)
         return dict(zip(competing, wins.mean(dim=1).tolist(), strict=True))
 
@@ -90,14 +94,17 @@ class Evaluator:
         model: the model, left as found.
         layer: the layer to explain.
         methods: by name.
-        metrics: keys of `cam_extras.metrics.METRICS`; by default those that need neither the place of the object nor
-            channel weights, and four forward passes a method.
-        options: of the metrics. A method with a `fill` of its own, such as Opti-CAM, wants the same; a warning says
-            where it has another.
+        metrics: a name of `cam_extras.metrics.METRICS`, or a list of them; capitals do not matter, and short names do.
+            By default those that need neither the place of the object nor channel weights, and four forward passes a
+            method.
+        options: of the metrics, {"threshold": 0.7}, or the options dataclass of one, see
+            `cam_extras.metrics.as_options`. A method with a `fill` of its own, such as Opti-CAM, wants the same; a
+            warning says where it has another.
         reshape_transform: see `Probe`.
 
     Raises:
-        ValueError: there is no metric of that name.
+        ValueError: there is no metric of that name, or no such option; or a metric compares methods, and there are
+            not two that are no controls.
         TypeError: a metric needs channel weights and a method has none; or the methods are no mapping.
 
     >>> evaluator = Evaluator(model, model.layer4, {"GradCAM": GradCAM()})  # doctest: +SKIP
@@ -107,20 +114,21 @@ class Evaluator:
     model: Model
     layer: nn.Module
     methods: Mapping[str, Method]
-    metrics: Sequence[str] = DEFAULT_METRICS
-    options: MetricOptions = field(default_factory=MetricOptions)
+    metrics: str | Sequence[str] = DEFAULT_METRICS
+    options: Any = None
     reshape_transform: Callable[[Tensor], Tensor] | None = None
 
     _nothing: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.metrics, str) or not isinstance(self.methods, Mapping):
-            raise TypeError("expected a mapping of methods, {name: method}, and a list of names of metrics")
-        object.__setattr__(self, "metrics", tuple(self.metrics))  # the caller's list may change
+        if not isinstance(self.methods, Mapping):
+            raise TypeError("expected a mapping of methods, {name: method}")
+        object.__setattr__(self, "metrics", as_metrics(self.metrics))
+        object.__setattr__(self, "options", as_options(self.options, self.metrics))
         if not callable(self.model):
             raise TypeError(f"the model must be a torch.nn.Module or another callable; got {self.model!r:.80}")
-        for name in self.metrics:
-            check_name("metric", name, METRICS)
+        if any(METRICS[name].of_methods for name in self.metrics):
+            _competing(self.methods, controls_of(self.methods))
         if any("weights" in sources_of(name) for name in self.metrics):
             for method in self.methods.values():
                 channel_weights(method)
@@ -184,6 +192,12 @@ class Evaluator:
             result.curves[name] = quantities.known("insertion_curve", "deletion_curve")
             result.weights[name] = quantities.known("weights", "counterfactual_weights")
             on_progress(name)
+        for metric in (METRICS[name] for name in self.metrics if METRICS[name].of_methods):
+            competing = _competing(result.scores, controls)
+            needed = [torch.stack([result.scores[name][need] for name in competing]) for need in metric.needs]
+            options = {option: getattr(self.options, option) for option in metric.options}
+            for name, scores in zip(competing, metric.function(*needed, **options), strict=True):
+                result.scores[name][metric.name] = scores
         return result
 
 
@@ -218,6 +232,14 @@ class _Explained(Explained):
         if key not in self._nothing:
             self._nothing[key] = self.probabilities_of(image)
         return self._nothing[key]
+
+
+def _competing(methods: Iterable[str], controls: Collection[str]) -> list[str]:
+    """Return the methods that are compared: what a control wins is not worth winning."""
+    competing = [name for name in methods if name not in controls]
+    if len(competing) < 2:
+        raise ValueError(f"expected two or more methods that are no controls; got {', '.join(competing) or 'none'}")
+    return competing
 
 
 def _confidence(probe: Probe) -> tuple[Tensor, Tensor, Tensor]:

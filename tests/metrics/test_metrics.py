@@ -16,9 +16,9 @@ from cam_extras.metrics import (
     complexity,
     drop_in_deletion,
     increase_in_confidence,
+    quantity,
 )
 from cam_extras.metrics.base import harmonic_mean, metric
-from cam_extras.metrics.quantities import _quantity
 
 pytestmark = pytest.mark.numerical
 
@@ -191,7 +191,7 @@ def test_a_name_that_is_taken(name):
     with pytest.raises(ValueError, match=rf"there is a '{name}' in (METRICS|QUANTITIES) already: .*pop\('{name}'\)"):
         metric(**KNOWN)(mine)
     with pytest.raises(ValueError, match=f"there is a '{name}' in "):
-        _quantity()(mine)
+        quantity()(mine)
     assert (before, quantities) == (METRICS, QUANTITIES)
 
 

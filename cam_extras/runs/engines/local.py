@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cam_extras.evaluation.evaluator import Evaluator
 from cam_extras.methods import Method
-from cam_extras.metrics import MetricOptions
+from cam_extras.metrics import Options
 from cam_extras.probe import find_layer
 from cam_extras.runs.batches import Drawing, Input, Reader, Scored, Scorer
 from cam_extras.runs.sources import Indexed, Source
@@ -52,7 +52,7 @@ class Job:
     layer: str
     methods: Mapping[str, Method]
     metrics: tuple[str, ...]
-    options: MetricOptions
+    options: Options
     reshape_transform: Callable[[Tensor], Tensor] | None
     target: str | int
     batch_size: int | None
