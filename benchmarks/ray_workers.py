@@ -29,7 +29,7 @@ from torchvision import transforms
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, SCALE, load_classifier
 from cam_extras.methods import METHODS
-from cam_extras.metrics import DEFAULT_METRICS, MetricOptions
+from cam_extras.metrics import DEFAULT_METRICS
 from cam_extras.run import DEFAULT_METHODS
 from cam_extras.runs.batches import Reader, Scored
 from cam_extras.runs.engines.local import Job, local_parts
@@ -47,7 +47,7 @@ def make_job() -> Job:
         layer=LAYER,
         methods={name: METHODS[name]() for name in DEFAULT_METHODS},
         metrics=tuple(DEFAULT_METRICS),
-        options=MetricOptions(),
+        options={},
         reshape_transform=None,
         target="predicted",
         batch_size=None,

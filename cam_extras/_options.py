@@ -49,7 +49,7 @@ def check_annotated(name: str, value: object, annotation: Any) -> None:
         choices = choices_of(annotation)
         if choices and (isinstance(value, str) or all(isinstance(choice, str) for choice in choices)):
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r:.80}")
-        error = ValueError if isinstance(value, str) and any(map(choices_of, get_args(annotation))) else TypeError
+        error = ValueError if isinstance(value, str) and any(map(choices_of, get_args(bare(annotation)))) else TypeError
         about = meaning_of(annotation)
         raise error(f"{name} must be {expected(annotation)}; got {value!r:.80}" + (f": it is {about}" if about else ""))
     _run_checks(name, value, annotation)
@@ -163,6 +163,7 @@ def _run_checks(name: str, value: object, annotation: Any) -> None:
         for check in parts[1:]:
             if callable(check):
                 check(name, value)
+        _run_checks(name, value, parts[0])
     elif origin in (Union, types.UnionType):
         for part in parts:
             if fits(value, part):

@@ -129,8 +129,8 @@ def as_options(given: Any, metrics: Iterable[str], *, seed: int = 0) -> Options:
 
     Args:
         given: a mapping of names to values, an options dataclass of any metric, or None. A mapping may stand for an
-            option that is a dataclass, `{"schedule": {"step": 0.05}}`. What none of these metrics looks at counts for
-            nothing; in a mapping it is checked, and a warning says so.
+            option that is a dataclass, `{"schedule": {"step": 0.05}}`. What none of these metrics looks at is checked
+            all the same, and left out.
         metrics: keys of `METRICS`.
         seed: that of the metrics which draw random numbers and are given no other.
 
@@ -146,9 +146,9 @@ def as_options(given: Any, metrics: Iterable[str], *, seed: int = 0) -> Options:
     """
     of_metrics = tuple(metrics)
     if dataclasses.is_dataclass(given) and not isinstance(given, type):
-        named, meant = _values(given), False
+        named = _values(given)
     elif given is None or isinstance(given, Mapping):
-        named, meant = dict(given or {}), True
+        named = dict(given or {})
     else:
         raise TypeError(
             'options must be a mapping, {"threshold": 0.7}, or a dataclass such as METRICS["hci"].Options(); '
@@ -158,14 +158,8 @@ def as_options(given: Any, metrics: Iterable[str], *, seed: int = 0) -> Options:
     if unknown := [name for name in named if name not in known]:
         raise ValueError(f"there is no option of metrics {unknown[0]!r:.80}: {_nearest(unknown[0], known)}")
     named = {name: _read(value, known[name].annotation) for name, value in named.items()}
-    if idle := [name for name in named if name not in declared] if meant else []:
-        options_class(METRICS)(**{name: named[name] for name in idle})
-        warnings.warn(
-            f"the option {idle[0]} is of {', '.join(_having(idle[0]))}; it changes nothing in {', '.join(of_metrics)}",
-            UserWarning,
-            stacklevel=stacklevel_of_the_caller(),
-        )
-    values = {name: value for name, value in named.items() if name in declared}
+    checked = options_class(METRICS)(**named)  # those, too, that no metric here looks at
+    values = {name: getattr(checked, name) for name in named if name in declared}
     if "seed" in declared:
         values.setdefault("seed", seed)
     return options_class(of_metrics)(**values)
@@ -184,7 +178,7 @@ def as_metrics(given: str | Iterable[str]) -> tuple[str, ...]:
     if isinstance(given, str):
         given = [given]
     if not isinstance(given, Iterable):
-        raise TypeError(f'metrics must be names such as "adcc", in a list; got {given!r:.80}')
+        raise TypeError(f'metrics must be names, such as "adcc", in a list; got {given!r:.80}')
     # Names first: no short name is another metric's name.
     known = {metric.short.casefold(): name for name, metric in METRICS.items()}
     known |= {name.casefold(): name for name in METRICS}

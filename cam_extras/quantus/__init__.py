@@ -4,8 +4,8 @@
 >>> explain_func = explain("ShapleyCAM", layer="layer4")
 
 There is a class for every metric in `cam_extras.metrics.METRICS`, named after its title. Importing this module lists
-them in `quantus.AVAILABLE_METRICS`; `unregister()` undoes it, `register()` does it again. A metric of your own has its class
-when that is first asked for.
+them in `quantus.AVAILABLE_METRICS`; `unregister()` undoes it, `register()` does it again. A metric of your own
+has its class when that is first asked for.
 """
 
 from __future__ import annotations

@@ -286,7 +286,7 @@ class MapMetric(Metric):
     ) -> list[float]:
         """Score one batch of explanations."""
         x = to_tensor(x_batch, torch.float32)  # what Quantus feeds to the model
-        fill = self.options.fill
+        fill = getattr(self.options, "fill", 0.0)
         if isinstance(fill, Tensor) and fill.ndim == x.ndim and len(fill) > 1:
             raise ValueError(f"fill must be the same for every sample; got shape {tuple(fill.shape)}")
         known: dict[str, Any] = {}

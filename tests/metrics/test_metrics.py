@@ -1,5 +1,6 @@
 """Metrics: against scipy, at their limits, and with bad input. The formulas are compared in test_reference.py."""
 
+import math
 import re
 
 import pytest
@@ -148,7 +149,8 @@ def test_every_metric_says_what_it_is(name):
     assert metric.paper
     assert "Returns:" in metric.function.__doc__ or name in ("drop_in_deletion", "thresholded_drop")
     assert metric.range[0] < metric.range[1]
-    assert metric.scale == (1 if name in ("saliency_metric", "counterfactual_sensitivity") else 100)
+    assert metric.scale == (100 if metric.range[1] < math.inf else 1)
+    assert metric.class_name.isidentifier()
 
 
 def test_names_in_tables_differ():

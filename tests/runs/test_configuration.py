@@ -15,7 +15,7 @@ from torchvision.transforms import Compose, Normalize
 
 from cam_extras.configuration import describe, read_methods, read_options, read_settings
 from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, OptiCAM, RandomCAM
-from cam_extras.metrics import MetricOptions, Schedule
+from cam_extras.metrics import METRICS, Schedule
 from cam_extras.pytorch_grad_cam import Upstream
 from cam_extras.settings import DEFAULTS, add_flags, read_all
 
@@ -106,16 +106,15 @@ class TestMethods:
 
 class TestOptions:
     def test_fields_by_name(self):
-        options = read_options({"threshold": 0.25, "schedule": "mi"}, 4)
+        options = read_options({"threshold": 0.25, "schedule": "mi"}, METRICS, 4)
         assert (options.threshold, options.schedule, options.seed) == (0.25, "mi", 4)
-        assert read_options({"seed": 1}, 4).seed == 1
-        assert read_options({"schedule": {"step": 0.5, "delete_to": "mean"}}, 4).schedule == Schedule(
-            0.5, "blur", "mean"
-        )
+        assert read_options({"seed": 1}, METRICS, 4).seed == 1
+        given = {"schedule": {"step": 0.5, "delete_to": "mean"}}
+        assert read_options(given, ["insertion"], 4).schedule == Schedule(0.5, "blur", "mean")
 
     def test_unknown(self):
         with pytest.raises(ValueError, match="there is no option of metrics 'treshold': did you mean threshold"):
-            read_options({"treshold": 0.25}, 0)
+            read_options({"treshold": 0.25}, ["hci"], 0)
 
 
 def test_settings():
@@ -136,11 +135,11 @@ class TestDescribe:
             ExpectedGradCAM(baselines=tensor.double()),
             ExpectedGradCAM(baselines=tensor.reshape(3, 2)),
             ExpectedGradCAM(baselines=torch.zeros_like),
-            MetricOptions(),
-            MetricOptions(fill=tensor),
-            MetricOptions(fill=tensor.bfloat16()),
-            MetricOptions(schedule=Schedule(7)),
-            MetricOptions(schedule=Schedule(7, "mean")),
+            METRICS["hci"].Options(),
+            METRICS["hci"].Options(fill=tensor),
+            METRICS["hci"].Options(fill=tensor.bfloat16()),
+            METRICS["insertion"].Options(schedule=Schedule(7)),
+            METRICS["insertion"].Options(schedule=Schedule(7, "mean")),
             Normalize((0.5,), (0.25,)),
             Normalize((0.5,), (0.5,)),
             Compose([Normalize((0.5,), (0.5,))]),

@@ -21,7 +21,6 @@ from torchvision import transforms
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER
 from cam_extras.methods import ExpectedGradCAM, GradCAM, RandomCAM
-from cam_extras.metrics import MetricOptions
 from cam_extras.models import Classifier, load_model
 from cam_extras.run import evaluate
 from cam_extras.runs.batches import Reader
@@ -260,7 +259,7 @@ class TestTrouble:
                     "layer": LAYER,
                     "methods": METHODS,
                     "metrics": ("adcc",),
-                    "options": MetricOptions(),
+                    "options": {},
                     "reshape_transform": None,
                     "target": "predicted",
                     "batch_size": None,
