@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache, reduce
 from numbers import Real
 from operator import or_
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
-@cache
 def hints_of(cls: Any) -> dict[str, Any]:
     """Return the annotations of a class or function by name, resolved, with what `Annotated` adds."""
+    of: Hashable = cls
+    return _hints_of(of)
+
+
+@cache
+def _hints_of(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 

@@ -251,4 +251,5 @@ def _confidence(probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
 def _probabilities(outputs: object) -> Tensor:
     """Return softmax probabilities in float64: in float32 they reach 1 too soon."""
     check_class_scores(outputs)
-    return outputs.double().softmax(dim=1)  # type: ignore[attr-defined]
+    scores: Tensor = outputs.double()  # type: ignore[attr-defined]
+    return scores.softmax(dim=1)

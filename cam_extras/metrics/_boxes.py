@@ -100,7 +100,7 @@ def component_boxes(masks: Tensor) -> list[Tensor]:
     size = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     found = found[np.lexsort((-size, found[:, 0]))]  # stable: labels count up row by row
     per_sample = np.bincount(found[:, 0], minlength=len(masks)).tolist()
-    return list(torch.from_numpy(found[:, 1:]).split(per_sample))
+    return list(torch.split(torch.from_numpy(found[:, 1:]), per_sample))
 
 
 def predicted_boxes(maps: Tensor) -> list[Tensor]:

@@ -410,7 +410,7 @@ def sources_of(metric: str) -> set[str]:
     >>> sources_of("pointing_game"), sources_of("average_drop")
     ({'object'}, set())
     """
-    return {entry.source for entry in made_of(metric) if isinstance(entry, Quantity)} - {""}
+    return {entry.source for entry in made_of(metric) if isinstance(entry, Quantity) and entry.source}
 
 
 def kept_of(metric: str) -> tuple[str, ...]:

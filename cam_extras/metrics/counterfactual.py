@@ -172,6 +172,7 @@ def counterfactual_sensitivity(
             "the sensitivity is undefined where all weights are 0,", which(greatest == 0), "leave these out"
         )
     # Scaled after the subtraction, which is exact for what is close; squares of small gradients would underflow.
-    sensitivity = torch.linalg.vector_norm(difference / greatest, dim=1) / torch.linalg.vector_norm(w / greatest, dim=1)
+    change, before = (torch.linalg.vector_norm(values / greatest, dim=1) for values in (difference, w))
+    sensitivity: Tensor = change / before
     check_finite(f"the sensitivity, in {dtype},", sensitivity)
     return sensitivity

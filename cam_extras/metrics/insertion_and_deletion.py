@@ -406,7 +406,8 @@ def _curve(
     with torch.no_grad():
         before, after = (_substrate(image, x) for image in images)
         ranks = _ranks(maps)
-        for row in torch.arange(len(x) * len(counts), device=x.device).split(rows_of_a_pass(x, internal_batch_size)):
+        rows = torch.arange(len(x) * len(counts), device=x.device)
+        for row in torch.split(rows, rows_of_a_pass(x, internal_batch_size)):
             samples, points = row // len(counts), row % len(counts)
             changed = (ranks[samples] < counts[points, None]).reshape(-1, 1, *space)
             values = confidence(torch.where(changed, after[samples], before[samples]), samples)

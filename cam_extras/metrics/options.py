@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin
 
 from torch import Tensor
 
@@ -70,6 +70,7 @@ class Options:
         return _restored, (*self._made_for, _values(self))
 
     if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, Any]]
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -91,11 +92,7 @@ def options_class(metrics: Iterable[str], name: str = "Options") -> type[Options
     declared = declared_options(of_metrics)
     key = (of_metrics, name, *(id(option) for option in declared.values()))  # a metric may be taken out and come anew
     if key not in _classes:
-        lines = "".join(
-            f"\n        {option.name}: {meaning_of(option.annotation) or expected(option.annotation)}. "
-            f"By default {_brief(option.default)}."
-            for option in declared.values()
-        )
+        lines = "".join(f"\n        {line}" for line in option_lines(of_metrics)) or " none."
         cls = dataclasses.make_dataclass(
             name,
             [
@@ -107,7 +104,7 @@ def options_class(metrics: Iterable[str], name: str = "Options") -> type[Options
                 "_made_for": (of_metrics, name),
                 "_declared": tuple(declared.values()),  # kept, so that no other has the same id
                 "__module__": __name__,
-                "__doc__": f"The options of {', '.join(of_metrics)}.\n\n    Args:{lines or ' none.'}\n    ",
+                "__doc__": f"The options of {', '.join(of_metrics)}.\n\n    Args:{lines}\n    ",
             },
             frozen=True,
             kw_only=True,
@@ -115,6 +112,19 @@ def options_class(metrics: Iterable[str], name: str = "Options") -> type[Options
         )
         _classes[key] = cls
     return _classes[key]
+
+
+def option_lines(metrics: Iterable[str]) -> list[str]:
+    """Return a line of documentation for each option of metrics.
+
+    >>> option_lines(["insertion"])[1]
+    'internal_batch_size: most images in a forward pass; None for what the device does best. By default None.'
+    """
+    return [
+        f"{option.name}: {meaning_of(option.annotation) or expected(option.annotation)}. By default "
+        f"{_brief(option.default)}."
+        for option in declared_options(metrics).values()
+    ]
 
 
 def _brief(value: Any) -> str:

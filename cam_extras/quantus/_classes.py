@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import quantus
 import torch
@@ -62,19 +63,23 @@ def register() -> None:
         ValueError: a class of somebody else's is listed under the same name; nothing is changed.
     """
     for cls in METRIC_CLASSES:
-        other = quantus.AVAILABLE_METRICS[cls.evaluation_category.value].get(cls.name)
+        other = _listed_beside(cls).get(cls.name)
         if other is not None and other.__module__ != _MODULE:
             raise ValueError(
                 f"quantus.AVAILABLE_METRICS has {cls.name!r} already, {other.__module__}.{other.__name__}: take that "
                 f"out before {_MODULE} is imported"
             )
     for cls in METRIC_CLASSES:
-        quantus.AVAILABLE_METRICS[cls.evaluation_category.value][cls.name] = cls
+        _listed_beside(cls)[cls.name] = cls
 
 
 def unregister() -> None:
     """Take the metrics out of `quantus.AVAILABLE_METRICS`."""
     for cls in METRIC_CLASSES:
-        listed = quantus.AVAILABLE_METRICS[cls.evaluation_category.value]
-        if listed.get(cls.name) is cls:
-            del listed[cls.name]
+        if _listed_beside(cls).get(cls.name) is cls:
+            del _listed_beside(cls)[cls.name]
+
+
+def _listed_beside(cls: type[MapMetric]) -> dict[str, type[Any]]:
+    """Return Quantus' own list of the metrics of a class's category."""
+    return quantus.AVAILABLE_METRICS[cls.evaluation_category.value]  # type: ignore[return-value]

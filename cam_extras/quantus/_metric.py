@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
 from inspect import Parameter, signature
+from textwrap import fill, indent
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,10 +28,12 @@ from cam_extras.metrics import (
     Quantities,
     as_options,
     options_of,
+    quantities_of,
     sources_of,
 )
 from cam_extras.metrics.base import Metric as Entry
 from cam_extras.metrics.base import declared_options, kept_of
+from cam_extras.metrics.options import option_lines
 from cam_extras.quantus._explain import to_tensor
 
 
@@ -54,7 +57,7 @@ def _no_explain_func(**kwargs: Any) -> np.ndarray:
     raise ValueError("there is nothing to explain with: give an explain_func, not only an a_batch")
 
 
-class MapMetric(Metric):
+class MapMetric(Metric[list[float]]):
     """Base of the metric classes: computes what a function of `cam_extras.metrics` needs, and calls it.
 
     A subclass names the function in `metric`, and has what its entry in `METRICS` tells: the options, with their
@@ -218,7 +221,7 @@ class MapMetric(Metric):
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         self._from_logits = bool(softmax) and bool(modules) and not isinstance(modules[-1], nn.Softmax)
         self._given = a_batch
-        return super().__call__(
+        scores: list[float] = super().__call__(
             model=model,
             x_batch=x_batch,
             y_batch=y_batch,
@@ -234,6 +237,7 @@ class MapMetric(Metric):
             custom_batch=custom_batch,
             **kwargs,
         )
+        return scores
 
     def custom_preprocess(
         self, *, model: Any, x_batch: np.ndarray, y_batch: np.ndarray, **data: Any
@@ -249,7 +253,7 @@ class MapMetric(Metric):
 
     def explained(self, model: Any, x_batch: np.ndarray, y_batch: np.ndarray) -> np.ndarray:
         """Explain a batch and bring its attributions to maps; unlike `explain_batch`, where all are constant, too."""
-        model = model.get_model() if isinstance(model, ModelInterface) else model
+        model = model.get_model() if isinstance(model, ModelInterface) else model  # type: ignore[no-untyped-call]
         attributions = self.explain_func(model=model, inputs=x_batch, targets=y_batch, **self.explain_func_kwargs)
         return self._maps_of(attributions, x_batch)
 
@@ -265,7 +269,7 @@ class MapMetric(Metric):
             )
         if attributions.shape == forms[0]:
             attributions = attributions[:, None]
-        if self.normalise:
+        if self.normalise and self.normalise_func is not None:
             attributions = self.normalise_func(attributions.copy())  # some of Quantus' work in place
         return np.abs(attributions) if self.abs else attributions
 
@@ -286,9 +290,9 @@ class MapMetric(Metric):
     ) -> list[float]:
         """Score one batch of explanations."""
         x = to_tensor(x_batch, torch.float32)  # what Quantus feeds to the model
-        fill = getattr(self.options, "fill", 0.0)
-        if isinstance(fill, Tensor) and fill.ndim == x.ndim and len(fill) > 1:
-            raise ValueError(f"fill must be the same for every sample; got shape {tuple(fill.shape)}")
+        shown = getattr(self.options, "fill", 0.0)
+        if isinstance(shown, Tensor) and shown.ndim == x.ndim and len(shown) > 1:
+            raise ValueError(f"fill must be the same for every sample; got shape {tuple(shown.shape)}")
         known: dict[str, Any] = {}
         if "object" in self.sources():
             if s_batch is not None:
@@ -339,29 +343,32 @@ def class_of(entry: Entry, module: str) -> type[MapMetric]:
 
 def _doc_of(entry: Entry) -> str:
     """Say what a class has besides what all have."""
-    metric, kept, options = entry.name, kept_of(entry.name), options_of(entry.name)
-    first = f"{entry.title}: see `cam_extras.metrics.{metric}`."
-    if options:
-        names = [f"`{name}`" for name in options]
-        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-        first += f"\n\nOption{'s' * (len(names) > 1)} {listed}."
-    more = []
-    if kept:
-        more.append(
-            f"After a call {' and '.join(f'`details[{name!r}]`' for name in kept)} "
-            f"{'is' if len(kept) == 1 else 'are'} what the scores are made of."
-        )
+    paragraphs = [f"{entry.title}: see `cam_extras.metrics.{entry.name}`."]
+    if "masked_maps" in quantities_of(entry.name) or "weights" in sources_of(entry.name):
+        paragraphs.append("It explains other inputs than yours, and needs an `explain_func`.")
     if entry.of_means:
-        more.append(
+        paragraphs.append(
             f"Scores are per sample. `return_aggregate=True` gives the {entry.title} of the means of the parts, which "
             "the papers' tables print; with `aggregate_func=numpy.mean` the mean of the per-sample values."
         )
     if entry.vector is not None:
-        more.append(
+        paragraphs.append(
             "The score of a sample is one number, which depends on the whole set; `return_aggregate=True` gives their "
-            "mean. After a call `details['hits']` are all numbers, (N, ...)."
+            "mean. After a call `details['hits']` has all numbers, (N, ...)."
         )
-    return "\n\n".join([first, *more])
+    if kept := kept_of(entry.name):
+        named = " and ".join(f"`details[{name!r}]`" for name in kept)
+        paragraphs.append(f"After a call {named} {'is' if len(kept) == 1 else 'are'} what the scores are made of.")
+    if lines := option_lines([entry.name]):
+        paragraphs.append("\n".join(["Args:", *(f"    {line}" for line in lines)]))
+    first, *others = (_wrapped(part) for part in paragraphs)
+    return "\n\n".join([first, *(indent(other, "    ") for other in others)]) + ("\n    " if others else "")
+
+
+def _wrapped(paragraph: str) -> str:
+    """Break lines as the code of this package does, each further in than the first where that is an argument."""
+    lines = paragraph.split("\n")
+    return "\n".join(fill(line, 112, subsequent_indent="        " if line.startswith(" ") else "") for line in lines)
 
 
 def _with_options(entry: Entry) -> Callable[..., None]:
@@ -398,7 +405,7 @@ class _Lazy(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._x)
 
-    def __getitem__(self, part: Any) -> np.ndarray:
+    def __getitem__(self, part: Any) -> Any:
         with _counting(part.start):
             return self._metric.explained(self._model, self._x[part], self._y[part])
 

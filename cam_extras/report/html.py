@@ -316,7 +316,8 @@ def _rows_of(file: pq.ParquetFile, indices: Sequence[int], columns: Sequence[str
 
 def _kind(row: Mapping[str, Any]) -> int:
     """Return the number of the class that an image is filed under: its label, or else what is predicted."""
-    return row["predicted"] if row["label"] is None else row["label"]
+    kind: int = row["predicted"] if row["label"] is None else row["label"]
+    return kind
 
 
 def _class(number: int | None, categories: Sequence[str]) -> str | None:

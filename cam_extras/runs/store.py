@@ -389,12 +389,14 @@ class Run:
     @cached_property
     def configuration(self) -> dict[str, Any]:
         """All that the results depend on."""
-        return self._json(_RUN)["configuration"]
+        configuration: dict[str, Any] = self._json(_RUN)["configuration"]
+        return configuration
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
         """The environment of every start: versions, date and the state of the code."""
-        return self._json(_RUN)["starts"]
+        starts: list[dict[str, Any]] = self._json(_RUN)["starts"]
+        return starts
 
     @cached_property
     def controls(self) -> frozenset[str]:
@@ -418,7 +420,8 @@ class Run:
     @cached_property
     def summary(self) -> list[dict[str, Any]]:
         """One row for each method and metric, see `cam_extras.runs.summary.summarise`."""
-        return self._json(_SUMMARY)
+        rows: list[dict[str, Any]] = self._json(_SUMMARY)
+        return rows
 
     def pictures(self) -> dict[int, dict[str, bytes]]:
         """Return image files by index and method, "" for the image itself, of those images that were drawn."""
@@ -510,7 +513,8 @@ def pack_map(saliency: Any) -> dict[str, Any]:
 
 def unpack_map(row: Mapping[str, Any]) -> np.ndarray:
     """Return the map of a row, in float16."""
-    return np.frombuffer(row["map"], "<f2").reshape(row["map_shape"])
+    saliency: np.ndarray = np.frombuffer(row["map"], "<f2").reshape(row["map_shape"])
+    return saliency
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:

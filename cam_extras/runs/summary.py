@@ -44,7 +44,7 @@ class _Statistic:
 
     def of_averages(self, means: Tensor) -> Tensor:
         """Return the number from the means of the columns, (..., k) -> (...)."""
-        parts = means.split([math.prod(shape) for shape in self.shapes], dim=-1)
+        parts = torch.split(means, [math.prod(shape) for shape in self.shapes], dim=-1)
         return self.function(
             *(part.reshape((*part.shape[:-1], *shape)) for part, shape in zip(parts, self.shapes, strict=True))
         )
@@ -194,7 +194,8 @@ def resampled_means(columns: np.ndarray, samples: int, seed: int) -> np.ndarray:
         # How often each image was drawn: a product with that is all sums of all columns at once.
         sums.append(np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(float) @ matrix)
     of_values, counts = np.split(np.concatenate(sums), 2, axis=1)
-    return np.divide(of_values, counts, out=np.full_like(counts, np.nan), where=counts > 0)
+    means: np.ndarray = np.divide(of_values, counts, out=np.full_like(counts, np.nan), where=counts > 0)
+    return means
 
 
 def write_summary(folder: str | Path, rows: Sequence[Row]) -> None:
@@ -250,7 +251,7 @@ def _paired(a: _Statistic, b: _Statistic, at_a: np.ndarray, at_b: np.ndarray) ->
     return first, second, _Statistic(difference, both, (*a.shapes, *b.shapes))
 
 
-def _by_method(table: Any, key: str, metrics: Iterable[str]) -> tuple[list, dict[str, dict[str, np.ndarray]]]:
+def _by_method(table: Any, key: str, metrics: Iterable[str]) -> tuple[list[Any], dict[str, dict[str, np.ndarray]]]:
     """Return the images in order, and for each method and column the scores of all images, NaN where there is none."""
     for name in metrics:
         check_name("metric", name, METRICS)
@@ -283,7 +284,7 @@ def _by_method(table: Any, key: str, metrics: Iterable[str]) -> tuple[list, dict
     return images, scores
 
 
-def _list(column: Any) -> list:
+def _list(column: Any) -> list[Any]:
     return column.to_pylist() if hasattr(column, "to_pylist") else [*getattr(column, "tolist", lambda: column)()]
 
 
