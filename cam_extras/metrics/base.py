@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cam_extras._checks import check_finite
-from cam_extras._options import check_annotated
+from cam_extras._options import check_annotated, expected
 
 if TYPE_CHECKING:
     from cam_extras.metrics.options import Options
@@ -334,9 +334,9 @@ def _declared(name: str, function: Callable[..., Any], parameters: Sequence[Para
             for known in other.declared:
                 if known.name == option.name and not _same(known, option):
                     raise ValueError(
-                        f"the option {option.name!r} of {name!r} is {option.annotation} = {option.default!r}, and that "
-                        f"of {other.name!r} is {known.annotation} = {known.default!r}: options of one name are one "
-                        "option; make them the same, or choose another name"
+                        f"the option {option.name!r} of {name!r} is not that of {other.name!r}, which is "
+                        f"{expected(known.annotation)}, by default {known.default!r}: options of one name are one "
+                        "option; give it the same annotation and default, or another name"
                     )
     return options
 
