@@ -27,7 +27,7 @@ from torchvision import transforms
 from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS, GradientMethod
 from cam_extras.methods._sampling import SampledMethod
-from cam_extras.metrics import MetricOptions, Schedule
+from cam_extras.metrics import Schedule
 from cam_extras.quantus import Explainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +73,7 @@ def scores(method: GradientMethod, model: nn.Module, layer: str, x: Tensor) -> d
     """Score one batch: (N,) for each metric."""
     metrics = ("average_drop", "average_gain", "drop_in_deletion", "coherency", "insertion", "deletion")
     metrics += ("insertion_deletion",)
-    options = MetricOptions(schedule=SCHEDULE)
+    options = {"schedule": SCHEDULE}
     evaluation = Evaluator(model, model.get_submodule(layer), {"it": method}, metrics, options)(x)
     maps, classes = evaluation.maps["it"], evaluation.target
     arguments = {

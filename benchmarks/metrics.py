@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS
-from cam_extras.metrics import DEFAULT_METRICS, MetricOptions, Schedule
+from cam_extras.metrics import DEFAULT_METRICS, Schedule
 from cam_extras.quantus import METRIC_CLASSES, Explainer
 
 STEPS = Schedule(step=0.1)  # 11 points a curve
@@ -40,7 +40,7 @@ def contenders(model: nn.Module, layer: nn.Module, x: Tensor) -> dict[str, tuple
             return model(x).cpu()
 
     def evaluate(metrics: tuple[str, ...]) -> Callable[[], object]:
-        options = MetricOptions(schedule=STEPS, internal_batch_size=len(x))
+        options = {"schedule": STEPS, "internal_batch_size": len(x)}
         evaluator = Evaluator(model, layer, {"it": method}, metrics, options)
         return lambda: evaluator(x).of_set()
 

@@ -30,7 +30,7 @@ from torchvision import transforms
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, SCALE, load_classifier
 from cam_extras.methods import DEFAULT_METHODS, METHODS
-from cam_extras.metrics import MetricOptions
+from cam_extras.metrics import DEFAULT_METRICS, as_options
 from cam_extras.runs.batches import Reader, Scored
 from cam_extras.runs.config import RunConfig
 from cam_extras.runs.engines.local import Job, local_parts
@@ -47,7 +47,7 @@ def make_job() -> Job:
         data=None,
         layer=LAYER,
         methods={name: METHODS[name]() for name in DEFAULT_METHODS},
-        options=MetricOptions(),
+        options=as_options(None, DEFAULT_METRICS),
     )
     return Job(config, Reader(transforms.Compose(prepare), "predicted", object_needed=False))
 

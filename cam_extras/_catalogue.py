@@ -204,7 +204,7 @@ METRICS = (
         arrow="↑",
         meaning="share of the confidence in the pixels above a threshold that a baseline lacks",
         paper="MI-Grad-CAM: Letting Your Model Reveal What's Most Informative",
-        options={"fill": "0.0", "threshold": "0.5", "baseline": "'black'"},
+        options={"fill": "0.0", "threshold": "0.5", "baseline": "'fill'"},
     ),
     MetricEntry(
         name="hci",
@@ -213,7 +213,16 @@ METRICS = (
         arrow="↑",
         meaning="harmonic mean of 1 - thresholded drop and thresholded increase",
         paper="MI-Grad-CAM: Letting Your Model Reveal What's Most Informative",
-        options={"fill": "0.0", "threshold": "0.5", "baseline": "'black'"},
+        options={"fill": "0.0", "threshold": "0.5", "baseline": "'fill'"},
+    ),
+    MetricEntry(
+        name="win_percentage",
+        title="Win Percentage",
+        short="Win",
+        arrow="↑",
+        meaning="share of images on which the method has the least average drop of all methods of the run, ties shared; controls do not compete",
+        paper="Chattopadhyay et al., Grad-CAM++, 2018",
+        options={"fill": "0.0"},
     ),
     MetricEntry(
         name="insertion",
@@ -241,6 +250,19 @@ METRICS = (
         meaning="insertion minus deletion",
         paper="Englebert et al., Poly-CAM, 2022",
         options={"schedule": "'rise'", "internal_batch_size": "None"},
+    ),
+    MetricEntry(
+        name="box_accuracy",
+        title="Box Accuracy",
+        short="BoxAcc",
+        arrow="↑",
+        meaning="how often the map's box overlaps one of the object enough, at the best thresholds for the set (MaxBoxAcc)",
+        paper="Choe et al., Evaluating WSOL Right, 2020",
+        options={
+            "thresholds": "(0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.15, 0.16, 0.17, 0.18, 0.19, 0.2, 0.21, 0.22, 0.23, 0.24, 0.25, 0.26, 0.27, 0.28, 0.29, 0.3, 0.31, 0.32, 0.33, 0.34, 0.35, 0.36, 0.37, 0.38, 0.39, 0.4, 0.41, 0.42, 0.43, 0.44, 0.45, 0.46, 0.47, 0.48, 0.49, 0.5, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56, 0.57, 0.58, 0.59, 0.6, 0.61, 0.62, 0.63, 0.64, 0.65, 0.66, 0.67, 0.68, 0.69, 0.7, 0.71, 0.72, 0.73, 0.74, 0.75, 0.76, 0.77, 0.78, 0.79, 0.8, 0.81, 0.82, 0.83, 0.84, 0.85, 0.86, 0.87, 0.88, 0.89, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)",
+            "overlaps": "(0.3, 0.5, 0.7)",
+            "components": "'largest'",
+        },
     ),
     MetricEntry(
         name="pointing_game",

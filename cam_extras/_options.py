@@ -1,6 +1,7 @@
 """Options that are declared once, as annotated fields: what a value must be, and the error that says so.
 
-An annotation may carry checks of its own, `Annotated[int, check_seed]`: functions (name, value) that raise.
+An annotation may carry checks of its own, `Annotated[int, check_seed]`: functions (name, value) that raise. A text in
+it says what the option is, for errors and documentation.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import reduce
 from numbers import Real
+from operator import or_
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
-@cache
 def hints_of(cls: Any) -> dict[str, Any]:
     """Return the annotations of a class or function by name, resolved, with what `Annotated` adds.
 
@@ -64,7 +65,9 @@ def check_annotated(name: str, value: object, annotation: Any) -> None:
         choices = choices_of(annotation)
         if choices and (isinstance(value, str) or all(isinstance(choice, str) for choice in choices)):
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r:.80}")
-        raise TypeError(f"{name} must be {expected(annotation)}; got {value!r:.80}")
+        error = ValueError if isinstance(value, str) and any(map(choices_of, get_args(bare(annotation)))) else TypeError
+        about = meaning_of(annotation)
+        raise error(f"{name} must be {expected(annotation)}; got {value!r:.80}" + (f": it is {about}" if about else ""))
     _run_checks(name, value, annotation)
 
 
@@ -115,6 +118,32 @@ def choices_of(annotation: Any) -> tuple[Any, ...]:
     return parts if origin is Literal else ()
 
 
+def meaning_of(annotation: Any) -> str:
+    """Return what an annotation says of the option in words; nothing where it says nothing.
+
+    >>> meaning_of(Annotated[float, "the share of the pixels"])
+    'the share of the pixels'
+    """
+    parts = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return next((part for part in parts if isinstance(part, str)), "")
+
+
+def bare(annotation: Any) -> Any:
+    """Return an annotation without what `Annotated` adds, as signatures show it.
+
+    >>> bare(Annotated[int, "how many"] | None)
+    int | None
+    """
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return bare(parts[0])
+    if origin in (Union, types.UnionType):
+        return reduce(or_, map(bare, parts))
+    if origin is None or origin is Literal or not parts or origin is Callable:
+        return annotation
+    return origin[tuple(map(bare, parts))]
+
+
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "text", type(None): "None"}
 
 
@@ -151,6 +180,7 @@ def _run_checks(name: str, value: object, annotation: Any) -> None:
         for check in parts[1:]:
             if callable(check):
                 check(name, value)
+        _run_checks(name, value, parts[0])
     elif origin in (Union, types.UnionType):
         for part in parts:
             if fits(value, part):

@@ -13,12 +13,11 @@ import yaml
 from torch import Tensor, nn
 
 from cam_extras._checks import check_choice, check_count
-from cam_extras.configuration import read_options
 from cam_extras.layers import AnyLayer, as_layer, name_of, settle
 from cam_extras.methods import DEFAULT_METHODS, as_methods
 from cam_extras.methods.base import controls_of
 from cam_extras.methods.named import AnyMethods
-from cam_extras.metrics import DEFAULT_METRICS, METRICS, MetricOptions, as_metrics, sources_of
+from cam_extras.metrics import DEFAULT_METRICS, METRICS, Options, as_metrics, as_options, sources_of, with_parts
 from cam_extras.models import Classifier, fingerprint, picture_of
 from cam_extras.report import overlay, write_report
 from cam_extras.runs.batches import TARGETS, Drawing, Input, Reader, Scored
@@ -44,7 +43,7 @@ def evaluate(
     *,
     methods: AnyMethods = DEFAULT_METHODS,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
-    options: MetricOptions | Mapping[str, Any] | None = None,
+    options: Options | Mapping[str, Any] | None = None,
     target: Any = "predicted",
     transform: Callable[[Any], Tensor] | None = None,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -85,8 +84,8 @@ def evaluate(
             `DataLoader` that does not shuffle or any iterable, see `cam_extras.runs.sources.open_source`.
         output: the folder. Files that are there and belong to no run are never replaced.
         methods: see `cam_extras.methods.as_methods`; by default those that take one forward pass.
-        metrics: keys of `METRICS`, or functions of your own as "FILE.py:NAME", see `cam_extras.metrics.as_metrics`.
-        options: of the metrics, or their fields by name.
+        metrics: names of `METRICS`, short ones too, or your own as "FILE.py:NAME": see `cam_extras.metrics.as_metrics`.
+        options: of the metrics, see `cam_extras.metrics.as_options`.
         target: the class to explain: "predicted" or None, "label", a number, or what reads one class and says which,
             such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
         transform: image -> input (C, *S); by default the classifier's own. None where the data has inputs.
@@ -164,12 +163,12 @@ def _files(config: RunConfig) -> list[str]:
 
 def _resolved(config: RunConfig) -> RunConfig:
     """Have methods, metrics, options and the target as they are worked with."""
-    options = config.options
+    metrics = as_metrics(config.metrics)
     return config.replaced(
         target=_target(config.target),
         methods=as_methods(config.methods, config.seed),
-        metrics=as_metrics(config.metrics),
-        options=options if isinstance(options, MetricOptions) else read_options(options or {}, config.seed),
+        metrics=metrics,
+        options=as_options(config.options, metrics, seed=config.seed),
     )
 
 
@@ -191,16 +190,10 @@ def _target(target: Any) -> str | int:
     return int(index)
 
 
-def _columns(config: RunConfig) -> list[str]:
-    """Name the scores of a row: the metrics, and those that they are functions of."""
-    needs = [need for metric in config.metrics for need in METRICS[metric].needs if need in METRICS]
-    return list(dict.fromkeys([*config.metrics, *needs]))
-
-
-def _best_by(config: RunConfig) -> str:
-    """Name the metric that tells the best and the worst images."""
-    columns = _columns(config)
-    return "adcc" if "adcc" in columns else columns[0]
+def _best_by(config: RunConfig) -> str | None:
+    """Name the metric that tells the best and the worst images; None where none has one number for an image."""
+    plain = [name for name in with_parts(config.metrics) if METRICS[name].vector is None]
+    return "adcc" if "adcc" in plain else next(iter(plain), None)
 
 
 def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
@@ -209,12 +202,7 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
     return identify(
         {
             **{name: getattr(config, name) for name in names},
-            "metrics": [
-                METRICS[need]
-                for metric in config.metrics
-                for need in (metric, *METRICS[metric].needs)
-                if need in METRICS
-            ],
+            "metrics": [METRICS[name] for name in dict.fromkeys([*config.metrics, *with_parts(config.metrics)])],
             "data": source.contents(),
         }
     )
@@ -225,15 +213,15 @@ def _job(config: RunConfig, source: Source, device: torch.device) -> Job:
     object_needed = any("object" in sources_of(metric) for metric in config.metrics)
     reader = Reader(config.transform, config.target, object_needed)
     layer = _layer_name(config, source, reader, device)
-    drawing = None
-    if config.pictures:
-        drawing = Drawing(picture_of(config.transform), overlay, config.pictures, _best_by(config), config.seed)
-    metrics = {name: METRICS[name] for name in _columns(config)}
+    best, drawing = _best_by(config), None
+    if config.pictures and best is not None:
+        drawing = Drawing(picture_of(config.transform), overlay, config.pictures, best, config.seed)
+    metrics = {name: METRICS[name] for name in dict.fromkeys([*config.metrics, *with_parts(config.metrics)])}
     return Job(config.replaced(layer=layer, data=None), reader, drawing, metrics)
 
 
 def _open_store(job: Job, source: Source, device: torch.device, identity: Mapping[str, Any]) -> Store:
-    config, columns = job.config, _columns(job.config)
+    config, columns = job.config, with_parts(job.config.metrics)
     configuration = config.compared(
         model={
             "name": config.name or type(config.model).__name__,
@@ -245,7 +233,7 @@ def _open_store(job: Job, source: Source, device: torch.device, identity: Mappin
         methods=describe(config.methods),
         options=describe(config.options),
         device=device.type,
-        pictures={"count": config.pictures, "metric": _best_by(config)},
+        pictures={"count": 0 if job.drawing is None else config.pictures, "metric": _best_by(config)},
     )
     return Store.open(
         config.output,
@@ -254,6 +242,7 @@ def _open_store(job: Job, source: Source, device: torch.device, identity: Mappin
         metrics=columns,
         curves=any(name in columns for name in ("insertion", "deletion")),
         maps=config.maps,
+        dims={name: vector.dims for name in columns if (vector := METRICS[name].vector)},
         environment={
             "categories": list(config.categories),
             "controls": controls_of(config.methods),
@@ -288,7 +277,7 @@ def _engine(name: str) -> Callable[..., Iterator[tuple[int, Scored]]]:
 
 def _conclude(job: Job, store: Store) -> Run:
     """Write what is made of the parts."""
-    config, columns, controls = job.config, _columns(job.config), controls_of(job.config.methods)
+    config, columns, controls = job.config, with_parts(job.config.metrics), controls_of(job.config.methods)
     if job.drawing is not None:
         best = job.drawing.metric
         values = store.results(["index", "method", best])

@@ -15,6 +15,13 @@ _SHOWN = {
     for page in (Path(__file__).parent / "api").glob("*.md")
     for name in re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
 }
+# A package is shown with all that its `__init__` lists: those in `__all__`, and the classes of a stub.
+for _package in list(_SHOWN):
+    for _file in (Path(__file__).parent.parent / _package.replace(".", "/")).glob("__init__.py*"):
+        _SHOWN |= {
+            f"{_package}.{name}"
+            for name in re.findall(r'^(?:    "|class )(\w+)', _file.read_text(encoding="utf-8"), re.MULTILINE)
+        }
 
 
 class PlainDocstrings(griffe.Extension):

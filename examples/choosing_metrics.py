@@ -28,7 +28,7 @@ from cam_extras.demo.classifier import LAYER, SCALE, load_classifier, prepare
 from cam_extras.evaluation import Evaluation, Evaluator
 from cam_extras.maps import mask
 from cam_extras.methods import METHODS, GradCAM, HiResCAM, Method, MIGradCAM, OptiCAM, ShapleyCAM
-from cam_extras.metrics import METRICS, MetricOptions, Schedule, average_drop, win_percentage
+from cam_extras.metrics import METRICS, Schedule, average_drop, win_percentage
 from cam_extras.probe import Probe
 from cam_extras.runs.summary import summarise
 from cam_extras.utilities import select_class
@@ -174,7 +174,7 @@ def main() -> None:
 
     print("## All metrics, per cent")
     metrics = [*TEN, *CURVES, *PLACES]
-    result = Evaluator(model, layer, methods, metrics, MetricOptions(schedule=STEPS))(x, boxes=boxes)
+    result = Evaluator(model, layer, methods, metrics, {"schedule": STEPS})(x, boxes=boxes)
     drops = torch.stack([scores["average_drop"] for scores in result.scores.values()])
     wins = dict(zip(methods, win_percentage(drops).mean(dim=1).tolist(), strict=True))  # controls compete here
     for group in (TEN, CURVES + PLACES):
@@ -231,7 +231,7 @@ def main() -> None:
     for name, (of_layer, method) in ways.items():
         found = Evaluator(
             model, model.get_submodule(of_layer), {name: method},
-            [*CURVES, "average_drop", "adcc", "energy_pointing_game"], MetricOptions(schedule=STEPS),
+            [*CURVES, "average_drop", "adcc", "energy_pointing_game"], {"schedule": STEPS},
         )(some, boxes=some_boxes)  # fmt: skip
         rows |= of_set(found, [*CURVES, "average_drop", "adcc", "energy_pointing_game"])
         curves[name] = found.curves[name]
@@ -242,7 +242,7 @@ def main() -> None:
     cheat, with_tags = Cheat(), prepare(tagged(canvases))
     pair = {"`HiResCAM`, shows the tag": HiResCAM(), "`GradCAM`, shows what is bright": GradCAM()}
     chosen = ["average_drop", "drop_in_deletion", "insertion", "deletion", "pointing_game", "energy_pointing_game"]
-    found = Evaluator(cheat, cheat.cells, pair, chosen, MetricOptions(schedule=STEPS))(with_tags, boxes=boxes)
+    found = Evaluator(cheat, cheat.cells, pair, chosen, {"schedule": STEPS})(with_tags, boxes=boxes)
     right = (found.predicted == canvases.labels).double().mean()
     print(f"right on {right:.0%} of the canvases, mean confidence {found.confidence.mean():.2f}")
     table(short(chosen), of_set(found, chosen))

@@ -22,7 +22,7 @@ from rich.table import Table
 from cam_extras.evaluation import Evaluator, saturation_curves
 from cam_extras.maps import normalise
 from cam_extras.methods import ExpectedGradCAM, GradCAM, IntegratedGradCAM
-from cam_extras.metrics import MetricOptions, Schedule
+from cam_extras.metrics import Schedule
 from cam_extras.probe import find_layer
 from cam_extras.report import overlay, summary_table
 
@@ -37,7 +37,7 @@ options = parser.parse_args()
 model, layer, x, _, _ = load(options.data, options.images)
 layer = find_layer(model, options.layer) if options.layer else layer
 methods = {"Grad-CAM": GradCAM(), "Integrated Grad-CAM": IntegratedGradCAM(), "Expected Grad-CAM": ExpectedGradCAM()}
-evaluator = Evaluator(model, layer, methods, ["insertion"], MetricOptions(schedule=Schedule(step=0.1)))
+evaluator = Evaluator(model, layer, methods, ["insertion"], {"schedule": Schedule(step=0.1)})
 curves, scored = [], []
 for batch in track(x.split(8), "Following"):
     curves.append(saturation_curves(model, layer, batch, steps=options.steps))

@@ -518,6 +518,20 @@ def official_metric(q):
     return reference_localisation.official_metric(q["maps"].tolist(), q["boxes"].tolist(), q["correct"])
 
 
+@metric("box_accuracy")
+def box_accuracy(q, thresholds, overlaps):
+    """A list of lists: one row for each threshold, with one number for each overlap."""
+    maps, boxes = q["maps"].tolist(), q["boxes"].tolist()
+    return [[reference_localisation.box_accuracy(maps, boxes, t, d) for d in overlaps] for t in thresholds]
+
+
+@metric("win_percentage")
+def win_percentage(drops):
+    """Of one sample, from the drops of all methods to the shares of all."""
+    winners = [drop == min(drops) for drop in drops]
+    return [1 / winners.count(True) if won else 0 for won in winners]
+
+
 @metric("saliency_metric")
 def saliency_metric(q):
     return reference_localisation.saliency_metric(q["x"], q["maps"].tolist(), lambda crop: q["confidence"](crop[None]))

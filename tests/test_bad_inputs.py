@@ -16,10 +16,9 @@ from torchvision.transforms.functional import to_tensor
 import cam_extras
 from cam_extras import captum, evaluate, maps, metrics
 from cam_extras.cli import main
-from cam_extras.configuration import read_options
 from cam_extras.evaluation import Evaluator, saturation_curves
 from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, MIGradCAM, OptiCAM, as_methods, mutual_information
-from cam_extras.metrics import METRICS, Blur, MetricOptions, Schedule
+from cam_extras.metrics import METRICS, Blur, Schedule, as_options
 from cam_extras.models import Classifier, load_model
 from cam_extras.probe import Probe
 from cam_extras.quantus import Complexity, EnergyPointingGame, explain
@@ -66,6 +65,10 @@ def of_captum(x=X, target=0, **options):
 
 def of_pytorch_grad_cam(x=X, targets=None, **options):
     return cam_extras.ShapleyCAM(net(), [net()[1]], **options)(x, targets)
+
+
+def options(given):
+    return as_options(given, METRICS)
 
 
 TENSOR = "must be a torch.Tensor; got"
@@ -234,12 +237,24 @@ BAD = {
     ),
     "a set without parts": (lambda: METRICS["adcc"].of_set({}), ValueError, "adcc of a set needs the scores coherency"),
     # options
-    "threshold option": (lambda: MetricOptions(threshold="x"), TypeError, "threshold must be a number; got 'x'"),
-    "fraction option": (lambda: MetricOptions(fraction=None), TypeError, "fraction must be a number; got None"),
-    "schedule option": (lambda: MetricOptions(schedule=["mi"]), ValueError, "there is no schedule ['mi']"),
-    "baseline option": (lambda: MetricOptions(baseline=["black"]), ValueError, "baseline must be one of 'black'"),
-    "seed option": (lambda: MetricOptions(seed=True), TypeError, "seed must be an integer; got True"),
-    "option that is none": (lambda: read_options({1: 2}, 0), ValueError, "there is no option of metrics 1"),
+    "threshold option": (
+        lambda: options({"threshold": "x"}),
+        TypeError,
+        "threshold must be a number; got 'x'",
+    ),
+    "fraction option": (
+        lambda: options({"fraction": None}),
+        TypeError,
+        "fraction must be a number; got None",
+    ),
+    "schedule option": (lambda: options({"schedule": ["mi"]}), TypeError, "schedule must be 'rise'"),
+    "baseline option": (
+        lambda: options({"baseline": ["fill"]}),
+        ValueError,
+        "baseline must be one of 'fill'",
+    ),
+    "seed option": (lambda: options({"seed": True}), TypeError, "seed must be an integer; got True"),
+    "option that is none": (lambda: as_options({1: 2}, ["hci"]), ValueError, "there is no option of metrics 1"),
     "substrate": (lambda: Schedule(1, None), TypeError, "a substrate must be a name, number, tensor or function"),
     "blur": (lambda: Blur(size="a"), TypeError, "size must be an integer; got 'a'"),
     "noise": (lambda: ExpectedGradCAM(noise="a"), TypeError, "noise must be a number; got 'a'"),
@@ -373,7 +388,7 @@ BAD = {
         ValueError,
         'the output folder is "", no name',
     ),
-    "an evaluator of a text": (lambda: evaluator(metrics="adcc"), TypeError, "expected a mapping of methods"),
+    "an evaluator of a text": (lambda: evaluator(metrics="adc"), ValueError, "there is no metric 'adc': did you mean"),
     "an evaluator of no model": (lambda: evaluator(model=None), TypeError, "the model must be a torch.nn.Module or"),
     "an evaluator of a class of 20 digits": (
         lambda: evaluator(target=BIG),

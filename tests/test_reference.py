@@ -104,13 +104,16 @@ def of_sample(known, n):
     return {name: read(value) for name, value in known.items()}
 
 
-def scores_from(known, name):
-    quantities = Quantities(Formulas(known["x"], maps=known["maps"]))
+OF_A_METHOD = [name for name, metric in METRICS.items() if not metric.of_methods]
+
+
+def scores_from(known, name, options=None):
+    quantities = Quantities(Formulas(known["x"], maps=known["maps"]), options)
     quantities._known.update(known)
     return quantities.scores([name])[name]
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name in OF_A_METHOD if METRICS[name].vector is None])
 def test_metric(name):
     samples = 40
     known = known_quantities(samples)
@@ -125,8 +128,26 @@ def test_metric(name):
     assert low <= min(expected) <= max(expected) <= high
 
 
+def test_box_accuracy():
+    known, options = known_quantities(20), {"thresholds": [0.0, 0.2, 0.6, 0.9], "overlaps": [0.2, 0.5]}
+    hits = scores_from(known, "box_accuracy", options)
+    expected = [reference.METRICS["box_accuracy"](of_sample(known, n), **options) for n in range(20)]
+    assert hits.tolist() == expected
+    means = [[sum(hit[t][d] for hit in expected) / 20 for t in range(4)] for d in range(2)]
+    assert METRICS["box_accuracy"].of_set({"box_accuracy": hits}) == pytest.approx(sum(map(max, means)) / 2, abs=1e-12)
+    assert 0 < hits.mean() < 1
+
+
+def test_win_percentage():
+    drops = torch.rand(3, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    drops[0, :9], drops[2, 4:6] = drops[1, :9], drops[1, 4:6]
+    expected = [reference.METRICS["win_percentage"](sample) for sample in drops.T.tolist()]
+    found = METRICS["win_percentage"].function(drops).T
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_A_METHOD)
 def test_metric_on_the_gpu(name):
     known = known_quantities(8)
     known["maps"][3, 0, 0] = 0.75

@@ -9,12 +9,18 @@ from pathlib import Path
 
 import api_pages
 import catalogue
+import stub_quantus
 import stubs
 
 
 def files() -> dict[Path, str]:
     """Return what each file should hold."""
-    return {catalogue.FILE: catalogue.catalogue(), **stubs.stubs(), **api_pages.pages()}
+    return {
+        catalogue.FILE: catalogue.catalogue(),
+        **stubs.stubs(),
+        stub_quantus.STUB: stubs.formatted(stub_quantus.text_of_stub()),
+        **api_pages.pages(),
+    }
 
 
 if __name__ == "__main__":

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cam_extras._checks import SampleError, check_class_scores, check_name
-from cam_extras.methods import Method, channel_weights
+from cam_extras._checks import SampleError, check_class_scores, stacklevel_of_the_caller
+from cam_extras.layers import AnyLayer, as_layer, settle
+from cam_extras.methods import Method, as_methods, channel_weights
 from cam_extras.methods.base import controls_of
 from cam_extras.metrics import (
     DEFAULT_METRICS,
     METRICS,
     Curve,
     Explained,
-    MetricOptions,
     Quantities,
+    as_metrics,
+    as_options,
     options_of,
     sources_of,
     win_percentage,
 )
 from cam_extras.probe import Model, Probe
-from cam_extras.utilities import select_class
+from cam_extras.utilities import as_classes, select_class
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Evaluation:
         predicted: the class predicted, shape (N,).
         confidence: softmax probability of the class explained, shape (N,).
         maps: for each method its maps (N, *S), in [0, 1].
-        scores: for each method and metric the scores (N,).
+        scores: for each method and metric the scores (N,), of box accuracy (N, T, D); of metrics that compare methods
+            for those that are no controls.
         curves: for each method the insertion and deletion curves that metrics asked for.
         weights: for each method the channel weights (N, K) of x and of its counterfactual, `weights` and
             `counterfactual_weights`, that metrics asked for.
@@ -56,7 +60,10 @@ class Evaluation:
     classes: int | None = None
 
     def of_set(self) -> dict[str, dict[str, float]]:
-        """Return for each method and metric the value of the whole set."""
+        """Return for each method and metric the value of the whole set.
+
+        >>> evaluator(x).of_set()["GradCAM"]["adcc"]  # doctest: +SKIP
+        """
         return {
             method: {name: METRICS[name].of_set(scores) for name in scores} for method, scores in self.scores.items()
         }
@@ -69,10 +76,8 @@ class Evaluation:
         Raises:
             ValueError: there are not two or more methods that are no controls.
         """
-        competing = {name: scores[metric] for name, scores in self.scores.items() if name not in self.controls}
-        if len(competing) < 2:
-            raise ValueError(f"expected two or more methods that are no controls; got {', '.join(competing) or 'none'}")
-        drops = torch.stack([*competing.values()])
+        competing = _competing(self.scores, self.controls)
+        drops = torch.stack([self.scores[name][metric] for name in competing])
         wins = win_percentage(-drops if METRICS[metric].higher_is_better else drops)
         return dict(zip(competing, wins.mean(dim=1).tolist(), strict=True))
 
@@ -88,39 +93,45 @@ class Evaluator:
 
     Args:
         model: the model, left as found.
-        layer: the layer to explain.
-        methods: by name.
-        metrics: keys of `cam_extras.metrics.METRICS`; by default those that need neither the place of the object nor
-            channel weights, and four forward passes a method.
-        options: of the metrics. A method with a `fill` of its own, such as Opti-CAM, wants the same; a warning says
-            where it has another.
+        layer: the layer to explain: a module, its dotted name, or "auto" for the last feature map before pooling, found
+            at the first call.
+        methods: one or several: names, classes, instances, or a mapping of names of your own to these, see
+            `cam_extras.methods.as_methods`.
+        metrics: a name of `cam_extras.metrics.METRICS`, or a list of them; capitals do not matter, and short names do.
+            By default those that need neither the place of the object nor channel weights, and four forward passes a
+            method.
+        options: of the metrics, {"threshold": 0.7}, or the options dataclass of one, see
+            `cam_extras.metrics.as_options`. A method with a `fill` of its own, such as Opti-CAM, wants the same; a
+            warning says where it has another.
         reshape_transform: see `Probe`.
 
     Raises:
-        ValueError: there is no metric of that name.
-        TypeError: a metric needs channel weights and a method has none; or the methods are no mapping.
+        ValueError: there is no metric of that name, or no such option; or a metric compares methods, and there are
+            not two that are no controls.
+        TypeError: a metric needs channel weights and a method has none; or methods or layer are none.
 
     >>> evaluator = Evaluator(model, model.layer4, {"GradCAM": GradCAM()})  # doctest: +SKIP
     >>> evaluator(x).of_set()["GradCAM"]["adcc"]  # doctest: +SKIP
     """
 
     model: Model
-    layer: nn.Module
-    methods: Mapping[str, Method]
-    metrics: Sequence[str] = DEFAULT_METRICS
-    options: MetricOptions = field(default_factory=MetricOptions)
+    layer: AnyLayer
+    methods: Any
+    metrics: str | Sequence[str] = DEFAULT_METRICS
+    options: Any = None
     reshape_transform: Callable[[Tensor], Tensor] | None = None
 
     _nothing: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.metrics, str) or not isinstance(self.methods, Mapping):
-            raise TypeError("expected a mapping of methods, {name: method}, and a list of names of metrics")
-        object.__setattr__(self, "metrics", tuple(self.metrics))  # the caller's list may change
+        object.__setattr__(self, "methods", as_methods(self.methods))
+        object.__setattr__(self, "metrics", as_metrics(self.metrics))
+        object.__setattr__(self, "options", as_options(self.options, self.metrics))
         if not callable(self.model):
             raise TypeError(f"the model must be a torch.nn.Module or another callable; got {self.model!r:.80}")
-        for name in self.metrics:
-            check_name("metric", name, METRICS)
+        object.__setattr__(self, "layer", as_layer(self.model, self.layer))
+        if any(METRICS[name].of_methods for name in self.metrics):
+            _competing(self.methods, controls_of(self.methods))
         if any("weights" in sources_of(name) for name in self.metrics):
             for method in self.methods.values():
                 channel_weights(method)
@@ -135,13 +146,13 @@ class Evaluator:
                 warnings.warn(
                     f"{name} optimises its maps for fill={fill}, and metrics mask with fill={self.options.fill}: it is "
                     "likely to score far below what it can; give both the same",
-                    stacklevel=4,
+                    stacklevel=stacklevel_of_the_caller(),
                 )
 
     def __call__(
         self,
         x: Tensor,
-        target: int | Sequence[int] | Tensor | None = None,
+        target: Any = None,
         *,
         boxes: Sequence[Tensor] | None = None,
         masks: Tensor | None = None,
@@ -151,7 +162,8 @@ class Evaluator:
 
         Args:
             x: the batch, shape (N, C, *S).
-            target: the class to explain, or one for each sample; by default the predicted class.
+            target: the class to explain, or one for each sample; by default the predicted class. Or host targets that
+                read one class and say which, such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
             boxes: where the object is, for each sample (B, 4), see `cam_extras.metrics.localisation`.
             masks: the same as boolean masks (N, H, W).
             on_progress: called with the name of each method when it is done.
@@ -161,13 +173,14 @@ class Evaluator:
             ValueError: see `Probe`; or the model does not return scores of two or more classes; or a metric needs boxes
                 or masks; or a map or score is undefined: method and samples are named.
         """
-        if callable(target):
-            raise TypeError("the target must be a class index, or one for each sample: a function has no probability")
+        classes = as_classes(target)
+        if self.layer == "auto":
+            object.__setattr__(self, "layer", settle(self.model, ["auto"], x, self.reshape_transform)[0])
         probe = Probe(
             self.model,
-            self.layer,
+            self.layer,  # type: ignore[arg-type]  (one module by now)
             x,
-            target=target,
+            target=classes,
             reshape_transform=self.reshape_transform,
             second_order=any(method.second_order for method in self.methods.values()),
         )
@@ -184,6 +197,12 @@ class Evaluator:
             result.curves[name] = quantities.known("insertion_curve", "deletion_curve")
             result.weights[name] = quantities.known("weights", "counterfactual_weights")
             on_progress(name)
+        for metric in (METRICS[name] for name in self.metrics if METRICS[name].of_methods):
+            competing = _competing(result.scores, controls)
+            needed = [torch.stack([result.scores[name][need] for name in competing]) for need in metric.needs]
+            options = {option: getattr(self.options, option) for option in metric.options}
+            for name, scores in zip(competing, metric.function(*needed, **options), strict=True):
+                result.scores[name][metric.name] = scores
         return result
 
 
@@ -220,6 +239,14 @@ class _Explained(Explained):
         return self._nothing[key]
 
 
+def _competing(methods: Iterable[str], controls: Collection[str]) -> list[str]:
+    """Return the methods that are compared: what a control wins is not worth winning."""
+    competing = [name for name in methods if name not in controls]
+    if len(competing) < 2:
+        raise ValueError(f"expected two or more methods that are no controls; got {', '.join(competing) or 'none'}")
+    return competing
+
+
 def _confidence(probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
     """Return the classes explained and predicted, and the probability of the one explained, shape (N,) each."""
     probabilities = _probabilities(probe.outputs)
@@ -229,4 +256,5 @@ def _confidence(probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
 def _probabilities(outputs: object) -> Tensor:
     """Return softmax probabilities in float64: in float32 they reach 1 too soon."""
     check_class_scores(outputs)
-    return outputs.double().softmax(dim=1)  # type: ignore[attr-defined]
+    scores: Tensor = outputs.double()  # type: ignore[attr-defined]
+    return scores.softmax(dim=1)

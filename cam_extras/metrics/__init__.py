@@ -4,9 +4,24 @@
 ('Average Drop', '↓')
 """
 
-# METRICS lists the families in the order in which they are imported.
+# METRICS lists the families in the order in which they are imported; what others are made of comes first.
 # isort: off
-from cam_extras.metrics.base import METRICS, Metric
+from cam_extras.metrics.base import (
+    METRICS,
+    QUANTITIES,
+    Metric,
+    Option,
+    Quantity,
+    Vector,
+    metric,
+    options_of,
+    quantities_of,
+    quantity,
+    sources_of,
+    with_parts,
+)
+from cam_extras.metrics.options import MetricOptions, Options, as_options
+from cam_extras.metrics.quantities import Explained, Quantities
 from cam_extras.metrics.confidence import average_drop, average_gain, drop_in_deletion, increase_in_confidence
 from cam_extras.metrics.adcc import adcc, coherency, complexity
 from cam_extras.metrics.hci import hci, threshold_mask, thresholded_drop, thresholded_increase, win_percentage
@@ -20,35 +35,20 @@ from cam_extras.metrics.insertion_and_deletion import (
     insertion_curve,
     insertion_deletion,
 )
+from cam_extras.metrics._boxes import box_mask, component_boxes, crop_boxes, predicted_boxes
 from cam_extras.metrics.localisation import (
-    best_box_accuracy,
-    box_accuracy,
-    box_mask,
     box_study,
-    component_boxes,
-    crop_boxes,
     energy_pointing_game,
     localisation_error,
-    max_box_accuracy,
     official_metric,
     pixel_f1,
     pointing_game,
-    predicted_boxes,
     saliency_metric,
     selectivity,
 )
+from cam_extras.metrics.box_accuracy import best_box_accuracy, box_accuracy, max_box_accuracy
 from cam_extras.metrics.counterfactual import counterfactual, counterfactual_sensitivity
 from cam_extras.metrics.named import as_metrics
-from cam_extras.metrics.quantities import (
-    QUANTITIES,
-    Explained,
-    MetricOptions,
-    Quantities,
-    options_of,
-    quantities_of,
-    sources_of,
-)
-
 # isort: on
 
 # What can be had of every method for the price of five forward passes a batch at most.
@@ -74,10 +74,15 @@ __all__ = [
     "Explained",
     "Metric",
     "MetricOptions",
+    "Option",
+    "Options",
     "Quantities",
+    "Quantity",
     "Schedule",
+    "Vector",
     "adcc",
     "as_metrics",
+    "as_options",
     "average_drop",
     "average_gain",
     "best_box_accuracy",
@@ -101,12 +106,14 @@ __all__ = [
     "insertion_deletion",
     "localisation_error",
     "max_box_accuracy",
+    "metric",
     "official_metric",
     "options_of",
     "pixel_f1",
     "pointing_game",
     "predicted_boxes",
     "quantities_of",
+    "quantity",
     "saliency_metric",
     "selectivity",
     "sources_of",
@@ -114,4 +121,5 @@ __all__ = [
     "thresholded_drop",
     "thresholded_increase",
     "win_percentage",
+    "with_parts",
 ]

@@ -15,6 +15,7 @@ from cam_extras.metrics.base import harmonic_mean, metric
     higher_is_better=True,
     meaning="correlation of the map with the map of what it shows",
     paper="Poppi et al., Revisiting the Evaluation of CAM (ADCC), 2021",
+    category="robustness",
 )
 def coherency(maps: Tensor, masked_maps: Tensor) -> Tensor:
     """Coherency (1 + r) / 2, r the Pearson correlation of the maps of x and of x*H for the same class.
@@ -60,6 +61,8 @@ def _standardise(maps: Tensor) -> Tensor:
     higher_is_better=False,
     meaning="mean of the map: how much of the image it shows",
     paper="Poppi et al., Revisiting the Evaluation of CAM (ADCC), 2021",
+    category="complexity",
+    title_in_quantus="Complexity (mean of the map)",
 )
 def complexity(maps: Tensor) -> Tensor:
     """Complexity mean |H|: how much of the input the map shows.

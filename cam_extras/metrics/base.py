@@ -1,51 +1,133 @@
-"""The contract of a metric: a pure function of per-sample quantities."""
+"""The registry: quantities, the metrics that are functions of them, and the graph that they make.
+
+A metric and a quantity have one shape: a function whose positional parameters name what it needs, quantities or
+metrics, and whose keyword-only parameters, each with an annotation and a default, are its options.
+"""
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
-from typing import TYPE_CHECKING, Any, TypeVar
+from inspect import Parameter, signature, unwrap
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
 
 from cam_extras._checks import check_finite
+from cam_extras._options import check_annotated, expected
 
 if TYPE_CHECKING:
-    from cam_extras.metrics.quantities import Quantity
+    from cam_extras.metrics.options import Options
+
+Category = Literal["faithfulness", "robustness", "localisation", "complexity", "randomisation", "axiomatic"]
+Source = Literal["", "object", "weights"]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """What the package knows of a metric.
+class Option:
+    """An option of a metric or quantity, a keyword-only parameter of its function.
 
     Args:
-        name: its key in `METRICS`, the name of the function.
+        name: of the parameter.
+        annotation: what a value must be, see `cam_extras._options`.
+        default: its value where none is given.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Entry:
+    """What metrics and quantities have in common.
+
+    Args:
+        name: its key in `METRICS` or `QUANTITIES`, the name of the function.
+        function: pure function of what is in `needs`, and of its options.
+        needs: names of quantities and metrics.
+        declared: the function's own options.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    needs: tuple[str, ...]
+    declared: tuple[Option, ...]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the function's own options; `options_of` adds those of what it is made of."""
+        return tuple(option.name for option in self.declared)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Quantity(Entry):
+    """What the package knows of a quantity.
+
+    Args:
+        source: what it takes besides the model and its maps: "object", "weights" or nothing.
+        kept: whether hosts show it beside the scores that are made of it.
+    """
+
+    source: Source = ""
+    kept: bool = False
+
+    @property
+    def meaning(self) -> str:
+        """What it is, in a line."""
+        return (self.function.__doc__ or "").strip().split("\n")[0]
+
+
+@dataclass(frozen=True)
+class Vector:
+    """How the scores of a set become one number where a sample has several, shape (N, ...).
+
+    Args:
+        dims: how many dimensions the scores of a sample have.
+        of_mean: the value of a set from the mean of its scores over samples, shape (..., *scores) -> (...).
+        of_samples: one number for each sample of a set, (N, *scores) -> (N,), whose mean is the value of the set.
+    """
+
+    dims: int
+    of_mean: Callable[[Tensor], Tensor]
+    of_samples: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Metric(Entry):
+    """What the package knows of a metric. The value of a set is the mean over samples, unless said.
+
+    Args:
         title: its name in tables.
         short: its name in narrow tables.
-        function: pure function of the quantities in `needs` to scores (N,).
-        needs: names of quantities, keys of `cam_extras.metrics.QUANTITIES`, or of other metrics.
-        options: names of the function's own options, fields of `cam_extras.metrics.MetricOptions`.
         higher_is_better: the direction.
         meaning: one line that says what it measures.
         paper: where it comes from.
         range: the least and the greatest score there can be.
         of_means: whether the value of a set is the function of the means of what it needs, not the mean of scores.
+        of_methods: whether it compares methods: its function takes the scores of M methods for what it needs, shape
+            (M, N), and returns scores of the same shape.
+        vector: how the value of a set is made where a sample has several numbers for a score.
+        category: the kind of metric that Quantus lists it under; those of localisation are for images alone.
+        title_in_quantus: its name there, where Quantus has a metric of the same title.
     """
 
-    name: str
     title: str
     short: str
-    function: Callable[..., Tensor]
-    needs: tuple[str, ...]
-    options: tuple[str, ...]
     higher_is_better: bool
     meaning: str
     paper: str
     range: tuple[float, float] = (0.0, 1.0)
     of_means: bool = False
+    of_methods: bool = False
+    vector: Vector | None = None
+    category: Category = "faithfulness"
+    title_in_quantus: str = ""
 
     @property
     def arrow(self) -> str:
@@ -57,7 +139,38 @@ class Metric:
         """What reports multiply a score by: 100, for per cent, where it has a greatest value."""
         return 100 if math.isfinite(self.range[1]) else 1
 
-    def of_set(self, scores: Mapping[str, Tensor | Sequence[float]]) -> float:
+    @property
+    def class_name(self) -> str:
+        """Its title without blanks and signs: the name of its class for Quantus.
+
+        >>> METRICS["insertion_deletion"].class_name
+        'InsertionDeletion'
+        """
+        return class_name(self.title)
+
+    @property
+    def Options(self) -> type[Options]:
+        """Its options, and those of what it is made of, as a dataclass.
+
+        >>> METRICS["hci"].Options(threshold=0.7)
+        HCIOptions(fill=0.0, threshold=0.7, baseline='fill')
+        """
+        from cam_extras.metrics.options import options_class  # which is made of the registry
+
+        return options_class((self.name,), f"{self.class_name}Options")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The metrics whose means over samples make the value of a set: itself, or what it needs."""
+        return self.needs if self.of_means else (self.name,)
+
+    def of_averages(self, *means: Tensor) -> Tensor:
+        """Return the value of a set, shape (...), from the mean of each of its `parts`, shape (..., *scores)."""
+        if self.of_means:
+            return self.function(*means)  # type: ignore[no-any-return]
+        return means[0] if self.vector is None else self.vector.of_mean(means[0])
+
+    def of_set(self, scores: Mapping[str, Tensor | Sequence[Any]]) -> float:
         """Return the value of a set of samples from per-sample scores (N,) by name of metric.
 
         Raises:
@@ -67,11 +180,10 @@ class Metric:
         0.6
         """
         means = []
-        names = self.needs if self.of_means else (self.name,)
-        lacking = [name for name in names if name not in scores]
+        lacking = [name for name in self.parts if name not in scores]
         if lacking:
             raise ValueError(f"{self.name} of a set needs the scores {', '.join(lacking)}; got {', '.join(scores)}")
-        for name in names:
+        for name in self.parts:
             given = scores[name]
             values = (
                 given.double() if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float64, device="cpu")
@@ -79,44 +191,246 @@ class Metric:
             if values.numel() == 0:
                 raise ValueError(f"a set without samples has no {name}")
             check_finite(f"the {name}", values)
-            means.append(values.mean())
-        return (self.function(*means) if self.of_means else means[0]).item()
+            means.append(values.mean() if self.vector is None else values.mean(dim=0))
+        return self.of_averages(*means).item()
 
 
 METRICS: dict[str, Metric] = {}
 QUANTITIES: dict[str, Quantity] = {}
 
-_Function = TypeVar("_Function", bound=Callable[..., Tensor])
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def metric(**known: Any) -> Callable[[_Function], _Function]:
-    """List a function in `METRICS`: its positional parameters name what it needs, those by keyword its options.
+def metric(
+    *,
+    title: str,
+    short: str,
+    higher_is_better: bool,
+    meaning: str,
+    paper: str,
+    range: tuple[float, float] = (0.0, 1.0),
+    of_means: bool = False,
+    of_methods: bool = False,
+    vector: Vector | None = None,
+    category: Category = "faithfulness",
+    title_in_quantus: str = "",
+) -> Callable[[_Function], _Function]:
+    """List a function in `METRICS`, where every part of the package finds it. The arguments are those of `Metric`.
 
     Raises:
-        ValueError: there is a metric or a quantity of that name. To define one of your own anew, take the old one out,
+        ValueError: there is a metric or a quantity of that name, or one with that title or short name; the function
+            needs what there is not; or an option has no annotation, no default, or another one than the option of the
+            same name of another function. To define a metric of your own anew, take the old one out,
             `METRICS.pop(name)`.
     """
 
     def register(function: _Function) -> _Function:
-        check_new(function.__name__)
-        parameters = signature(function).parameters.values()
-        needs = tuple(p.name for p in parameters if p.kind != p.KEYWORD_ONLY)
-        options = tuple(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
-        METRICS[function.__name__] = Metric(
-            name=function.__name__, function=function, needs=needs, options=options, **known
+        entry = Metric(
+            **_read(function),
+            title=title,
+            short=short,
+            higher_is_better=higher_is_better,
+            meaning=meaning,
+            paper=paper,
+            range=range,
+            of_means=of_means,
+            of_methods=of_methods,
+            vector=vector,
+            category=category,
+            title_in_quantus=title_in_quantus,
         )
+        try:
+            check_annotated("category", category, Category)
+            _check_titles(entry)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the metric {entry.name!r}: {error}") from error
+        if of_means and (other := [need for need in entry.needs if need not in METRICS]):
+            raise ValueError(
+                f"the metric {entry.name!r} is to be a function of means, and {', '.join(other)} has no mean: "
+                "of_means=True goes with a function of other metrics"
+            )
+        METRICS[entry.name] = entry
         return function
 
     return register
 
 
-def check_new(name: str) -> None:
+def quantity(*, source: Source = "", kept: bool = False) -> Callable[[_Function], _Function]:
+    """List a function in `QUANTITIES`, for metrics to be functions of. The arguments are those of `Quantity`.
+
+    An underscore before the name is left out: `_insertion_curve` beside a function that is called `insertion_curve`.
+
+    Raises:
+        ValueError: as for `metric`.
+    """
+
+    def register(function: _Function) -> _Function:
+        entry = Quantity(**_read(function), source=source, kept=kept)
+        QUANTITIES[entry.name] = entry
+        return function
+
+    return register
+
+
+def class_name(title: str) -> str:
+    """Return a title as the name of a class: without blanks and signs.
+
+    >>> class_name("Increase in Confidence")
+    'IncreaseInConfidence'
+    """
+    return "".join(word[0].upper() + word[1:] for word in re.findall(r"\w+", title))
+
+
+def _read(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return what an `Entry` has of a function, or raise ValueError where it cannot be one."""
+    name = function.__name__.lstrip("_")
+    _check_new(name)
+    parameters = signature(function).parameters.values()
+    if several := [str(p) for p in parameters if p.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]:
+        raise ValueError(f"{name!r} has the parameter {several[0]}: name each quantity and option that it takes")
+    needs = tuple(p.name for p in parameters if p.kind != Parameter.KEYWORD_ONLY)
+    for need in needs:
+        if need not in METRICS and need not in QUANTITIES:
+            close = difflib.get_close_matches(need, [*QUANTITIES, *METRICS], n=3, cutoff=0.5)
+            meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(QUANTITIES)}"
+            raise ValueError(
+                f"{name!r} needs {need!r}, and there is no quantity or metric of that name: {meant} What is an option "
+                "stands after a *, by keyword"
+            )
+    declared = _declared(name, function, [p for p in parameters if p.kind == Parameter.KEYWORD_ONLY])
+    return {"name": name, "function": function, "needs": needs, "declared": declared}
+
+
+def _check_new(name: str) -> None:
     """Raise ValueError for the name of a metric or a quantity: scores that are made of it would change in silence."""
     for kind, registry in (("METRICS", METRICS), ("QUANTITIES", QUANTITIES)):
         if name in registry:
             raise ValueError(
                 f"there is a {name!r} in {kind} already: choose another name, or take that out by {kind}.pop({name!r})"
             )
+
+
+def _declared(name: str, function: Callable[..., Any], parameters: Sequence[Parameter]) -> tuple[Option, ...]:
+    for parameter in parameters:
+        lacking = [what for what in ("annotation", "default") if getattr(parameter, what) is Parameter.empty]
+        if lacking:
+            raise ValueError(
+                f"the option {parameter.name!r} of {name!r} has no {' and no '.join(lacking)}: write it as "
+                f"{parameter.name}: float = 0.5"
+            )
+    # Those of options alone: what a positional parameter is annotated with need not be there when this runs.
+    annotations = SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
+    try:
+        hints = get_type_hints(annotations, getattr(unwrap(function), "__globals__", {}), include_extras=True)
+    except NameError as error:
+        raise ValueError(f"an annotation of {name!r} cannot be read: {error}") from error
+    options = tuple(Option(p.name, hints[p.name], p.default) for p in parameters)
+    for option in options:
+        try:
+            check_annotated(option.name, option.default, option.annotation)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the default of an option of {name!r} does not fit its annotation: {error}") from error
+        for other in (*QUANTITIES.values(), *METRICS.values()):
+            for known in other.declared:
+                if known.name == option.name and not _same(known, option):
+                    raise ValueError(
+                        f"the option {option.name!r} of {name!r} is not that of {other.name!r}, which is "
+                        f"{expected(known.annotation)}, by default {known.default!r}: options of one name are one "
+                        "option; give it the same annotation and default, or another name"
+                    )
+    return options
+
+
+def _same(a: Option, b: Option) -> bool:
+    if a.annotation != b.annotation:
+        return False
+    if isinstance(a.default, Tensor) or isinstance(b.default, Tensor):
+        return a.default is b.default
+    return type(a.default) is type(b.default) and bool(a.default == b.default)
+
+
+def _check_titles(entry: Metric) -> None:
+    """Raise ValueError where tables, or who asks by a short name, could not tell a metric from another."""
+    if not entry.class_name.isidentifier():
+        raise ValueError(f"the title {entry.title!r} must begin with a letter: a class is named after it")
+    for other in METRICS.values():
+        for what, ours, theirs in (
+            ("title", entry.class_name, other.class_name),
+            ("short name", entry.short, other.short),
+            ("short name", entry.short, other.name),
+            ("name", entry.name, other.short),
+        ):
+            if ours.casefold() == theirs.casefold():
+                raise ValueError(f"the {what} {ours!r} is taken by {other.name!r}: choose another")
+
+
+def made_of(name: str) -> Iterator[Entry]:
+    """Yield all that a metric or quantity is made of, each before what needs it, and itself last."""
+    seen: dict[str, Entry] = {}
+
+    def visit(name: str) -> None:
+        if name not in seen:
+            entry = METRICS[name] if name in METRICS else QUANTITIES[name]
+            for need in entry.needs:
+                visit(need)
+            seen[name] = entry
+
+    visit(name)
+    yield from seen.values()
+
+
+def declared_options(metrics: Iterable[str]) -> dict[str, Option]:
+    """Return the options, by name, of metrics and of all that they are made of."""
+    return {option.name: option for name in metrics for entry in made_of(name) for option in entry.declared}
+
+
+def quantities_of(metric: str) -> list[str]:
+    """Return the names of the quantities that a metric, or the metrics that it needs, are functions of.
+
+    >>> quantities_of("hci")
+    ['p', 'o_t', 'b']
+    """
+    needs = METRICS[metric].needs
+    found = [name for need in needs for name in ([need] if need in QUANTITIES else quantities_of(need))]
+    return list(dict.fromkeys(found))
+
+
+def options_of(metric: str) -> list[str]:
+    """Return the names of the options that a metric depends on, its own and those of what it is made of.
+
+    >>> options_of("hci")
+    ['fill', 'threshold', 'baseline']
+    """
+    return list(declared_options([metric]))
+
+
+def sources_of(metric: str) -> set[str]:
+    """Return what a metric takes besides the model and its maps: "object", "weights", both or nothing.
+
+    >>> sources_of("pointing_game"), sources_of("average_drop")
+    ({'object'}, set())
+    """
+    return {entry.source for entry in made_of(metric) if isinstance(entry, Quantity) and entry.source}
+
+
+def kept_of(metric: str) -> tuple[str, ...]:
+    """Return the names of the quantities that hosts show beside a metric's scores.
+
+    >>> kept_of("insertion")
+    ('insertion_curve',)
+    """
+    return tuple(name for name in quantities_of(metric) if QUANTITIES[name].kept)
+
+
+def with_parts(metrics: Iterable[str]) -> list[str]:
+    """Return the names of metrics and of those that they are made of, but for those that compare methods.
+
+    >>> with_parts(["hci"]), with_parts(["win_percentage"])
+    (['hci', 'thresholded_drop', 'thresholded_increase'], ['average_drop'])
+    """
+    names = list(metrics)
+    parts = [need for name in names for need in METRICS[name].needs if need in METRICS]
+    return [name for name in dict.fromkeys([*names, *parts]) if not METRICS[name].of_methods]
 
 
 def harmonic_mean(*parts: Tensor) -> Tensor:

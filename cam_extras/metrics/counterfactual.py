@@ -7,6 +7,7 @@ How much a method's channel weights change when the image does: w are the weight
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -22,7 +23,30 @@ from cam_extras._checks import (
     check_tensor,
     which,
 )
-from cam_extras.metrics.base import metric
+from cam_extras.metrics.base import metric, quantity
+from cam_extras.metrics.options import Seed
+from cam_extras.metrics.quantities import Explained
+
+
+def check_delta(name: str, delta: float) -> None:
+    """Raise TypeError or ValueError unless pixels change by a finite number."""
+    check_number(name, delta)
+    if not math.isfinite(delta) or delta == 0:
+        raise ValueError(f"{name} must be a finite number other than 0; got {delta}")
+
+
+def check_fraction(name: str, fraction: float) -> None:
+    """Raise TypeError or ValueError unless a share of the pixels lies in (0, 1]."""
+    check_number(name, fraction)
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the {name} of the pixels must lie in (0, 1]; got {fraction}")
+
+
+Delta = Annotated[float, check_delta, "what is added to the pixels that change, in the values that the model sees"]
+Fraction = Annotated[float, check_fraction, "the share of the pixels that change, in (0, 1]"]
+MostImportant = Annotated[
+    Annotated[int, check_count] | None, "how many of the most important channels count; None for all"
+]
 
 
 def counterfactual(x: Tensor, delta: float = 0.1, fraction: float = 0.5, seed: int = 0) -> Tensor:
@@ -51,12 +75,8 @@ def counterfactual(x: Tensor, delta: float = 0.1, fraction: float = 0.5, seed: i
     <BLANKLINE>
             [[0.1000, 0.1000, 0.0000, 0.0000]]])
     """
-    check_number("fraction", fraction)
-    check_number("delta", delta)
-    if not 0 < fraction <= 1:
-        raise ValueError(f"the fraction of the pixels must lie in (0, 1]; got {fraction}")
-    if not math.isfinite(delta) or delta == 0:
-        raise ValueError(f"delta must be a finite number other than 0; got {delta}")
+    check_fraction("fraction", fraction)
+    check_delta("delta", delta)
     check_seed(seed)
     size = check_input(x).shape[2:]
     check_pixels(x.shape)
@@ -72,6 +92,20 @@ def counterfactual(x: Tensor, delta: float = 0.1, fraction: float = 0.5, seed: i
     return x + pattern.reshape(size).to(x.device)
 
 
+@quantity(source="weights", kept=True)
+def weights(explained: Explained) -> Tensor:
+    """The method's channel weights for x, shape (N, K)."""
+    return explained.channel_weights
+
+
+@quantity(source="weights", kept=True)
+def counterfactual_weights(
+    explained: Explained, x: Tensor, *, delta: Delta = 0.1, fraction: Fraction = 0.5, seed: Seed = 0
+) -> Tensor:
+    """The method's channel weights for the counterfactual of x, shape (N, K)."""
+    return explained.at(counterfactual(x, delta, fraction, seed)).channel_weights
+
+
 @metric(
     title="Counterfactual Sensitivity",
     short="CFS",
@@ -79,9 +113,10 @@ def counterfactual(x: Tensor, delta: float = 0.1, fraction: float = 0.5, seed: i
     meaning="relative change of the channel weights when a little is added to some of the pixels",
     paper="MI-Grad-CAM: Letting Your Model Reveal What's Most Informative",
     range=(0.0, math.inf),
+    category="robustness",
 )
 def counterfactual_sensitivity(
-    weights: Tensor, counterfactual_weights: Tensor, *, most_important: int | None = None
+    weights: Tensor, counterfactual_weights: Tensor, *, most_important: MostImportant = None
 ) -> Tensor:
     """Counterfactual sensitivity S = ||w - w'|| / ||w||, the relative change of a method's channel weights.
 
@@ -137,6 +172,7 @@ def counterfactual_sensitivity(
             "the sensitivity is undefined where all weights are 0,", which(greatest == 0), "leave these out"
         )
     # Scaled after the subtraction, which is exact for what is close; squares of small gradients would underflow.
-    sensitivity = torch.linalg.vector_norm(difference / greatest, dim=1) / torch.linalg.vector_norm(w / greatest, dim=1)
+    change, before = (torch.linalg.vector_norm(values / greatest, dim=1) for values in (difference, w))
+    sensitivity: Tensor = change / before
     check_finite(f"the sensitivity, in {dtype},", sensitivity)
     return sensitivity

@@ -6,15 +6,37 @@ baseline: all softmax probabilities of the same class, shape (N,).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor
 
 from cam_extras._checks import SampleError, check_finite, check_number, check_tensor, check_unit_range, which
-from cam_extras.maps import mask
-from cam_extras.metrics.base import harmonic_mean, metric
+from cam_extras.maps import broadcast_to, mask
+from cam_extras.metrics.base import harmonic_mean, metric, quantity
 from cam_extras.metrics.confidence import average_drop
+from cam_extras.metrics.options import Fill, Renamed
+from cam_extras.metrics.quantities import Explained
+from cam_extras.utilities import select_class
 
 _PAPER = "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative"
+
+
+def check_threshold(name: str, threshold: float) -> None:
+    """Raise TypeError or ValueError unless a threshold lies in [0, 1]."""
+    check_number(name, threshold)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"the {name} must lie in [0, 1], as maps do; got {threshold}")
+
+
+Threshold = Annotated[float, check_threshold, "what the map must reach where pixels are shown, in [0, 1]"]
+Baseline = Annotated[
+    Literal["fill", "complement"],
+    Renamed({"black": "fill"}),
+    'what the pixels above the threshold are compared with: "fill", an image of nothing but the fill, as the paper has '
+    'it, or "complement", the pixels where the map is 0, as its authors\' code has it',
+]
 
 
 def threshold_mask(x: Tensor, maps: Tensor, threshold: float, fill: float | Tensor = 0.0) -> Tensor:
@@ -33,11 +55,36 @@ def threshold_mask(x: Tensor, maps: Tensor, threshold: float, fill: float | Tens
     >>> threshold_mask(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[0.2, 0.5, 1.0]]), 0.5)
     tensor([[[0., 2., 3.]]])
     """
-    check_number("threshold", threshold)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"the threshold must lie in [0, 1], as maps do; got {threshold}")
+    check_threshold("threshold", threshold)
     check_unit_range("the map", maps)
     return mask(x, (maps >= threshold).to(maps.dtype), fill)
+
+
+@quantity()
+def o_t(
+    x: Tensor, maps: Tensor, confidence: Callable[..., Tensor], *, fill: Fill = 0.0, threshold: Threshold = 0.5
+) -> Tensor:
+    """f_c(x where H >= t): confidence when only the pixels above a threshold are kept, shape (N,)."""
+    return confidence(threshold_mask(x, maps, threshold, fill))
+
+
+@quantity()
+def b(
+    explained: Explained,
+    x: Tensor,
+    maps: Tensor,
+    confidence: Callable[..., Tensor],
+    *,
+    fill: Fill = 0.0,
+    baseline: Baseline = "fill",
+) -> Tensor:
+    """f_c(baseline): confidence for nothing but the fill, or for x where H = 0, shape (N,)."""
+    if baseline == "complement":
+        return confidence(mask(x, (maps == 0).to(maps.dtype), fill))
+    differs = isinstance(fill, Tensor) and fill.ndim == x.ndim and len(fill) > 1
+    nothing = broadcast_to("fill", fill, x if differs else x[:1])  # one image for all samples wherever it is the same
+    probabilities = explained.probabilities_of_nothing(nothing)
+    return select_class(probabilities.expand(len(x), -1), explained.target)
 
 
 @metric(
@@ -128,11 +175,20 @@ def hci(thresholded_drop: Tensor, thresholded_increase: Tensor) -> Tensor:
     return harmonic_mean(1 - thresholded_drop, thresholded_increase)
 
 
-def win_percentage(drops: Tensor) -> Tensor:
+@metric(
+    title="Win Percentage",
+    short="Win",
+    higher_is_better=True,
+    meaning="share of images on which the method has the least average drop of all methods of the run, ties shared; "
+    "controls do not compete",
+    paper="Chattopadhyay et al., Grad-CAM++, 2018",
+    of_methods=True,
+)
+def win_percentage(average_drop: Tensor) -> Tensor:
     """Win share: 1 for the method with the least drop on a sample, shared equally where several tie.
 
     Args:
-        drops: average drops of M methods on N samples, shape (M, N).
+        average_drop: those of M methods on N samples, shape (M, N).
 
     Returns:
         Shape (M, N), in [0, 1], with sum 1 over methods; the mean over samples, in per cent, is the win percentage.
@@ -147,7 +203,7 @@ def win_percentage(drops: Tensor) -> Tensor:
     tensor([[1.0000, 0.5000],
             [0.0000, 0.5000]])
     """
-    check_tensor("the drops", drops)
+    drops = check_tensor("the drops", average_drop)
     if drops.ndim != 2 or len(drops) < 2 or drops.shape[1] == 0:
         raise ValueError(f"expected drops of two or more methods, shape (M, N); got {tuple(drops.shape)}")
     for number, row in enumerate(drops):

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from cam_extras._checks import (
     check_unit_range,
 )
 from cam_extras.maps import broadcast_to
-from cam_extras.metrics.base import metric
+from cam_extras.metrics.base import metric, quantity
 
 _PAPER = "Petsiuk et al., RISE, 2018"
 
@@ -93,14 +93,14 @@ class Blur:
         return x
 
 
-def spatial_mean(x: Tensor) -> Tensor:
+def channel_mean(x: Tensor) -> Tensor:
     """Substrate: the mean of every channel of every sample, (N, C, *S) -> (N, C, 1, ...)."""
     return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
 
 
 SUBSTRATES: dict[str, Callable[[Tensor], Tensor]] = {
     "zeros": torch.zeros_like,
-    "mean": spatial_mean,
+    "mean": channel_mean,
     "blur": Blur(),
 }
 
@@ -169,6 +169,16 @@ PRESETS: dict[str, Schedule] = {
     # MI-Grad-CAM's table 2. Its text lets the insertion rise through the map; here both go in decreasing order.
     "mi": Schedule(step=0.01, insert_into="zeros", delete_to="zeros"),
 }
+
+
+ScheduleOption = Annotated[
+    Literal["rise", "mi"] | Schedule,
+    "how many pixels change in a step, and what stands where the image does not: a key of PRESETS or a Schedule",
+]
+InternalBatchSize = Annotated[
+    Annotated[int, check_count] | None,
+    "most images in a forward pass; None for what the device does best",
+]
 
 
 class Curve(NamedTuple):
@@ -251,6 +261,32 @@ def area(curve: Curve) -> Tensor:
     fractions, scores = curve
     # The mean of a curve lies between its extremes; rounding must not carry that of a curve of ones above 1.
     return torch.trapezoid(scores, fractions).clamp(scores.amin(dim=1), scores.amax(dim=1))
+
+
+@quantity(kept=True)
+def _insertion_curve(
+    x: Tensor,
+    maps: Tensor,
+    confidence: Confidence,
+    *,
+    schedule: ScheduleOption = "rise",
+    internal_batch_size: InternalBatchSize = None,
+) -> Curve:
+    """f_c while the map's highest pixels are inserted."""
+    return insertion_curve(confidence, x, maps, schedule, internal_batch_size=internal_batch_size)
+
+
+@quantity(kept=True)
+def _deletion_curve(
+    x: Tensor,
+    maps: Tensor,
+    confidence: Confidence,
+    *,
+    schedule: ScheduleOption = "rise",
+    internal_batch_size: InternalBatchSize = None,
+) -> Curve:
+    """f_c while the map's highest pixels are deleted."""
+    return deletion_curve(confidence, x, maps, schedule, internal_batch_size=internal_batch_size)
 
 
 @metric(
@@ -370,7 +406,8 @@ def _curve(
     with torch.no_grad():
         before, after = (_substrate(image, x) for image in images)
         ranks = _ranks(maps)
-        for row in torch.arange(len(x) * len(counts), device=x.device).split(rows_of_a_pass(x, internal_batch_size)):
+        rows = torch.arange(len(x) * len(counts), device=x.device)
+        for row in torch.split(rows, rows_of_a_pass(x, internal_batch_size)):
             samples, points = row // len(counts), row % len(counts)
             changed = (ranks[samples] < counts[points, None]).reshape(-1, 1, *space)
             values = confidence(torch.where(changed, after[samples], before[samples]), samples)

@@ -31,7 +31,7 @@ def as_metrics(given: Any) -> tuple[str, ...]:
         given = [given]
     if not isinstance(given, Iterable):
         raise TypeError(f"metrics must be names, in a list; got {given!r:.80}")
-    found = tuple(map(_find, given))
+    found = tuple(dict.fromkeys(map(_find, given)))
     if not found:
         raise ValueError("there is no metric to evaluate: give one or more")
     return found

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cached_property
+from inspect import Parameter, signature
+from textwrap import fill, indent
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from quantus.helpers import utils
-from quantus.helpers.enums import DataType, ModelType, ScoreDirection
+from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
 from quantus.helpers.model.model_interface import ModelInterface
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
 
 from cam_extras._checks import SampleError, check_class_scores, check_finite, check_pixels
+from cam_extras._options import bare
 from cam_extras.maps import normalise
 from cam_extras.metrics import (
     METRICS,
     Curve,
     Explained,
-    MetricOptions,
     Quantities,
+    as_options,
     options_of,
+    quantities_of,
     sources_of,
 )
+from cam_extras.metrics.base import Metric as Entry
+from cam_extras.metrics.base import declared_options, kept_of
+from cam_extras.metrics.options import option_lines
 from cam_extras.quantus._explain import to_tensor
 
 
@@ -49,10 +57,13 @@ def _no_explain_func(**kwargs: Any) -> np.ndarray:
     raise ValueError("there is nothing to explain with: give an explain_func, not only an a_batch")
 
 
-class MapMetric(Metric):
+class MapMetric(Metric[list[float]]):
     """Base of the metric classes: computes what a function of `cam_extras.metrics` needs, and calls it.
 
-    A subclass names the function in `metric`. The score of a sample does not depend on the batch it is in.
+    A subclass names the function in `metric`, and has what its entry in `METRICS` tells: the options, with their
+    defaults, in its signature; `name`, `score_direction` and `evaluation_category`. `class_of` makes one.
+
+    The score of a sample does not depend on the batch it is in.
 
     Args:
         abs: take absolute values of the attributions, before the default `normalise_func` and after one of your own:
@@ -67,25 +78,37 @@ class MapMetric(Metric):
         default_plot_func: used by `plot`.
         disable_warnings: whether warnings are left out.
         display_progressbar: show progress.
-        options: those fields of `cam_extras.metrics.MetricOptions` that the metric depends on, such as `fill`;
-            `cam_extras.metrics.options_of` names them.
+        options: those of the metric and of what it is made of, such as `fill`; `cam_extras.metrics.options_of` names
+            them.
 
     Attributes:
+        options: of the metric, as a dataclass that cannot be changed.
         details: what the last call's scores were made of, for plots; see the classes.
     """
 
-    metric: ClassVar[str]
+    metric: ClassVar[str] = ""
     kept: ClassVar[tuple[str, ...]] = ()  # names of the quantities in `details`
 
     data_applicability = {DataType.IMAGE, DataType.TIMESERIES}  # noqa: RUF012  (as Quantus declares it)
     model_applicability = {ModelType.TORCH}  # noqa: RUF012
 
     def __init_subclass__(cls) -> None:
-        """Take the name and the direction from the function's entry in `METRICS`."""
-        entry = METRICS.get(getattr(cls, "metric", ""))
-        if entry is not None:
-            cls.name = cls.__dict__.get("name", entry.title)
-            cls.score_direction = ScoreDirection.HIGHER if entry.higher_is_better else ScoreDirection.LOWER
+        """Take from the function's entry in `METRICS` what the class does not say itself."""
+        if "metric" not in vars(cls) or cls.metric not in METRICS:
+            return
+        entry = METRICS[cls.metric]
+        localises = entry.category == "localisation"
+        told = {
+            "name": entry.title_in_quantus or entry.title,
+            "score_direction": ScoreDirection.HIGHER if entry.higher_is_better else ScoreDirection.LOWER,
+            "evaluation_category": EvaluationCategory[entry.category.upper()],
+            "data_applicability": {DataType.IMAGE} if localises else MapMetric.data_applicability,
+            "kept": kept_of(entry.name),
+            "__init__": _with_options(entry),
+        }
+        for name, value in told.items():
+            if name not in vars(cls):
+                setattr(cls, name, value)
 
     def __init__(
         self,
@@ -114,22 +137,24 @@ class MapMetric(Metric):
             display_progressbar=display_progressbar,
             **options,  # which raises
         )
-        self._set_options(own)
+        if isinstance(own.get("fill"), np.ndarray):
+            own["fill"] = to_tensor(own["fill"])
+        self.options = as_options(own, [self.metric])
         self.details: dict[str, Any] = {}
         self._parts: list[dict[str, Tensor]] = []
         self._kept: list[dict[str, Any]] = []
         self._given: np.ndarray | None = None
         self._from_logits = False
 
+    def __repr__(self) -> str:
+        """Tell the name of the class and the options."""
+        options = ", ".join(f"{field.name}={getattr(self.options, field.name)!r}" for field in fields(self.options))
+        return f"{type(self).__name__}({options})"
+
     @classmethod
     def option_names(cls) -> list[str]:
         """Return the names of the options that the metric has besides Quantus' own."""
         return options_of(cls.metric)
-
-    def _set_options(self, own: dict[str, Any]) -> None:
-        if isinstance(own.get("fill"), np.ndarray):
-            own["fill"] = to_tensor(own["fill"])
-        self.options = MetricOptions(**own)
 
     def __call__(
         self,
@@ -196,7 +221,7 @@ class MapMetric(Metric):
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         self._from_logits = bool(softmax) and bool(modules) and not isinstance(modules[-1], nn.Softmax)
         self._given = a_batch
-        return super().__call__(
+        scores: list[float] = super().__call__(
             model=model,
             x_batch=x_batch,
             y_batch=y_batch,
@@ -212,20 +237,23 @@ class MapMetric(Metric):
             custom_batch=custom_batch,
             **kwargs,
         )
+        return scores
 
-    def custom_preprocess(self, x_batch: np.ndarray, **data: Any) -> dict[str, Any] | None:
-        """Bring the attributions given to maps: Quantus would refuse them where all are constant."""
+    def custom_preprocess(
+        self, *, model: Any, x_batch: np.ndarray, y_batch: np.ndarray, **data: Any
+    ) -> dict[str, Any] | None:
+        """Bring the attributions given to maps, or have them explained batch by batch.
+
+        Quantus would do both itself, in methods that are final, and refuse attributions that are all constant.
+        """
         given, self._given = self._given, None
-        return None if given is None else {"a_batch": self._maps_of(given, x_batch)}
+        if given is not None:
+            return {"a_batch": self._maps_of(given, x_batch)}
+        return {"a_batch": _Lazy(self, model, x_batch, y_batch)}
 
-    def batch_preprocess(self, data_batch: dict[str, Any]) -> dict[str, Any]:
-        """Explain a batch where there are no attributions."""
-        with self._counting():
-            return super().batch_preprocess(data_batch)
-
-    def explain_batch(self, model: Any, x_batch: np.ndarray, y_batch: np.ndarray) -> np.ndarray:
-        """Explain a batch and bring its attributions to maps; unlike Quantus' own, where all are constant, too."""
-        model = model.get_model() if isinstance(model, ModelInterface) else model
+    def explained(self, model: Any, x_batch: np.ndarray, y_batch: np.ndarray) -> np.ndarray:
+        """Explain a batch and bring its attributions to maps; unlike `explain_batch`, where all are constant, too."""
+        model = model.get_model() if isinstance(model, ModelInterface) else model  # type: ignore[no-untyped-call]
         attributions = self.explain_func(model=model, inputs=x_batch, targets=y_batch, **self.explain_func_kwargs)
         return self._maps_of(attributions, x_batch)
 
@@ -241,17 +269,9 @@ class MapMetric(Metric):
             )
         if attributions.shape == forms[0]:
             attributions = attributions[:, None]
-        if self.normalise:
+        if self.normalise and self.normalise_func is not None:
             attributions = self.normalise_func(attributions.copy())  # some of Quantus' work in place
         return np.abs(attributions) if self.abs else attributions
-
-    @contextmanager
-    def _counting(self) -> Iterator[None]:
-        """Name samples by their position in the data, not in the batch."""
-        try:
-            yield
-        except SampleError as error:
-            raise error.counted_from(sum(len(batch[self.metric]) for batch in self._parts)) from error
 
     @classmethod
     def sources(cls) -> set[str]:
@@ -270,30 +290,33 @@ class MapMetric(Metric):
     ) -> list[float]:
         """Score one batch of explanations."""
         x = to_tensor(x_batch, torch.float32)  # what Quantus feeds to the model
-        fill = self.options.fill
-        if isinstance(fill, Tensor) and fill.ndim == x.ndim and len(fill) > 1:
-            raise ValueError(f"fill must be the same for every sample; got shape {tuple(fill.shape)}")
+        shown = getattr(self.options, "fill", 0.0)
+        if isinstance(shown, Tensor) and shown.ndim == x.ndim and len(shown) > 1:
+            raise ValueError(f"fill must be the same for every sample; got shape {tuple(shown.shape)}")
         known: dict[str, Any] = {}
         if "object" in self.sources():
             if s_batch is not None:
                 known["masks"] = _object_masks(s_batch, x)
             if custom_batch is not None:
                 known["boxes"] = [to_tensor(boxes) for boxes in custom_batch]
-        with self._counting():
+        with _counting(sum(len(batch[self.metric]) for batch in self._parts)):
             explained = _Explained(self, model, x, y_batch, _mean_over_channels(a_batch))
             quantities = Quantities(explained, self.options, **known)
-            scores = self._scores(quantities)
+            scores = quantities.scores([self.metric])
         self._parts.append(scores)
         self._kept.append({name: quantities[name] for name in self.kept})
+        if METRICS[self.metric].vector is not None:
+            return [0.0] * len(x)  # until those of the whole set are there
         return scores[self.metric].tolist()
 
-    def _scores(self, quantities: Quantities) -> dict[str, Tensor]:
-        return quantities.scores([self.metric])
-
     def custom_postprocess(self, **data: Any) -> None:
-        """Put together the details of all batches."""
+        """Put together the details of all batches, and the scores where those of a sample are several numbers."""
         self.details = {name: _together([batch[name] for batch in self._kept]) for name in self.kept}
         self._kept = []
+        vector = METRICS[self.metric].vector
+        if vector is not None:
+            self.details["hits"] = _together([batch[self.metric] for batch in self._parts])
+            self.evaluation_scores = vector.of_samples(self.details["hits"]).tolist()
 
     def of_set(self, scores: list[float]) -> float:
         """Return the value of the set evaluated last; for ADCC and HCI that of the means of their parts."""
@@ -313,6 +336,80 @@ class MapMetric(Metric):
         return to_tensor(function(model=model, inputs=x.clone().numpy(), targets=y, **self.explain_func_kwargs))
 
 
+def class_of(entry: Entry, module: str) -> type[MapMetric]:
+    """Make the class of a metric, as one of a module's."""
+    return type(entry.class_name, (MapMetric,), {"metric": entry.name, "__doc__": _doc_of(entry), "__module__": module})
+
+
+def _doc_of(entry: Entry) -> str:
+    """Say what a class has besides what all have."""
+    paragraphs = [f"{entry.title}: see `cam_extras.metrics.{entry.name}`."]
+    if "masked_maps" in quantities_of(entry.name) or "weights" in sources_of(entry.name):
+        paragraphs.append("It explains other inputs than yours, and needs an `explain_func`.")
+    if entry.of_means:
+        paragraphs.append(
+            f"Scores are per sample. `return_aggregate=True` gives the {entry.title} of the means of the parts, which "
+            "the papers' tables print; with `aggregate_func=numpy.mean` the mean of the per-sample values."
+        )
+    if entry.vector is not None:
+        paragraphs.append(
+            "The score of a sample is one number, which depends on the whole set; `return_aggregate=True` gives their "
+            "mean. After a call `details['hits']` has all numbers, (N, ...)."
+        )
+    if kept := kept_of(entry.name):
+        named = " and ".join(f"`details[{name!r}]`" for name in kept)
+        paragraphs.append(f"After a call {named} {'is' if len(kept) == 1 else 'are'} what the scores are made of.")
+    if lines := option_lines([entry.name]):
+        paragraphs.append("\n".join(["Args:", *(f"    {line}" for line in lines)]))
+    first, *others = (_wrapped(part) for part in paragraphs)
+    return "\n\n".join([first, *(indent(other, "    ") for other in others)]) + ("\n    " if others else "")
+
+
+def _wrapped(paragraph: str) -> str:
+    """Break lines as the code of this package does, each further in than the first where that is an argument."""
+    lines = paragraph.split("\n")
+    return "\n".join(fill(line, 112, subsequent_indent="        " if line.startswith(" ") else "") for line in lines)
+
+
+def _with_options(entry: Entry) -> Callable[..., None]:
+    """Return an `__init__` whose signature shows the options of a metric."""
+
+    def __init__(self: MapMetric, *args: Any, **kwargs: Any) -> None:
+        MapMetric.__init__(self, *args, **kwargs)
+
+    quantus = [p for p in signature(MapMetric.__init__).parameters.values() if p.kind != Parameter.VAR_KEYWORD]
+    options = [
+        Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=bare(option.annotation))
+        for option in declared_options([entry.name]).values()
+    ]
+    __init__.__doc__ = MapMetric.__init__.__doc__
+    __init__.__signature__ = signature(MapMetric.__init__).replace(parameters=[*quantus, *options])  # type: ignore[attr-defined]
+    return __init__
+
+
+@contextmanager
+def _counting(first: int) -> Iterator[None]:
+    """Name samples by their position in the data, not in a batch that begins with the sample `first`."""
+    try:
+        yield
+    except SampleError as error:
+        raise error.counted_from(first) from error
+
+
+class _Lazy(Sequence[Any]):
+    """The maps of all inputs, of which a slice is explained when Quantus takes it for a batch."""
+
+    def __init__(self, metric: MapMetric, model: Any, x: np.ndarray, y: np.ndarray):
+        self._metric, self._model, self._x, self._y = metric, model, x, y
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, part: Any) -> Any:
+        with _counting(part.start):
+            return self._metric.explained(self._model, self._x[part], self._y[part])
+
+
 class _Explained(Explained):
     """A batch as Quantus hands it over, for `Quantities`. It gives copies away: others may work in place."""
 
@@ -328,7 +425,7 @@ class _Explained(Explained):
     def maps(self) -> Tensor:
         if self._maps is not None:
             return self._maps
-        return _mean_over_channels(self._metric.explain_batch(self._model, self.x.clone().numpy(), self._y))
+        return _mean_over_channels(self._metric.explained(self._model, self.x.clone().numpy(), self._y))
 
     @cached_property
     def channel_weights(self) -> Tensor:

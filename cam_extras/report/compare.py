@@ -41,13 +41,14 @@ def compare(run_a: Run, run_b: Run) -> list[Row]:
     Returns:
         The rows of `cam_extras.runs.summary.paired_differences`, over the images that both runs have, with
         `only`: None; or "a" or "b" for a method or metric of one run alone, whose value is that of all its images.
-        There is no `win_percentage`: it is against the other methods of a run.
+        There is no `win_percentage`, nor another metric that compares the methods of a run.
 
     Raises:
         ValueError: the runs have no image in common, or a folder does not hold a finished run.
     """
+    comparable = {name for name, metric in METRICS.items() if not metric.of_methods}
     values = [
-        {(row["method"], row["metric"]): row["value"] for row in run.summary if row["metric"] in METRICS}
+        {(row["method"], row["metric"]): row["value"] for row in run.summary if row["metric"] in comparable}
         for run in (run_a, run_b)
     ]
     (columns_a, table_a), (columns_b, table_b) = (_scores(run) for run in (run_a, run_b))

@@ -17,24 +17,11 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cam_extras.metrics import METRICS, Metric, win_percentage
+from cam_extras.metrics import Metric
 
 Row = Mapping[str, Any]
 GRID = np.linspace(0, 1, 101)  # where curves are averaged
 
-# What a summary has besides the metrics.
-WIN = Metric(
-    name="win_percentage",
-    title="Win Percentage",
-    short="Win",
-    function=win_percentage,
-    needs=("average_drop",),
-    options=(),
-    higher_is_better=True,
-    meaning="share of images on which the method has the least average drop of all methods of the run, ties shared; "
-    "controls do not compete",
-    paper=METRICS["average_drop"].paper,
-)
 ABSENT = "—"  # stands for a number that there is not
 _INK = "#123456"  # stands for the page's colour of text until the SVG is there
 # Okabe and Ito's colours but for yellow, which is not seen on white; the page's colour of text is their black.
@@ -63,11 +50,6 @@ _STYLE = {
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), _INK
     ),
 }
-
-
-def metric_of(name: str) -> Metric:
-    """Return a metric of a summary, which may be its "win_percentage"."""
-    return WIN if name == WIN.name else METRICS[name]
 
 
 def printed(metric: Metric, value: float | None, sign: bool = False) -> str:

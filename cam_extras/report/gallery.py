@@ -161,7 +161,8 @@ def overlay(pixels: Tensor, heat: Tensor) -> np.ndarray:
     """Blend a map (H, W) over a grey version of an image (C, H, W): shape (H, W, 3), in [0, 1]."""
     grey = _rgb(pixels).mean(axis=2, keepdims=True)
     colours = matplotlib.colormaps[COLORMAP](heat.float().cpu().numpy())[..., :3]
-    return 0.4 * grey + 0.6 * colours
+    blended: np.ndarray = 0.4 * grey + 0.6 * colours
+    return blended
 
 
 def _rgb(pixels: Tensor) -> np.ndarray:

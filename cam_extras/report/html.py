@@ -22,7 +22,7 @@ from PIL import Image
 
 from cam_extras._text import code_in
 from cam_extras.metrics import METRICS, Metric
-from cam_extras.report.figures import bars, best_of, curves, mean_curves, metric_of, printed, scatter
+from cam_extras.report.figures import bars, best_of, curves, mean_curves, printed, scatter
 from cam_extras.report.gallery import COLORMAP, PICTURE_FORMATS
 from cam_extras.runs.pictures import choose_images, image_values
 from cam_extras.runs.store import Run, atomic_write
@@ -130,7 +130,7 @@ def write_report(run: Run) -> Path:
         right=pc.sum(pc.equal(images["label"], images["predicted"])).as_py() or 0,
         summary=summary_of(summary, controls),
         bars=[
-            Plot(bars(metric_of(name), _of_metric(summary, name), controls), caption_of(metric_of(name)))
+            Plot(bars(METRICS[name], _of_metric(summary, name), controls), caption_of(METRICS[name]))
             for name in metrics
         ],
         scatters=_scatters(summary, metrics, controls),
@@ -158,7 +158,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    environment.globals |= {"metric_of": metric_of, "printed": printed}
+    environment.globals |= {"METRICS": METRICS, "printed": printed}
     return environment.get_template(template).render(values)
 
 
@@ -194,7 +194,7 @@ def controls_last(rows: Iterable[Mapping[str, Any]], controls: Collection[str]) 
 
 def summary_of(rows: Sequence[Mapping[str, Any]], controls: Collection[str] = ()) -> Summary:
     """Make a table of the rows of a summary; controls are never the best."""
-    metrics = [metric_of(name) for name in dict.fromkeys(row["metric"] for row in rows)]
+    metrics = [METRICS[name] for name in dict.fromkeys(row["metric"] for row in rows)]
     cells: dict[str, list[_Cell]] = {row["method"]: [] for row in rows}
     for metric in metrics:
         of_metric = {row["method"]: row for row in rows if row["metric"] == metric.name}
@@ -264,7 +264,8 @@ def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery
     chosen = list(dict.fromkeys(index for group in groups.values() for index in group))
     drawn = run.pictures()
     of_image: dict[int, list[dict[str, Any]]] = {index: [] for index in chosen if "" in drawn.get(index, {})}
-    shown = [name for name in dict.fromkeys([by, *metrics]) if name in file.schema_arrow.names]
+    plain = [name for name in file.schema_arrow.names if not pa.types.is_nested(file.schema_arrow.field(name).type)]
+    shown = [name for name in dict.fromkeys([by, *metrics]) if name in plain]
     wanted = ["index", "path", "method", "label", "target", "predicted", "probability", *shown]
     for row in _rows_of(file, list(of_image), wanted):
         of_image[row["index"]].append(row)
@@ -315,7 +316,8 @@ def _rows_of(file: pq.ParquetFile, indices: Sequence[int], columns: Sequence[str
 
 def _kind(row: Mapping[str, Any]) -> int:
     """Return the number of the class that an image is filed under: its label, or else what is predicted."""
-    return row["predicted"] if row["label"] is None else row["label"]
+    kind: int = row["predicted"] if row["label"] is None else row["label"]
+    return kind
 
 
 def _class(number: int | None, categories: Sequence[str]) -> str | None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from cam_extras._listing import MethodEntry, MetricEntry, head_controls, list_tables
 from cam_extras._text import csv_cell, printable
 from cam_extras.methods import METHODS
-from cam_extras.metrics import METRICS, MetricOptions, options_of
+from cam_extras.metrics import METRICS
 from cam_extras.runs.store import Run
 
 
@@ -26,7 +26,7 @@ def summary_table(
     """Make a table of methods x metrics: arrows for direction, best in bold; controls below, and never the best.
 
     Args:
-        values: of the whole set, by method and metric, "win_percentage" among them where it is known; None for none.
+        values: of the whole set, by method and metric; None for none.
         title: of the table.
         controls: which of the methods are controls.
     """
@@ -35,15 +35,14 @@ def summary_table(
     cells = []
     methods = sorted(values, key=lambda method: method in controls)
     for name in dict.fromkeys(name for row in values.values() for name in row):
-        metric = METRICS.get(name)
-        scale, heading = (100, "Win ↑") if metric is None else (metric.scale, f"{metric.short} {metric.arrow}")
-        table.add_column(heading, justify="right", no_wrap=True)
+        metric = METRICS[name]
+        table.add_column(f"{metric.short} {metric.arrow}", justify="right", no_wrap=True)
         column = [values[method].get(name) for method in methods]
         printed = [
-            None if value is None else round(scale * value, 1) for value in column
+            None if value is None else round(metric.scale * value, 1) for value in column
         ]  # equal cells are equally bold
         known = [v for method, v in zip(methods, printed, strict=True) if v is not None and method not in controls]
-        best = (max if metric is None or metric.higher_is_better else min)(known, default=None)
+        best = (max if metric.higher_is_better else min)(known, default=None)
         cells.append(
             [
                 "" if v is None else f"[bold]{v:.1f}[/bold]" if v == best and method not in controls else f"{v:.1f}"
@@ -73,9 +72,8 @@ def method_entries() -> Iterator[MethodEntry]:
 
 def metric_entries() -> Iterator[MetricEntry]:
     """Yield what lists show of every metric."""
-    defaults = {field.name: field.default for field in fields(MetricOptions)}
     for name, metric in METRICS.items():
-        options = {option: _shown(defaults[option]) for option in options_of(name)}
+        options = {field.name: _shown(field.default) for field in fields(metric.Options)}
         yield MetricEntry(name, metric.title, metric.short, metric.arrow, metric.meaning, metric.paper, options)
 
 

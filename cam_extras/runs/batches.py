@@ -16,6 +16,7 @@ from torch import Tensor
 from cam_extras._batching import best_rows, limited
 from cam_extras._checks import SampleError, check_finite
 from cam_extras.evaluation.evaluator import Evaluation, Evaluator
+from cam_extras.metrics import METRICS
 from cam_extras.runs.pictures import Chosen, image_values
 from cam_extras.runs.sources import Indexed, Sample
 from cam_extras.runs.store import Failure, pack_map
@@ -338,7 +339,11 @@ class Scorer:
         }
         columns = []
         for method, maps in evaluation.maps.items():
-            scores = {name: values.double() for name, values in evaluation.scores[method].items()}
+            scores = {
+                name: values.double()
+                for name, values in evaluation.scores[method].items()
+                if not METRICS[name].of_methods  # a summary compares methods, over the images that all have
+            }
             for name, values in scores.items():
                 check_finite(f"{method}: the {name}", values)
             flat = maps.flatten(1).double()

@@ -99,6 +99,7 @@ class Store:
         metrics: Sequence[str],
         curves: bool = False,
         maps: bool = False,
+        dims: Mapping[str, int] | None = None,
         environment: Mapping[str, Any] | None = None,
         identity: Mapping[str, Any] | None = None,
         insist: bool = False,
@@ -115,6 +116,7 @@ class Store:
             metrics: names of the columns of scores.
             curves: whether rows have an `insertion_curve`, a `deletion_curve` and their `curve_fractions`.
             maps: whether rows have a `map` and its `map_shape`, see `pack_map`.
+            dims: how many dimensions a score has, by name, where it is no single number; it is a list of lists then.
             environment: facts that may change between starts, such as versions and the date, of JSON types.
             identity: what `cam_extras.runs.identity.identify` says of all that results depend on.
             insist: go on with a run though its identity differs, or cannot be told; `run.json` notes it.
@@ -132,7 +134,7 @@ class Store:
         _check_json(configuration, "configuration")
         _check_json(environment or {}, "environment")
         _check_json(identity or {}, "identity")
-        scores = [pa.field(name, pa.float64()) for name in metrics]
+        scores = [pa.field(name, _nested((dims or {}).get(name, 0))) for name in metrics]
         lists = [pa.field(name, pa.list_(pa.float64())) for name in _CURVES if curves]
         schema = pa.schema([*_FIXED, *scores, *lists, *(_MAPS if maps else ())])
         check_not_in_the_way(folder, files)  # here too, so that a folder that is refused stays as it is
@@ -388,12 +390,14 @@ class Run:
     @cached_property
     def configuration(self) -> dict[str, Any]:
         """All that the results depend on."""
-        return self._json(_RUN)["configuration"]
+        configuration: dict[str, Any] = self._json(_RUN)["configuration"]
+        return configuration
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
         """The environment of every start: versions, date and the state of the code."""
-        return self._json(_RUN)["starts"]
+        starts: list[dict[str, Any]] = self._json(_RUN)["starts"]
+        return starts
 
     @cached_property
     def controls(self) -> frozenset[str]:
@@ -417,7 +421,8 @@ class Run:
     @cached_property
     def summary(self) -> list[dict[str, Any]]:
         """One row for each method and metric, see `cam_extras.runs.summary.summarise`."""
-        return self._json(_SUMMARY)
+        rows: list[dict[str, Any]] = self._json(_SUMMARY)
+        return rows
 
     def pictures(self) -> dict[int, dict[str, bytes]]:
         """Return image files by index and method, "" for the image itself, of those images that were drawn."""
@@ -509,7 +514,8 @@ def pack_map(saliency: Any) -> dict[str, Any]:
 
 def unpack_map(row: Mapping[str, Any]) -> np.ndarray:
     """Return the map of a row, in float16."""
-    return np.frombuffer(row["map"], "<f2").reshape(row["map_shape"])
+    saliency: np.ndarray = np.frombuffer(row["map"], "<f2").reshape(row["map_shape"])
+    return saliency
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -663,6 +669,11 @@ def _lock(folder: Path) -> int:
 def _text(value: Any) -> Any:
     """Spell out what UTF-8 has no place for: names of files may hold any bytes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _nested(dims: int) -> pa.DataType:
+    """Return the type of lists of numbers, so many deep."""
+    return pa.list_(_nested(dims - 1)) if dims else pa.float64()
 
 
 def _check_json(value: object, key: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from cam_extras._checks import check_count, check_name, check_seed
 from cam_extras._text import csv_cell
-from cam_extras.metrics import METRICS, win_percentage
+from cam_extras.metrics import METRICS, Metric
 from cam_extras.runs.store import atomic_write
 
 Row = dict[str, Any]
@@ -26,10 +27,27 @@ _DRAWN_AT_ONCE = 2**22
 
 @dataclass(frozen=True)
 class _Statistic:
-    """A number of a set of images: a function of the means of columns (k, N) over the images that have all of them."""
+    """A number of a set of images: a function of the means of columns (k, N) over the images that have all of them.
+
+    The columns are those of one or more scores, each of one or more numbers: `shapes` says of which.
+    """
 
     function: Callable[..., Tensor]
     columns: np.ndarray
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, function: Callable[..., Tensor], *scores: np.ndarray) -> _Statistic:
+        """Make one of scores (N, *shape), of which the function takes the means, (..., *shape) each."""
+        columns = np.concatenate([values.reshape(len(values), -1).T for values in scores])
+        return cls(function, columns, tuple(values.shape[1:] for values in scores))
+
+    def of_averages(self, means: Tensor) -> Tensor:
+        """Return the number from the means of the columns, (..., k) -> (...)."""
+        parts = torch.split(means, [math.prod(shape) for shape in self.shapes], dim=-1)
+        return self.function(
+            *(part.reshape((*part.shape[:-1], *shape)) for part, shape in zip(parts, self.shapes, strict=True))
+        )
 
     @property
     def present(self) -> np.ndarray:
@@ -39,7 +57,8 @@ class _Statistic:
         present = self.present
         if not present.any():
             return None
-        return float(self.function(*(torch.from_numpy(column[present]).mean() for column in self.columns)))
+        means = torch.stack([torch.from_numpy(column[present]).mean() for column in self.columns])
+        return float(self.of_averages(means))
 
 
 def summarise(
@@ -55,14 +74,15 @@ def summarise(
 
     A value is over the images that have the score: `images` of them, where `missing` have one of another method or
     metric only. All methods see the same resamples of images; where a resample has none with the score it is left out
-    of the interval. Of two or more methods with average drops `win_percentage` is added, the share in [0, 1] of images
-    on which a method has the least, over the images that have one of every method; controls do not compete.
+    of the interval. Metrics that compare methods are added wherever two or more have what these need, over the images
+    that have it of every method: where there are average drops `win_percentage`, the share in [0, 1] of images on which
+    a method has the least. Controls do not compete.
 
     Args:
         table: a `pyarrow.Table`, or columns by name, with `index`, `method`, the metrics and what those of means need;
-            None or NaN is a score that there is not.
+            None or NaN is a score that there is not. A score of several numbers is a list, or a list of lists.
         metrics: keys of `METRICS`.
-        controls: methods that get no `win_percentage` and take none from others.
+        controls: methods that are not compared with others.
         samples: of the bootstrap.
         seed: of the bootstrap.
         confidence: the share of the resamples that is in the interval.
@@ -78,17 +98,16 @@ def summarise(
     if not images:
         return []
     statistics = {
-        (method, name): _statistic(name, columns, len(images)) for method, columns in scores.items() for name in metrics
+        (method, name): _statistic(name, columns, len(images))
+        for method, columns in scores.items()
+        for name in metrics
+        if not METRICS[name].of_methods
     }
     competing = {method: columns for method, columns in scores.items() if method not in controls}
-    if len(competing) > 1 and all("average_drop" in columns for columns in competing.values()):
-        drops = np.stack([columns["average_drop"] for columns in competing.values()])
-        common = ~np.isnan(drops).any(axis=0)
-        wins = np.full(drops.shape, np.nan)
-        if common.any():
-            wins[:, common] = win_percentage(torch.from_numpy(drops[:, common])).numpy()
-        for method, shares in zip(competing, wins, strict=True):
-            statistics[method, "win_percentage"] = _Statistic(_mean, shares[None])
+    for metric in METRICS.values():
+        if metric.of_methods and len(competing) > 1 and all({*metric.needs} <= {*has} for has in competing.values()):
+            for method, values in zip(competing, _compared(metric, list(competing.values())), strict=True):
+                statistics[method, metric.name] = _Statistic.of(metric.of_averages, values)
     keys = sorted(statistics, key=lambda key: list(scores).index(key[0]))  # stable: a method's rows stay in order
     intervals = _intervals([statistics[key] for key in keys], len(images), samples, seed, confidence)
     rows = []
@@ -127,8 +146,10 @@ def paired_differences(
 
     Raises:
         TypeError: see `summarise`.
-        ValueError: see `summarise`.
+        ValueError: see `summarise`; or a metric compares methods, which is done within a run.
     """
+    if comparing := [name for name in metrics if name in METRICS and METRICS[name].of_methods]:
+        raise ValueError(f"{', '.join(comparing)} compares the methods of a run, and has no pairs: leave it out")
     (paths_a, scores_a), (paths_b, scores_b) = (_by_method(table, "path", metrics) for table in (table_a, table_b))
     common, at_a, at_b = np.intersect1d(
         np.asarray(paths_a, dtype=object), np.asarray(paths_b, dtype=object), assume_unique=True, return_indices=True
@@ -173,7 +194,8 @@ def resampled_means(columns: np.ndarray, samples: int, seed: int) -> np.ndarray:
         # How often each image was drawn: a product with that is all sums of all columns at once.
         sums.append(np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(float) @ matrix)
     of_values, counts = np.split(np.concatenate(sums), 2, axis=1)
-    return np.divide(of_values, counts, out=np.full_like(counts, np.nan), where=counts > 0)
+    means: np.ndarray = np.divide(of_values, counts, out=np.full_like(counts, np.nan), where=counts > 0)
+    return means
 
 
 def write_summary(folder: str | Path, rows: Sequence[Row]) -> None:
@@ -192,42 +214,54 @@ def write_summary(folder: str | Path, rows: Sequence[Row]) -> None:
     atomic_write(Path(folder) / "summary.json", lambda file: file.write(text.encode()))
 
 
-def _mean(mean: Tensor) -> Tensor:
-    return mean
-
-
 def _statistic(name: str, columns: Mapping[str, np.ndarray], images: int) -> _Statistic:
     metric = METRICS[name]
-    needs = metric.needs if metric.of_means else (name,)
-    nothing = np.full(images, np.nan)
-    function = metric.function if metric.of_means else _mean
-    return _Statistic(function, np.stack([columns.get(need, nothing) for need in needs]))
+    return _Statistic.of(
+        metric.of_averages,
+        *(columns[part] if part in columns else np.full((images, *_empty(part)), np.nan) for part in metric.parts),
+    )
+
+
+def _empty(name: str) -> tuple[int, ...]:
+    """Return a shape for the scores of a sample where nobody has any."""
+    vector = METRICS[name].vector
+    return (1,) * vector.dims if vector else ()
+
+
+def _compared(metric: Metric, competing: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Return the scores (M, N) of a metric that compares methods, NaN where one of them has not what it needs."""
+    needed = np.stack([[columns[need] for columns in competing] for need in metric.needs])
+    common = ~np.isnan(needed).any(axis=(0, 1))
+    found = np.full(needed.shape[1:], np.nan)
+    if common.any():
+        found[:, common] = metric.function(*torch.from_numpy(needed[..., common])).numpy()
+    return found
 
 
 def _paired(a: _Statistic, b: _Statistic, at_a: np.ndarray, at_b: np.ndarray) -> tuple[_Statistic, ...]:
     """Return the statistics of the pairs of two runs: of the first, of the second and the difference."""
     both = np.concatenate([a.columns[:, at_a], b.columns[:, at_b]])
     both[:, np.isnan(both).any(axis=0)] = np.nan
-    middle = len(a.columns)
+    columns, scores = len(a.columns), len(a.shapes)
 
     def difference(*means: Tensor) -> Tensor:
-        return b.function(*means[middle:]) - a.function(*means[:middle])
+        return b.function(*means[scores:]) - a.function(*means[:scores])
 
-    first, second = _Statistic(a.function, both[:middle]), _Statistic(b.function, both[middle:])
-    return first, second, _Statistic(difference, both)
+    first, second = replace(a, columns=both[:columns]), replace(b, columns=both[columns:])
+    return first, second, _Statistic(difference, both, (*a.shapes, *b.shapes))
 
 
-def _by_method(table: Any, key: str, metrics: Iterable[str]) -> tuple[list, dict[str, dict[str, np.ndarray]]]:
+def _by_method(table: Any, key: str, metrics: Iterable[str]) -> tuple[list[Any], dict[str, dict[str, np.ndarray]]]:
     """Return the images in order, and for each method and column the scores of all images, NaN where there is none."""
     for name in metrics:
         check_name("metric", name, METRICS)
     there = table.column_names if hasattr(table, "column_names") else list(table)
-    needed = {need for name in metrics for need in (METRICS[name].needs if METRICS[name].of_means else (name,))}
+    comparing = [metric.name for metric in METRICS.values() if metric.of_methods]
+    needed = {part for name in metrics for part in (METRICS[name].needs if name in comparing else METRICS[name].parts)}
     lacking = sorted({key, "method", *needed} - set(there))
     if lacking:
         raise ValueError(f"the table has no column {', '.join(lacking)}; it has {', '.join(there)}")
-    if "average_drop" in there:
-        needed.add("average_drop")
+    needed |= {need for name in comparing for need in METRICS[name].needs if need in there}
     of_row, methods_of_row = _list(table[key]), _list(table["method"])
     images, methods = sorted(set(of_row)), list(dict.fromkeys(methods_of_row))
     place, number = {image: n for n, image in enumerate(images)}, {method: n for n, method in enumerate(methods)}
@@ -239,16 +273,18 @@ def _by_method(table: Any, key: str, metrics: Iterable[str]) -> tuple[list, dict
         raise ValueError(f"there are two rows of {key} {of_row[row]!r} and method {methods_of_row[row]!r}")
     scores: dict[str, dict[str, np.ndarray]] = {method: {} for method in methods}
     for name in sorted(needed):
-        values = np.full(len(methods) * len(images), np.nan)
-        values[cells] = np.asarray(_list(table[name]), dtype=float)
+        column = _list(table[name])
+        shape = next((np.shape(score) for score in column if score is not None and np.ndim(score)), _empty(name))
+        values = np.full((len(methods) * len(images), *shape), np.nan)
+        values[cells] = np.array([np.full(shape, np.nan) if score is None else score for score in column], dtype=float)
         if np.isinf(values).any():
             raise ValueError(f"the {name} is infinite: a set that has it has no mean")
-        for method, row_of_values in zip(methods, values.reshape(len(methods), len(images)), strict=True):
+        for method, row_of_values in zip(methods, values.reshape(len(methods), len(images), *shape), strict=True):
             scores[method][name] = row_of_values
     return images, scores
 
 
-def _list(column: Any) -> list:
+def _list(column: Any) -> list[Any]:
     return column.to_pylist() if hasattr(column, "to_pylist") else [*getattr(column, "tolist", lambda: column)()]
 
 
@@ -273,7 +309,7 @@ def _intervals(
         some = torch.from_numpy(of_statistic[~np.isnan(of_statistic[:, 0])])  # all its columns have the same gaps
         if len(some):
             tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-            low, high = np.quantile(statistic.function(*some.unbind(dim=1)).numpy(), tails)
+            low, high = np.quantile(statistic.of_averages(some).numpy(), tails)
             intervals.append((float(low), float(high)))
         else:
             intervals.append((None, None))

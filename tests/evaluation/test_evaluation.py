@@ -22,6 +22,7 @@ from cam_extras.metrics import (
     adcc,
     average_drop,
     average_gain,
+    box_accuracy,
     box_mask,
     coherency,
     complexity,
@@ -32,6 +33,7 @@ from cam_extras.metrics import (
     hci,
     insertion_curve,
     localisation_error,
+    max_box_accuracy,
     saliency_metric,
     threshold_mask,
     thresholded_drop,
@@ -51,7 +53,7 @@ BOXES = [torch.tensor([[0, 0, 4, 5]]), torch.tensor([[3, 2, 9, 9], [0, 0, 2, 2]]
 def test_equals_a_probe_for_everything(name, target, fill):
     setting = make_setting(name)
     model, (layer,), x = setting.model, setting.layers, setting.x
-    options = MetricOptions(fill=fill, threshold=0.4)
+    options = {"fill": fill, "threshold": 0.4}
     with untouched(model, x):
         result = Evaluator(model, layer, METHODS_USED, options=options, **setting.options)(x, target)
     with torch.no_grad():
@@ -101,7 +103,7 @@ def test_metrics_of_curves_weights_and_the_object():
     x = torch.randn(3, 3, 12, 16)
     names = ["insertion", "deletion", "counterfactual_sensitivity", "localisation_error", "saliency_metric"]
     methods = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAM")}
-    options = MetricOptions(schedule=Schedule(0.2, "mean"), seed=3, most_important=2)
+    options = {"schedule": Schedule(0.2, "mean"), "seed": 3, "most_important": 2}
     result = Evaluator(model, model.layer, methods, names, options)(x, [0, 1, 2], boxes=BOXES)
     classes = torch.tensor([0, 1, 2])
 
@@ -155,7 +157,7 @@ def test_number_of_forward_passes():
 def test_curves_take_their_steps():
     model = CNN().eval()
     sizes = count(model)
-    options = MetricOptions(schedule=Schedule(0.1), internal_batch_size=8)
+    options = {"schedule": Schedule(0.1), "internal_batch_size": 8}
     methods = {"GradCAM": METHODS["GradCAM"]()}
     Evaluator(model, model.layer, methods, ["insertion_deletion"], options)(torch.randn(4, 3, 12, 16))
     assert sum(sizes) == 4 + 2 * 4 * 11
@@ -259,6 +261,52 @@ def test_controls_take_no_wins():
         Evaluator(model, model.layer, alone)(x).win_percentage()
 
 
+def test_metrics_that_compare_methods_by_name():
+    model, x = CNN().eval(), torch.randn(20, 3, 8, 8)
+    result = Evaluator(model, model.layer, METHODS_USED, ["win"])(x)
+    assert {name: list(scores) for name, scores in result.scores.items()} == {
+        "GradCAM": ["average_drop", "win_percentage"],
+        "ShapleyCAMH": ["average_drop", "win_percentage"],
+        "FakeCAM": ["average_drop"],
+    }
+    wins = {name: of_set["win_percentage"] for name, of_set in result.of_set().items() if "win_percentage" in of_set}
+    assert wins == pytest.approx(result.win_percentage())
+    alone = {name: METHODS_USED[name] for name in ("GradCAM", "FakeCAM")}
+    with pytest.raises(ValueError, match="two or more methods that are no controls; got GradCAM"):
+        Evaluator(model, model.layer, alone, "win_percentage")
+
+
+def test_box_accuracy_of_a_set():
+    model, x = CNN().eval(), torch.randn(3, 3, 12, 16)
+    options = {"overlaps": [0.1, 0.4], "thresholds": [0.2, 0.5, 0.8]}
+    result = Evaluator(model, model.layer, METHODS_USED, "Box_Accuracy", options)(x, boxes=BOXES)
+    for name, scores in result.scores.items():
+        hits = box_accuracy(result.maps[name], BOXES, **options)
+        assert torch.equal(scores["box_accuracy"], hits)
+        assert result.of_set()[name]["box_accuracy"] == pytest.approx(max_box_accuracy(hits).item())
+
+
+@pytest.mark.parametrize("metrics", ["ADCC", ["adcc"], ["Adcc", "ADCC"], ("ADCC",)])
+def test_names_of_metrics(metrics):
+    model = CNN().eval()
+    assert Evaluator(model, model.layer, METHODS_USED, metrics).metrics == ("adcc",)
+
+
+def test_options_of_any_kind():
+    model, x = CNN().eval(), torch.randn(3, 3, 8, 8)
+    hci = METRICS["hci"].Options(threshold=0.7)
+    with pytest.warns(DeprecationWarning, match="MetricOptions will go with the next release"):
+        of_all = MetricOptions(threshold=0.7)
+    expected = Evaluator(model, model.layer, METHODS_USED, ["hci"], {"threshold": 0.7})(x).scores["GradCAM"]["hci"]
+    for options in (hci, of_all):
+        found = Evaluator(model, model.layer, METHODS_USED, ["hci"], options)(x).scores["GradCAM"]["hci"]
+        assert torch.equal(found, expected)
+    with pytest.warns(DeprecationWarning, match="baseline='black' is called 'fill' now") as caught:
+        evaluator = Evaluator(model, model.layer, METHODS_USED, ["hci"], {"baseline": "black"})
+    assert [warning.filename for warning in caught] == [__file__]
+    assert evaluator.options.baseline == "fill"
+
+
 class NoMap(METHODS["FakeCAM"]):
     def __call__(self, probe):
         return torch.zeros(len(probe.x), 1, 3, 4)
@@ -278,7 +326,7 @@ def test_what_is_optimised_for_another_mask_is_said():
 
     def evaluator(optimised, shown, metrics=DEFAULT_METRICS):
         methods = {"best": METHODS["OptiCAM"](fill=optimised), "GradCAM": METHODS["GradCAM"]()}
-        return Evaluator(setting.model, setting.layers[0], methods, metrics, MetricOptions(fill=shown))
+        return Evaluator(setting.model, setting.layers[0], methods, metrics, {"fill": shown})
 
     other_blue = dark * torch.tensor([1.0, 1.0, 0.5]).reshape(3, 1, 1)
     for optimised, shown in ((0.0, dark), (dark, 0.0), (0.0, 0.5), (dark, other_blue)):
@@ -297,13 +345,13 @@ def test_an_evaluator_cannot_be_changed():
     model = CNN().eval()
     evaluator = Evaluator(model, model.layer, METHODS_USED)
     with pytest.raises(AttributeError, match="cannot assign to field 'options'"):
-        evaluator.options = MetricOptions(fill=1.0)
+        evaluator.options = {"fill": 1.0}
 
 
 def test_on_any_default_device():
     model, x = CNN().eval(), torch.randn(3, 3, 12, 16)
-    methods = {"GradCAM": METHODS["GradCAM"]()}
-    evaluator = Evaluator(model, model.layer, methods, METRICS, MetricOptions(schedule=Schedule(0.5)))
+    methods = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAM")}
+    evaluator = Evaluator(model, model.layer, methods, METRICS, {"schedule": Schedule(0.5)})
     expected = evaluator(x, [0, 1, 2], boxes=BOXES)
     with torch.device("meta"):
         found = evaluator(x, [0, 1, 2], boxes=BOXES)
@@ -319,9 +367,14 @@ def test_bad_input():
         Evaluator(model, model.layer, METHODS_USED, ["average_drip"])
     with pytest.raises(TypeError, match="ShapleyCAMH does not weigh channels: counterfactual sensitivity takes"):
         Evaluator(model, model.layer, METHODS_USED, METRICS)
-    for methods, metrics in ((METHODS_USED, "average_drop"), (list(METHODS_USED.values()), ["average_drop"])):
-        with pytest.raises(TypeError, match=r"expected a mapping of methods, \{name: method\}, and a list of names"):
-            Evaluator(model, model.layer, methods, metrics)
+    with pytest.raises(TypeError, match=r"expected a mapping of methods, \{name: method\}"):
+        Evaluator(model, model.layer, list(METHODS_USED.values()), ["average_drop"])
+    with pytest.raises(TypeError, match='metrics must be names, such as "adcc", in a list; got 5'):
+        Evaluator(model, model.layer, METHODS_USED, 5)
+    with pytest.raises(TypeError, match="options must be a mapping"):
+        Evaluator(model, model.layer, METHODS_USED, options=0.5)
+    with pytest.raises(ValueError, match=r"no option of metrics 'treshold': did you mean threshold \(of "):
+        Evaluator(model, model.layer, METHODS_USED, options={"treshold": 0.5})
     with pytest.raises(TypeError, match="a function has no probability"):
         Evaluator(model, model.layer, METHODS_USED)(x, lambda outputs: outputs[:, 0])
     with pytest.raises(ValueError, match="give boxes or masks"):
@@ -338,7 +391,7 @@ def test_bad_input():
 def test_on_the_gpu():
     model = CNN().double().eval()
     x = torch.randn(3, 3, 12, 16, dtype=torch.float64)
-    options = MetricOptions(schedule=Schedule(0.2), fill=torch.tensor([0.1, 0.2, 0.3], dtype=x.dtype)[:, None, None])
+    options = {"schedule": Schedule(0.2), "fill": torch.tensor([0.1, 0.2, 0.3], dtype=x.dtype)[:, None, None]}
     methods = {name: METHODS[name]() for name in ("GradCAM", "ShapleyCAM")}
     results = []
     for device in ("cpu", "cuda"):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from explained import Formulas
 
+from cam_extras._checks import SampleError
 from cam_extras.metrics import (
     METRICS,
-    MetricOptions,
     Quantities,
     Schedule,
     box_accuracy,
     deletion_curve,
     insertion_curve,
-    sources_of,
 )
 
 pytestmark = pytest.mark.numerical
@@ -92,10 +93,10 @@ def score(name, value, **options):
     maps = torch.full((2, 4, 5), value, dtype=torch.float64)
     explained = Formulas(X, maps=maps)
     explained.map_of = lambda images: maps[:, 0]
-    return Quantities(explained, MetricOptions(schedule=SCHEDULE, **options), boxes=BOXES).scores([name])[name]
+    return Quantities(explained, dict(schedule=SCHEDULE, **options), boxes=BOXES).scores([name])[name]
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if "weights" not in sources_of(name)])
+@pytest.mark.parametrize("name", ZEROS)
 @pytest.mark.parametrize(("value", "expected"), [(0.0, ZEROS), (C, HALF), (1.0, ONES)])
 def test_constant_map(value, expected, name):
     if isinstance(expected[name], str):
@@ -104,6 +105,14 @@ def test_constant_map(value, expected, name):
     else:
         found = score(name, value).double()
         torch.testing.assert_close(found, torch.as_tensor(expected[name]).double().expand(2), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in ZEROS and not METRICS[name].of_methods])
+@pytest.mark.parametrize("value", [0.0, C, 1.0])
+def test_other_metrics_say_something_or_name_the_samples(value, name):
+    """Those that the tables above do not have."""
+    with suppress(SampleError):
+        assert score(name, value).isfinite().all()
 
 
 def test_both_drops_and_gains_are_among_the_samples():

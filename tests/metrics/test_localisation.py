@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from torchvision.ops import box_iou
 
 from cam_extras._checks import SampleError
-from cam_extras.metrics import localisation
+from cam_extras.metrics import _boxes
 from cam_extras.metrics.localisation import (
     box_accuracy,
     box_mask,
@@ -114,7 +114,7 @@ class TestAgainstReferences:
     @pytest.mark.parametrize("components", ["largest", "all"])
     def test_box_accuracy(self, components):
         thresholds, overlaps = (0.0, 1 / 3, 0.5, 0.7, 1.0), (0.1, 0.3, 0.5)
-        hits = box_accuracy(MAPS, BOXES, thresholds, overlaps, components)
+        hits = box_accuracy(MAPS, BOXES, thresholds=thresholds, overlaps=overlaps, components=components)
         expected = [
             [[reference.box_accuracy(h, b, t, d, components) for d in overlaps] for t in thresholds]
             for h, b in zip(ROWS, CORNERS, strict=True)
@@ -129,7 +129,9 @@ class TestAgainstReferences:
         thresholds = [step / 100 for step in range(100)]
         hits = box_accuracy(maps, boxes)
         assert hits.shape == (5, 100, 3)
-        assert torch.equal(hits, box_accuracy(maps, boxes, thresholds, [0.3, 0.5, 0.7], "largest"))
+        assert torch.equal(
+            hits, box_accuracy(maps, boxes, thresholds=thresholds, overlaps=[0.3, 0.5, 0.7], components="largest")
+        )
 
     def test_saliency_metric(self):
         maps, rows = MAPS[::6], ROWS[::6]
@@ -163,7 +165,7 @@ class TestAgainstLibraries:
     def test_overlap_equals_torchvision(self):
         for predicted, boxes in zip(predicted_boxes(MAPS), BOXES, strict=True):
             expected = box_iou(predicted.double(), boxes.double())
-            torch.testing.assert_close(localisation._overlap(predicted, boxes), expected, rtol=0, atol=1e-15)
+            torch.testing.assert_close(_boxes.overlap(predicted, boxes), expected, rtol=0, atol=1e-15)
         expected = [
             1 - box_iou(p.double(), b.double()).max() for p, b in zip(predicted_boxes(MAPS), BOXES, strict=True)
         ]
@@ -246,20 +248,29 @@ class TestByHand:
     def test_overlap_at_the_limit_is_a_hit(self):
         h = picture("#00#######")
         for box, overlap in (((3, 0, 4, 1), 1 / 7), ((0, 0, 10, 1), 0.7), ((7, 0, 10, 1), 3 / 7)):
-            hits = box_accuracy(h, [torch.tensor([box])], [0.5], [overlap, math.nextafter(overlap, 1)])
+            hits = box_accuracy(
+                h, [torch.tensor([box])], thresholds=[0.5], overlaps=[overlap, math.nextafter(overlap, 1)]
+            )
             assert hits.tolist() == [[[1, 0]]]
-        hits = box_accuracy(picture("###0000000"), [torch.tensor([[0, 0, 10, 1]])], [0.5], [0.3])
+        hits = box_accuracy(picture("###0000000"), [torch.tensor([[0, 0, 10, 1]])], thresholds=[0.5], overlaps=[0.3])
         assert hits.tolist() == [[[1]]]
 
     def test_value_at_the_threshold_is_not_above_it(self):
         h = picture("333#").float()  # 0.3 in float32 is not 0.3 in float64
-        hits = box_accuracy(h, [torch.tensor([[3, 0, 4, 1]])], [0.29, 0.3], [0.5])
+        hits = box_accuracy(h, [torch.tensor([[3, 0, 4, 1]])], thresholds=[0.29, 0.3], overlaps=[0.5])
         assert hits.tolist() == [[[0], [1]]]
 
     def test_any_component_may_hit_in_version_two(self):
         boxes = [torch.tensor([[1, 1, 3, 3]])]
-        assert box_accuracy(self.two_blobs, boxes, [0.5], [0.5]).item() == 0
-        assert box_accuracy(self.two_blobs, boxes, [0.5], [0.5], components="all").item() == 1
+        assert box_accuracy(self.two_blobs, boxes, thresholds=[0.5], overlaps=[0.5]).item() == 0
+        assert box_accuracy(self.two_blobs, boxes, thresholds=[0.5], overlaps=[0.5], components="all").item() == 1
+
+    def test_options_by_position(self):
+        """As they once were."""
+        given = [torch.tensor([[3, 0, 4, 1]])]
+        with pytest.warns(DeprecationWarning, match="give thresholds, overlaps by keyword"):
+            hits = box_accuracy(picture("0001#####0"), given, [0.29, 0.5], [0.5])
+        assert torch.equal(hits, box_accuracy(picture("0001#####0"), given, thresholds=[0.29, 0.5], overlaps=[0.5]))
 
     def test_best_threshold_is_that_of_the_set_and_of_each_overlap(self):
         hits = torch.tensor(
@@ -373,7 +384,7 @@ class TestConstantMaps:
         h = torch.full((1, HEIGHT, WIDTH), 0.5)
         whole = [torch.tensor([[0, 0, WIDTH, HEIGHT]])]
         for components in ("largest", "all"):
-            hits = box_accuracy(h, whole, [0.4, 0.5, 0.6], [1.0], components)
+            hits = box_accuracy(h, whole, thresholds=[0.4, 0.5, 0.6], overlaps=[1.0], components=components)
             assert hits.flatten().tolist() == [1, 0, 0]
 
     def test_saliency_metric_is_undefined(self):
@@ -582,7 +593,7 @@ def test_on_the_gpu():
     for scores, expected in (
         (localisation_error(maps, BOXES), localisation_error(MAPS, BOXES)),
         (official_metric(maps, [rows.cuda() for rows in BOXES], correct), official_metric(MAPS, BOXES, correct)),
-        (box_accuracy(maps, BOXES, [0.5]), box_accuracy(MAPS, BOXES, [0.5])),
+        (box_accuracy(maps, BOXES, thresholds=[0.5]), box_accuracy(MAPS, BOXES, thresholds=[0.5])),
     ):
         assert scores.is_cuda
         assert torch.equal(scores.cpu(), expected)

@@ -1,5 +1,6 @@
 """Metrics: against scipy, at their limits, and with bad input. The formulas are compared in test_reference.py."""
 
+import math
 import re
 
 import pytest
@@ -16,9 +17,9 @@ from cam_extras.metrics import (
     complexity,
     drop_in_deletion,
     increase_in_confidence,
+    quantity,
 )
 from cam_extras.metrics.base import harmonic_mean, metric
-from cam_extras.metrics.quantities import _quantity
 
 pytestmark = pytest.mark.numerical
 
@@ -148,7 +149,8 @@ def test_every_metric_says_what_it_is(name):
     assert metric.paper
     assert "Returns:" in metric.function.__doc__ or name in ("drop_in_deletion", "thresholded_drop")
     assert metric.range[0] < metric.range[1]
-    assert metric.scale == (1 if name in ("saliency_metric", "counterfactual_sensitivity") else 100)
+    assert metric.scale == (100 if metric.range[1] < math.inf else 1)
+    assert metric.class_name.isidentifier()
 
 
 def test_names_in_tables_differ():
@@ -191,7 +193,7 @@ def test_a_name_that_is_taken(name):
     with pytest.raises(ValueError, match=rf"there is a '{name}' in (METRICS|QUANTITIES) already: .*pop\('{name}'\)"):
         metric(**KNOWN)(mine)
     with pytest.raises(ValueError, match=f"there is a '{name}' in "):
-        _quantity()(mine)
+        quantity()(mine)
     assert (before, quantities) == (METRICS, QUANTITIES)
 
 

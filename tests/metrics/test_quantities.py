@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from inspect import signature
 
 import pytest
@@ -14,9 +15,10 @@ from cam_extras.metrics import (
     DEFAULT_METRICS,
     METRICS,
     QUANTITIES,
-    MetricOptions,
     Quantities,
     Schedule,
+    as_options,
+    box_accuracy,
     box_mask,
     component_boxes,
     counterfactual,
@@ -29,9 +31,11 @@ from cam_extras.metrics import (
     sources_of,
     threshold_mask,
 )
+from cam_extras.metrics.base import made_of
 
 pytestmark = pytest.mark.numerical
 
+OF_A_METHOD = [name for name, metric in METRICS.items() if not metric.of_methods]
 BOXES = [torch.tensor([[0, 0, 2, 3]]), torch.tensor([[1, 1, 5, 4], [0, 0, 1, 1]])]
 
 
@@ -50,7 +54,7 @@ def confidence(images, samples=None):
 
 @pytest.mark.parametrize("fill", [0.0, 0.7, torch.tensor([1.0, -1.0, 2.0]).reshape(3, 1, 1)])
 def test_by_hand(fill):
-    options = MetricOptions(fill=fill, threshold=0.3, delta=0.2, fraction=0.25, seed=4, schedule=Schedule(3))
+    options = {"fill": fill, "threshold": 0.3, "delta": 0.2, "fraction": 0.25, "seed": 4, "schedule": Schedule(3)}
     x, h, _, q = make(options)
     shown = mask(x, h, fill)
     expected = {
@@ -84,16 +88,16 @@ def test_complement():
     h[0, :2] = 0
     h[1, 0] = 1e-6
     fill = torch.tensor([1.0, -1.0, 2.0]).double().reshape(3, 1, 1)
-    x, _, _, q = make(MetricOptions(baseline="complement", fill=fill), h)
+    x, _, _, q = make({"baseline": "complement", "fill": fill}, h)
     images = fill.expand(x.shape).clone()
     images[0, :, :2] = x[0, :, :2]
     torch.testing.assert_close(q["b"], confidence(images))
-    assert (q["b"] - make(MetricOptions(fill=fill), h)[3]["b"]).abs().min() < 1e-12 < (q["b"] - q["p"]).abs().min()
+    assert (q["b"] - make({"fill": fill}, h)[3]["b"]).abs().min() < 1e-12 < (q["b"] - q["p"]).abs().min()
 
 
 def test_fill_that_differs_between_samples():
     fill = torch.randn(2, 3, 1, 1, dtype=torch.float64)
-    x, _, explained, q = make(MetricOptions(fill=fill))
+    x, _, explained, q = make({"fill": fill})
     torch.testing.assert_close(q["b"], confidence(fill.expand(x.shape)))
     assert ("nothing", 2) in explained.asked
 
@@ -101,14 +105,14 @@ def test_fill_that_differs_between_samples():
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1, 1), (3, 4, 5), (1, 3, 1, 1)])
 def test_an_image_of_one_fill_goes_through_the_model_once(shape):
     fill = torch.randn(shape, dtype=torch.float64)
-    x, _, explained, q = make(MetricOptions(fill=fill))
+    x, _, explained, q = make({"fill": fill})
     torch.testing.assert_close(q["b"], confidence(fill.expand(x.shape)))
     assert explained.asked == [("nothing", 1)]
 
 
 def test_each_is_computed_once():
-    _, _, explained, q = make(MetricOptions(schedule=Schedule(0.5)), boxes=BOXES)
-    assert set(q.scores(METRICS)) == set(METRICS)
+    _, _, explained, q = make({"schedule": Schedule(0.5)}, boxes=BOXES)
+    assert set(q.scores(METRICS)) == set(OF_A_METHOD)
     passes = [("probabilities", 2)] * 2 + [("passes", 2)] * 2 + [("nothing", 1)]  # x and x*H; d and o_t
     curves, crops = [("passes", 6)] * 2, [("passes", 2)]
     explanations = [("maps", 2)] + [("weights", 2)] * 2
@@ -188,10 +192,11 @@ class TestOptions:
         assert options_of("hci") == ["fill", "threshold", "baseline"]
         assert options_of("insertion_deletion") == ["schedule", "internal_batch_size"]
         assert options_of("counterfactual_sensitivity") == ["delta", "fraction", "seed", "most_important"]
-        known = set(MetricOptions.__dataclass_fields__)
-        assert set().union(*(options_of(name) for name in METRICS)) == known
+        assert options_of("box_accuracy") == ["thresholds", "overlaps", "components"]
+        for name in METRICS:
+            assert [field.name for field in fields(METRICS[name].Options)] == options_of(name)
 
-    @pytest.mark.parametrize("name", METRICS)
+    @pytest.mark.parametrize("name", OF_A_METHOD)
     @pytest.mark.parametrize(
         "changed",
         [
@@ -204,6 +209,9 @@ class TestOptions:
             {"fraction": 0.8},
             {"seed": 1},
             {"most_important": 1},
+            {"thresholds": [0.3, 0.6]},
+            {"overlaps": [0.05]},
+            {"components": "all"},
         ],
     )
     def test_exactly_the_listed_ones_matter(self, name, changed):
@@ -211,11 +219,8 @@ class TestOptions:
         maps[:, 3] = 1
         maps[:, 0] = 0
         options = {"schedule": Schedule(5, "zeros"), "threshold": 0.5}
-        boxes = [torch.tensor([[4, 3, 5, 4]])] * 12
-        scores = [
-            make(MetricOptions(**given), maps, 12, boxes=boxes)[3].scores([name])[name]
-            for given in (options, options | changed)
-        ]
+        boxes = [torch.tensor([[4, 3, 5, 4], [0, 1, 1, 2]])] * 12
+        scores = [make(given, maps, 12, boxes=boxes)[3].scores([name])[name] for given in (options, options | changed)]
         same = torch.equal(*scores)
         assert same == (next(iter(changed)) not in options_of(name))
 
@@ -224,39 +229,50 @@ class TestOptions:
         [
             ({"threshold": 1.2}, r"in \[0, 1\], as maps do; got 1.2"),
             ({"threshold": float("nan")}, "got nan"),
-            ({"baseline": "white"}, "baseline must be one of 'black', 'complement'; got 'white'"),
-            ({"schedule": "rice"}, "there is no schedule 'rice': did you mean rise"),
+            ({"baseline": "white"}, "baseline must be one of 'fill', 'complement'; got 'white'"),
+            ({"schedule": "rice"}, "schedule must be 'rise' or 'mi' or a Schedule; got 'rice': it is how many pixels"),
             ({"internal_batch_size": 0}, "internal_batch_size must be 1 or more"),
             ({"ties": "last"}, "ties must be one of 'first', 'any'"),
-            ({"delta": 0}, "delta must be a number other than 0; got 0"),
+            ({"delta": 0}, "delta must be a finite number other than 0; got 0"),
             ({"delta": float("inf")}, "delta must be"),
-            ({"fraction": 0}, r"fraction must lie in \(0, 1\]; got 0"),
-            ({"fraction": 1.5}, r"fraction must lie in \(0, 1\]; got 1\.5"),
+            ({"fraction": 0}, r"fraction of the pixels must lie in \(0, 1\]; got 0"),
+            ({"fraction": 1.5}, r"fraction of the pixels must lie in \(0, 1\]; got 1\.5"),
             ({"most_important": 0}, "most_important must be 1 or more"),
+            ({"thresholds": []}, r"thresholds must be one or more numbers in \[0, 1\]"),
+            ({"overlaps": [0]}, r"overlaps must be one or more numbers in \(0, 1\]"),
         ],
     )
     def test_bad(self, given, match):
         with pytest.raises(ValueError, match=match):
-            MetricOptions(**given)
+            as_options(given, METRICS)
 
     @pytest.mark.parametrize(
         "given", [{"threshold": 0}, {"threshold": 1}, {"delta": -0.1}, {"fraction": 1}, {"fill": 1}]
     )
     def test_limits(self, given):
-        MetricOptions(**given)
+        as_options(given, METRICS)
 
     def test_defaults_are_those_of_the_functions(self):
-        options = MetricOptions()
-        assert (options.threshold, options.baseline) == (0.5, "black")
-        for function in (mask, counterfactual, counterfactual_sensitivity, insertion_curve, pointing_game):
+        options = as_options(None, METRICS)
+        assert (options.threshold, options.baseline) == (0.5, "fill")
+        for function in (
+            mask,
+            counterfactual,
+            counterfactual_sensitivity,
+            insertion_curve,
+            pointing_game,
+            box_accuracy,
+        ):
             for name, parameter in signature(function).parameters.items():
                 if parameter.default is not parameter.empty and hasattr(options, name):
                     assert getattr(options, name) == parameter.default
 
     @pytest.mark.parametrize("fill", ["black", None])
     def test_no_fill(self, fill):
-        with pytest.raises(TypeError, match=r"fill must be a number or a tensor, such as cam_extras\.maps\.black; got"):
-            MetricOptions(fill=fill)
+        with pytest.raises(
+            TypeError, match=r"fill must be a number or a Tensor; got .*: it is .*, such as cam_extras\.maps\.black"
+        ):
+            as_options({"fill": fill}, ["hci"])
 
     @pytest.mark.parametrize("name", ["average_drop", "drop_in_deletion", "thresholded_drop", "thresholded_increase"])
     @pytest.mark.parametrize(
@@ -269,16 +285,17 @@ class TestOptions:
     )
     def test_bad_fill(self, fill, match, name):
         with pytest.raises(ValueError, match=match):
-            make(MetricOptions(fill=fill))[3].scores([name])
+            make({"fill": fill})[3].scores([name])
 
     @pytest.mark.parametrize("name", ["internal_batch_size", "most_important", "seed"])
     def test_no_integers(self, name):
-        with pytest.raises(TypeError, match=f"{name} must be an integer; got 0.5"):
-            MetricOptions(**{name: 0.5})
+        with pytest.raises(TypeError, match=f"{name} must be an integer( or None)?; got 0.5"):
+            as_options({name: 0.5}, METRICS)
 
 
 def test_sources():
     localisation = {"pointing_game", "energy_pointing_game", "pixel_f1", "localisation_error", "official_metric"}
+    localisation |= {"box_accuracy"}
     assert {name for name in METRICS if sources_of(name) == {"object"}} == localisation
     assert {name for name in METRICS if sources_of(name) == {"weights"}} == {"counterfactual_sensitivity"}
     assert not any(sources_of(name) for name in DEFAULT_METRICS)
@@ -290,12 +307,11 @@ def test_quantities_of_parts():
 
 
 def test_every_quantity_is_used_and_documented():
-    used = {name for metric in METRICS for name in quantities_of(metric)} | {"masked"}
-    assert used == set(QUANTITIES)
-    assert all(quantity.function.__doc__ for quantity in QUANTITIES.values())
+    assert {entry.name for metric in METRICS for entry in made_of(metric)} == {*QUANTITIES, *METRICS}
+    assert all(quantity.meaning for quantity in QUANTITIES.values())
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_A_METHOD)
 def test_maps_outside_the_unit_interval(name):
     maps = torch.rand(2, 4, 5)
     maps[1, 0, 0] = 1.5
@@ -304,7 +320,7 @@ def test_maps_outside_the_unit_interval(name):
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6), (2, 5, 4), (1, 4, 5), (2, 1, 4, 5)])
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_A_METHOD)
 def test_maps_of_another_size(name, shape):
     with pytest.raises(
         ValueError, match=r"expected maps of shape \(2, 4, 5\) for an input of shape \(2, 3, 4, 5\); got"

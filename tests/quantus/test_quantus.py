@@ -24,7 +24,6 @@ from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS
 from cam_extras.metrics import (
     METRICS,
-    MetricOptions,
     Schedule,
     box_accuracy,
     counterfactual,
@@ -41,7 +40,9 @@ ALL_METHODS = pytest.mark.parametrize("name", METHODS)
 
 class TestMetrics:
     def test_every_metric_has_a_class(self):
-        assert {cls.metric for cls in ours.METRIC_CLASSES} == {*METRICS, "box_accuracy"}
+        assert {cls.metric for cls in ours.METRIC_CLASSES} == {
+            name for name, metric in METRICS.items() if not metric.of_methods
+        }
         for cls in ours.METRIC_CLASSES:
             higher = cls.metric == "box_accuracy" or METRICS[cls.metric].higher_is_better
             assert (cls.score_direction.value == "higher") == higher
@@ -75,7 +76,7 @@ class TestMetrics:
             find_layer(model, LAYER),
             {"m": METHODS["GradCAM"]()},
             [metric.metric],
-            MetricOptions(**QUICK),
+            QUICK,
         )
         evaluation = evaluator(torch.from_numpy(x), y, masks=masks)
         explain_func = ours.explain("GradCAM", layer=LAYER)
@@ -306,7 +307,7 @@ class TestMetrics:
     def test_options(self, metric, digits):
         assert metric.option_names() == options_of(metric.metric)
         with pytest.raises(ValueError, match="Unexpected keyword arguments"):
-            metric(**dict.fromkeys(set(MetricOptions.__dataclass_fields__) - set(metric.option_names()), 1))
+            metric(**dict.fromkeys(set().union(*map(options_of, METRICS)) - set(metric.option_names()), 1))
 
     @pytest.mark.parametrize("metric", [ours.ThresholdedDrop, ours.HCI])
     def test_threshold(self, metric, digits):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cam_extras.metrics import METRICS
 from cam_extras.report import write_report
-from cam_extras.report.figures import GRID, WIN, bars, best_of, curves, differences, mean_curves, printed, scatter
+from cam_extras.report.figures import GRID, bars, best_of, curves, differences, mean_curves, printed, scatter
 from cam_extras.report.html import results_of, summary_of
 from cam_extras.runs.pictures import choose_images, image_values
 from cam_extras.runs.store import Failure, Run, Store
@@ -161,7 +161,7 @@ class TestNumbers:
         assert best_of(METRICS["average_gain"], [0.1234, 0.1229, 0.12, None]) == [True, True, False, False]
         assert best_of(METRICS["average_drop"], [0.1234, 0.1229, 0.12, None]) == [False, False, True, False]
         assert best_of(METRICS["average_drop"], [None]) == [False]
-        assert best_of(WIN, [0.2, 0.8]) == [False, True]
+        assert best_of(METRICS["win_percentage"], [0.2, 0.8]) == [False, True]
 
     def test_summary(self, run):
         table = summary_of(run.summary)

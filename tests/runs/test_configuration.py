@@ -18,9 +18,8 @@ from torchvision.transforms import Compose, Normalize
 
 from cam_extras._options import check_fields
 from cam_extras._text import code_in, read_settings
-from cam_extras.configuration import read_options
 from cam_extras.methods import METHODS, ExpectedGradCAM, GradCAM, OptiCAM, RandomCAM, as_methods
-from cam_extras.metrics import METRICS, MetricOptions, Schedule, as_metrics
+from cam_extras.metrics import METRICS, Schedule, as_metrics, as_options
 from cam_extras.pytorch_grad_cam import Upstream
 from cam_extras.run import evaluate
 from cam_extras.runs.config import RunConfig, known_settings
@@ -114,16 +113,15 @@ class TestMethods:
 
 class TestOptions:
     def test_fields_by_name(self):
-        options = read_options({"threshold": 0.25, "schedule": "mi"}, 4)
+        options = as_options({"threshold": 0.25, "schedule": "mi"}, METRICS, seed=4)
         assert (options.threshold, options.schedule, options.seed) == (0.25, "mi", 4)
-        assert read_options({"seed": 1}, 4).seed == 1
-        assert read_options({"schedule": {"step": 0.5, "delete_to": "mean"}}, 4).schedule == Schedule(
-            0.5, "blur", "mean"
-        )
+        assert as_options({"seed": 1}, METRICS, seed=4).seed == 1
+        given = {"schedule": {"step": 0.5, "delete_to": "mean"}}
+        assert as_options(given, ["insertion"], seed=4).schedule == Schedule(0.5, "blur", "mean")
 
     def test_unknown(self):
         with pytest.raises(ValueError, match="there is no option of metrics 'treshold': did you mean threshold"):
-            read_options({"treshold": 0.25}, 0)
+            as_options({"treshold": 0.25}, ["hci"], seed=0)
 
 
 def test_settings():
@@ -144,11 +142,11 @@ class TestDescribe:
             ExpectedGradCAM(baselines=tensor.double()),
             ExpectedGradCAM(baselines=tensor.reshape(3, 2)),
             ExpectedGradCAM(baselines=torch.zeros_like),
-            MetricOptions(),
-            MetricOptions(fill=tensor),
-            MetricOptions(fill=tensor.bfloat16()),
-            MetricOptions(schedule=Schedule(7)),
-            MetricOptions(schedule=Schedule(7, "mean")),
+            METRICS["hci"].Options(),
+            METRICS["hci"].Options(fill=tensor),
+            METRICS["hci"].Options(fill=tensor.bfloat16()),
+            METRICS["insertion"].Options(schedule=Schedule(7)),
+            METRICS["insertion"].Options(schedule=Schedule(7, "mean")),
             Normalize((0.5,), (0.25,)),
             Normalize((0.5,), (0.5,)),
             Compose([Normalize((0.5,), (0.5,))]),

@@ -24,7 +24,7 @@ from torchvision.datasets import ImageFolder
 
 from cam_extras.cli import main
 from cam_extras.methods import METHODS
-from cam_extras.metrics import METRICS, MetricOptions
+from cam_extras.metrics import METRICS
 from cam_extras.run import evaluate
 from cam_extras.runs.identity import Contents, hash_file, identify
 from cam_extras.runs.sources import open_source
@@ -151,7 +151,7 @@ PAIRS = {
     "transforms in a row": (transforms.Compose([transforms.Resize(8)]), transforms.Compose([transforms.Resize(9)])),
     "lambdas in transforms": (transforms.Lambda(lambda x: x), transforms.Lambda(lambda x: -x)),
     "methods of ours": (METHODS["OptiCAM"](), METHODS["OptiCAM"](max_iterations=3)),
-    "options": (MetricOptions(fill=torch.zeros(2)), MetricOptions(fill=torch.ones(2))),
+    "options": (METRICS["hci"].Options(fill=torch.zeros(2)), METRICS["hci"].Options(fill=torch.ones(2))),
     "pooling": (Net(), Net(pool=nn.MaxPool2d(2))),
     "pooling's settings": (Net(), Net(pool=nn.AvgPool2d(2, ceil_mode=True))),
     "activations": (Net(), Net(act=nn.Softplus())),

@@ -21,7 +21,7 @@ from torchvision import transforms
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER
 from cam_extras.methods import ExpectedGradCAM, GradCAM, RandomCAM
-from cam_extras.metrics import METRICS, MetricOptions
+from cam_extras.metrics import METRICS, as_options
 from cam_extras.models import Classifier, load_model
 from cam_extras.run import evaluate
 from cam_extras.runs.batches import Reader
@@ -279,7 +279,7 @@ class TestTrouble:
                 "layer": LAYER,
                 "methods": METHODS,
                 "metrics": ("adcc",),
-                "options": MetricOptions(),
+                "options": as_options(None, ["adcc"]),
                 "images_per_part": PART,
             }
             job = Job(RunConfig(**{**settings, **(options or {}), **changes}), reader)

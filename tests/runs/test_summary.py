@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 import torch
 
-from cam_extras.metrics import METRICS, adcc
+from cam_extras.metrics import METRICS, adcc, max_box_accuracy
 from cam_extras.runs import summary
 from cam_extras.runs.summary import FIELDS, paired_differences, summarise, write_summary
 
@@ -129,6 +129,58 @@ def test_resamples_are_the_same_for_all_methods():
     assert summarise(columns, USED, samples=40) != summarise(columns, USED, samples=40, seed=1)
     wide, narrow = (summarise(columns, ["complexity"], confidence=share)[0] for share in (0.99, 0.5))
     assert wide["low"] < narrow["low"] < narrow["value"] < narrow["high"] < wide["high"]
+
+
+def box_columns(methods="AB", images=12, seed=0):
+    rng = np.random.default_rng(seed)
+    columns = {"index": [n for n in range(images) for _ in methods], "method": [*methods] * images}
+    columns["path"] = [f"{n:03}.png" for n in columns["index"]]
+    columns["box_accuracy"] = (rng.random((len(columns["index"]), 4, 3)) < 0.5).astype(float).tolist()
+    return columns
+
+
+def test_scores_of_several_numbers():
+    """The best thresholds are those of each resample, and an image without scores is left out."""
+    columns = box_columns()
+    columns["box_accuracy"][5] = None
+    expected = summarise(columns, ["box_accuracy"], samples=50, seed=1)
+    assert summarise(pa.table(columns), ["box_accuracy"], samples=50, seed=1) == expected
+    drawn = np.random.default_rng(1).integers(0, 12, (50, 12))
+    for row in expected:
+        hits = {
+            index: torch.tensor(score)
+            for index, method, score in zip(*map(columns.get, ("index", "method", "box_accuracy")), strict=True)
+            if method == row["method"] and score is not None
+        }
+        assert (row["images"], row["missing"]) == (len(hits), 12 - len(hits))
+        assert row["value"] == pytest.approx(max_box_accuracy(torch.stack([*hits.values()])).item())
+        values = [max_box_accuracy(torch.stack([hits[n] for n in some if n in hits])).item() for some in drawn]
+        assert [row["low"], row["high"]] == pytest.approx(np.quantile(values, [0.025, 0.975]), rel=1e-12)
+    nothing = columns | {"box_accuracy": [None] * 24}
+    assert [row["value"] for row in summarise(nothing, ["box_accuracy"])] == [None, None]
+
+
+def test_pairs_of_scores_of_several_numbers():
+    a, b = box_columns(seed=0), box_columns(seed=1)
+    for row in paired_differences(a, b, ["box_accuracy"], samples=20):
+        values = [
+            max_box_accuracy(torch.from_numpy(np.stack(scores_of(run, row["method"], "box_accuracy")))).item()
+            for run in (a, b)
+        ]
+        assert [row["a"], row["b"]] == pytest.approx(values)
+        assert row["difference"] == pytest.approx(values[1] - values[0])
+        assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_wins_by_name():
+    columns = {"index": [0, 0], "method": ["A", "B"], "average_drop": [0.1, 0.2], "path": ["a", "a"]}
+    rows = summarise(columns, ["average_drop", "win_percentage"], samples=5)
+    assert rows == summarise(columns, ["average_drop"], samples=5)
+    assert summarise(columns, ["win_percentage"], samples=5) == rows[1::2]
+    with pytest.raises(ValueError, match="the table has no column average_drop"):
+        summarise({name: columns[name] for name in ("index", "method")}, ["win_percentage"])
+    with pytest.raises(ValueError, match="win_percentage compares the methods of a run, and has no pairs"):
+        paired_differences(columns, columns, ["win_percentage"])
 
 
 def test_ties_share_the_win():

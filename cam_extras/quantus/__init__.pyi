@@ -1,0 +1,523 @@
+"""Front end for Quantus: the metrics as `quantus.metrics.base.Metric` classes, the methods as explain functions.
+
+>>> from cam_extras.quantus import AverageDrop, explain
+>>> explain_func = explain("ShapleyCAM", layer="layer4")
+
+There is a class for every metric in `cam_extras.metrics.METRICS`, named after its title. Importing this module lists
+them in `quantus.AVAILABLE_METRICS`; `unregister()` undoes it, `register()` does it again. A metric of your own
+has its class when that is first asked for.
+"""
+
+# Written by tools/generate.py: run that after a change of a metric's options, title or docstring.
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from numpy import ndarray
+from torch import Tensor
+
+from cam_extras.metrics.insertion_and_deletion import Schedule
+from cam_extras.quantus._classes import METRIC_CLASSES as METRIC_CLASSES
+from cam_extras.quantus._classes import register as register
+from cam_extras.quantus._classes import unregister as unregister
+from cam_extras.quantus._classes import win_percentage as win_percentage
+from cam_extras.quantus._explain import QUANTUS_ARGUMENTS as QUANTUS_ARGUMENTS
+from cam_extras.quantus._explain import Explainer as Explainer
+from cam_extras.quantus._explain import UpstreamExplainer as UpstreamExplainer
+from cam_extras.quantus._explain import explain as explain
+from cam_extras.quantus._metric import MapMetric as MapMetric
+
+METHODS: dict[str, type]
+
+class AverageDrop(MapMetric):
+    """Average Drop: see `cam_extras.metrics.average_drop`.
+
+    Args:
+        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        fill: float | Tensor = 0.0,
+    ) -> None: ...
+
+class IncreaseInConfidence(MapMetric):
+    """Increase in Confidence: see `cam_extras.metrics.increase_in_confidence`.
+
+    Args:
+        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        fill: float | Tensor = 0.0,
+    ) -> None: ...
+
+class AverageGain(MapMetric):
+    """Average Gain: see `cam_extras.metrics.average_gain`.
+
+    Args:
+        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        fill: float | Tensor = 0.0,
+    ) -> None: ...
+
+class DropInDeletion(MapMetric):
+    """Drop in Deletion: see `cam_extras.metrics.drop_in_deletion`.
+
+    Args:
+        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        fill: float | Tensor = 0.0,
+    ) -> None: ...
+
+class Coherency(MapMetric):
+    """Coherency: see `cam_extras.metrics.coherency`.
+
+    It explains other inputs than yours, and needs an `explain_func`.
+
+    Args:
+        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        fill: float | Tensor = 0.0,
+    ) -> None: ...
+
+class Complexity(MapMetric):
+    """Complexity: see `cam_extras.metrics.complexity`."""
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+    ) -> None: ...
+
+class ADCC(MapMetric):
+    """ADCC: see `cam_extras.metrics.adcc`.
+
+    It explains other inputs than yours, and needs an `explain_func`.
+
+    Scores are per sample. `return_aggregate=True` gives the ADCC of the means of the parts, which the papers'
+    tables print; with `aggregate_func=numpy.mean` the mean of the per-sample values.
+
+    Args:
+        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        fill: float | Tensor = 0.0,
+    ) -> None: ...
+
+class ThresholdedDrop(MapMetric):
+    """Thresholded Drop: see `cam_extras.metrics.thresholded_drop`.
+
+    Args:
+        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        threshold: what the map must reach where pixels are shown, in [0, 1]. By default 0.5.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        fill: float | Tensor = 0.0,
+        threshold: float = 0.5,
+    ) -> None: ...
+
+class ThresholdedIncrease(MapMetric):
+    """Thresholded Increase: see `cam_extras.metrics.thresholded_increase`.
+
+    Args:
+        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        threshold: what the map must reach where pixels are shown, in [0, 1]. By default 0.5.
+        baseline: what the pixels above the threshold are compared with: "fill", an image of nothing but the fill,
+            as the paper has it, or "complement", the pixels where the map is 0, as its authors' code has it. By
+            default 'fill'.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        fill: float | Tensor = 0.0,
+        threshold: float = 0.5,
+        baseline: Literal["fill", "complement"] = "fill",
+    ) -> None: ...
+
+class HCI(MapMetric):
+    """HCI: see `cam_extras.metrics.hci`.
+
+    Scores are per sample. `return_aggregate=True` gives the HCI of the means of the parts, which the papers' tables
+    print; with `aggregate_func=numpy.mean` the mean of the per-sample values.
+
+    Args:
+        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
+            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        threshold: what the map must reach where pixels are shown, in [0, 1]. By default 0.5.
+        baseline: what the pixels above the threshold are compared with: "fill", an image of nothing but the fill,
+            as the paper has it, or "complement", the pixels where the map is 0, as its authors' code has it. By
+            default 'fill'.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        fill: float | Tensor = 0.0,
+        threshold: float = 0.5,
+        baseline: Literal["fill", "complement"] = "fill",
+    ) -> None: ...
+
+class Insertion(MapMetric):
+    """Insertion: see `cam_extras.metrics.insertion`.
+
+    After a call `details['insertion_curve']` is what the scores are made of.
+
+    Args:
+        schedule: how many pixels change in a step, and what stands where the image does not: a key of PRESETS or a
+            Schedule. By default 'rise'.
+        internal_batch_size: most images in a forward pass; None for what the device does best. By default None.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        schedule: Literal["rise", "mi"] | Schedule = "rise",
+        internal_batch_size: int | None = None,
+    ) -> None: ...
+
+class Deletion(MapMetric):
+    """Deletion: see `cam_extras.metrics.deletion`.
+
+    After a call `details['deletion_curve']` is what the scores are made of.
+
+    Args:
+        schedule: how many pixels change in a step, and what stands where the image does not: a key of PRESETS or a
+            Schedule. By default 'rise'.
+        internal_batch_size: most images in a forward pass; None for what the device does best. By default None.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        schedule: Literal["rise", "mi"] | Schedule = "rise",
+        internal_batch_size: int | None = None,
+    ) -> None: ...
+
+class InsertionDeletion(MapMetric):
+    """Insertion - Deletion: see `cam_extras.metrics.insertion_deletion`.
+
+    After a call `details['insertion_curve']` and `details['deletion_curve']` are what the scores are made of.
+
+    Args:
+        schedule: how many pixels change in a step, and what stands where the image does not: a key of PRESETS or a
+            Schedule. By default 'rise'.
+        internal_batch_size: most images in a forward pass; None for what the device does best. By default None.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        schedule: Literal["rise", "mi"] | Schedule = "rise",
+        internal_batch_size: int | None = None,
+    ) -> None: ...
+
+class BoxAccuracy(MapMetric):
+    """Box Accuracy: see `cam_extras.metrics.box_accuracy`.
+
+    The score of a sample is one number, which depends on the whole set; `return_aggregate=True` gives their mean.
+    After a call `details['hits']` has all numbers, (N, ...).
+
+    Args:
+        thresholds: T values of eta, in [0, 1], that maps are cut at. By default (0.0, 0.01, 0.02, ..., 0.99).
+        overlaps: D values of delta, in (0, 1], that boxes are to overlap by. By default (0.3, 0.5, 0.7).
+        components: whether the box of the largest component counts alone, or that of any component may. By default
+            'largest'.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        thresholds: Sequence[float] = ...,
+        overlaps: Sequence[float] = (0.3, 0.5, 0.7),
+        components: Literal["largest", "all"] = "largest",
+    ) -> None: ...
+
+class PointingGame(MapMetric):
+    """Pointing Game: see `cam_extras.metrics.pointing_game`.
+
+    Args:
+        ties: which of several maxima counts: the "first", row by row, or "any", which is a hit if one lies on the
+            object. By default 'first'.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        ties: Literal["first", "any"] = "first",
+    ) -> None: ...
+
+class EnergyPointingGame(MapMetric):
+    """Energy Pointing Game: see `cam_extras.metrics.energy_pointing_game`."""
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+    ) -> None: ...
+
+class PixelF1(MapMetric):
+    """Pixel F1: see `cam_extras.metrics.pixel_f1`."""
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+    ) -> None: ...
+
+class LocalisationError(MapMetric):
+    """Localisation Error: see `cam_extras.metrics.localisation_error`."""
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+    ) -> None: ...
+
+class OfficialMetric(MapMetric):
+    """Official Metric: see `cam_extras.metrics.official_metric`."""
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+    ) -> None: ...
+
+class SaliencyMetric(MapMetric):
+    """Saliency Metric: see `cam_extras.metrics.saliency_metric`."""
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+    ) -> None: ...
+
+class CounterfactualSensitivity(MapMetric):
+    """Counterfactual Sensitivity: see `cam_extras.metrics.counterfactual_sensitivity`.
+
+    It explains other inputs than yours, and needs an `explain_func`.
+
+    After a call `details['weights']` and `details['counterfactual_weights']` are what the scores are made of.
+
+    Args:
+        delta: what is added to the pixels that change, in the values that the model sees. By default 0.1.
+        fraction: the share of the pixels that change, in (0, 1]. By default 0.5.
+        seed: what random numbers are drawn from. By default 0.
+        most_important: how many of the most important channels count; None for all. By default None.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        delta: float = 0.1,
+        fraction: float = 0.5,
+        seed: int = 0,
+        most_important: int | None = None,
+    ) -> None: ...
