@@ -122,12 +122,13 @@ def option_lines(metrics: Iterable[str]) -> list[str]:
     """
     return [
         f"{option.name}: {meaning_of(option.annotation) or expected(option.annotation)}. By default "
-        f"{_brief(option.default)}."
+        f"{brief(option.default)}."
         for option in declared_options(metrics).values()
     ]
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """Return a default as lists show it, long ones from their ends."""
     text = repr(value)
     if len(text) > 40 and isinstance(value, tuple | list):
         return f"({', '.join(map(repr, value[:3]))}, ..., {value[-1]!r})"

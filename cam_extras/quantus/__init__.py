@@ -24,7 +24,7 @@ from cam_extras.quantus._explain import all_methods
 from cam_extras.quantus._explain import explain as explain
 from cam_extras.quantus._metric import MapMetric as MapMetric
 
-# Type checkers read the classes in __init__.pyi, which tools/stub_quantus.py writes.
+# Type checkers read the classes in __init__.pyi, which tools/generate.py writes.
 globals().update({cls.__name__: cls for cls in METRIC_CLASSES})
 
 

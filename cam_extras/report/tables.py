@@ -17,6 +17,7 @@ from cam_extras._listing import MethodEntry, MetricEntry, head_controls, list_ta
 from cam_extras._text import csv_cell, printable
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS
+from cam_extras.metrics.options import brief
 from cam_extras.runs.store import Run
 
 
@@ -78,7 +79,7 @@ def metric_entries() -> Iterator[MetricEntry]:
 
 
 def _shown(default: Any) -> str:
-    return getattr(default, "__name__", repr(default))
+    return getattr(default, "__name__", brief(default))
 
 
 def save_csv(path: Path, run: Run) -> None:
