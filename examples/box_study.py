@@ -2,9 +2,9 @@
 
     python examples/box_study.py [--data FOLDER] [--images 15] [--iterations 50]
 
-S is a map, B the box and I the image. What is scored is what the model makes of the map, of its parts inside and
-outside of the box, of the box itself, and of everything else. The class is the label. The paper's AI is the increase in
-confidence. FOLDER, with `imagenet_boxes`, is described in data.py; without it the images are the demo's digits.
+S is a map, B the box and I the image. The script scores the map, its parts inside and outside the box, the box itself,
+and everything else. The class is the label. The paper's AI is the increase in confidence. FOLDER, with
+`imagenet_boxes`, is described in data.py; without it the images are the demo's digits.
 """
 
 import argparse

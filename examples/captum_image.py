@@ -3,9 +3,9 @@
     python examples/captum_image.py [--output captum_image.png]
     python examples/captum_image.py --image dog.jpg --model resnet50
 
-Every row explains one of the two classes with the highest scores. Without an image they are the two digits of a scene,
-seen by the demo's classifier, and nothing is downloaded. With one it is a torchvision model with torchvision's weights,
-which are downloaded where they are not there yet. What speaks for the class is purple, what speaks against it orange.
+Every row explains one of the two classes with the highest scores. Without an image these are the two digits of a scene,
+classified by the demo's model, and nothing is downloaded. With an image, a torchvision model is used with torchvision's
+weights, which are downloaded if necessary. Purple supports the class, orange opposes it.
 """
 
 import argparse

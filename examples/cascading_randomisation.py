@@ -3,10 +3,10 @@
     python examples/cascading_randomisation.py [--data FOLDER] [--images 8] [--methods NAME ...] [--bottom-up]
         [--output DIR]
 
-Block by block, from the classifier down, the weights of a copy of the model are drawn anew. A map that explains the
-model changes; one that shows edges or nothing does not. Printed and drawn is the mean likeness with the maps of the
-trained model for the same class, as SSIM and as rank correlation, which leaves out maps that came out constant. FOLDER
-is described in data.py; without it the images are the demo's digits.
+The weights of a copy of the model are randomised block by block, from the classifier down. A map that explains the
+model changes; one that shows edges or nothing does not. The script prints and draws the mean similarity to the maps of
+the trained model for the same class, as SSIM and as rank correlation; the latter leaves out constant maps. FOLDER is
+described in data.py; without it the images are the demo's digits.
 """
 
 import argparse

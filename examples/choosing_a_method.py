@@ -1,4 +1,4 @@
-"""What methods do well and where they fail, on the demo's digits: figures and pictures of docs/choosing_a_method.md.
+"""What methods do well and where they fail, on the demo's digits: the figures of docs/choosing_a_method.md.
 
     python examples/choosing_a_method.py [--canvases 30] [--output DIR]
 

@@ -1,4 +1,4 @@
-"""What metrics measure and how they are fooled, on the demo's digits: figures and pictures of docs/choosing_metrics.md.
+"""What metrics measure and how they are fooled, on the demo's digits: the figures of docs/choosing_metrics.md.
 
     python examples/choosing_metrics.py [--canvases 60] [--output DIR]
 

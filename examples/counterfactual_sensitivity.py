@@ -2,9 +2,10 @@
 
     python examples/counterfactual_sensitivity.py [--data FOLDER] [--images 8] [--layer NAME] [--output DIR]
 
-0.1 is added to half of the pixels. The picture has the channel weights of three images before and after; the table the
-relative change S = ||w - w'|| / ||w|| over all channels and over the ten most important. Grad-CAM's weights are
-MI-Grad-CAM's without mutual information. FOLDER is described in data.py; without it the images are the demo's digits.
+The script adds 0.1 to half of the pixels. The picture shows the channel weights of three images before and after; the
+table has the relative change S = ||w - w'|| / ||w|| over all channels and over the ten most important. Grad-CAM's
+weights are MI-Grad-CAM's without mutual information. FOLDER is described in data.py; without it the images are the
+demo's digits.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the studies of this folder explain: photographs of a folder, or the demo's digits where none is given."""
+"""Data for the studies in this folder: photographs from a folder, or the demo's digits if no folder is given."""
 
 from pathlib import Path
 

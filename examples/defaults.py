@@ -1,11 +1,11 @@
-"""Defaults beside other settings: MI-Grad-CAM's bins, Expected Grad-CAM's paths and points, Opti-CAM's optimiser.
+"""Defaults and alternatives: MI-Grad-CAM's bins, Expected Grad-CAM's paths and points, Opti-CAM's optimiser.
 
     python examples/defaults.py --method mi|expected|opti [--data DIR [--model NAME] [--layer NAME]] [--images 100]
 
-Prints the default's means, and by how much the others differ from it on the same images, with the 95 % bootstrap
-interval of the mean difference; all in per cent. What has the same cost stands below the same number of points or
-iterations. DIR and --model are those of paper_tables.py; without them the images are the demo's digits. A run that was
-interrupted goes on where it ended.
+Prints the default's means, and how much the others differ from it on the same images, with the 95 % bootstrap interval
+of the mean difference, in per cent. Settings of equal cost are listed under the same number of points or iterations.
+DIR and --model are those of paper_tables.py; without them the images are the demo's digits. An interrupted run
+continues where it stopped.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Opti-CAM on one layer after another: table A13 of its paper, with Grad-CAM beside it.
+"""Opti-CAM on one layer after another: table A13 of its paper, compared with Grad-CAM.
 
     python examples/layers.py [--data FOLDER] [--images 8] [--layers NAME ...] [--iterations 50]
 
-By default the layers are those of the digits' classifier from the last down to the second, or some of MobileNet-V2's.
-The class is the label. The paper's AI is the increase in confidence, IC. FOLDER is described in data.py; without it the
+By default the layers are those of the digit classifier from the last down to the second, or some of MobileNet-V2's. The
+class is the label. The paper's AI is the increase in confidence, IC. FOLDER is described in data.py; without it the
 images are the demo's digits.
 """
 

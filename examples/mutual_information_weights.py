@@ -3,10 +3,10 @@
     python examples/mutual_information_weights.py [--data FOLDER] [--images 8] [--layer NAME]
         [--estimator histogram] [--bins 64] [--noise 0.1] [--output DIR]
 
-The picture has three images' weights: Grad-CAM's, the mutual information m with the image, and MI-Grad-CAM's, which are
-the product. The table puts "noisy" and "stable" into numbers: the change of the weights when normal noise is added to
-the image, the share of the channels that count, (sum |w|)^2 / (K sum w^2), and the likeness to Grad-CAM's weights.
-FOLDER is described in data.py; without it the images are the demo's digits.
+The picture shows the weights for three images: Grad-CAM's, the mutual information m with the image, and their product,
+MI-Grad-CAM's. The table measures "noisy" and "stable": the change of the weights when normal noise is added to the
+image, the share of the channels that count, (sum |w|)^2 / (K sum w^2), and the similarity to Grad-CAM's weights. FOLDER
+is described in data.py; without it the images are the demo's digits.
 """
 
 import argparse

@@ -2,13 +2,13 @@
 
     python examples/object_detection.py [--steps 80] [--output object_detection.png]
 
-A small Faster R-CNN is trained here to find digits, its backbone is that of the demo's classifier, and nothing is
-downloaded. For the large one take `fasterrcnn_resnet50_fpn(weights="DEFAULT")` and the layer
-`model.backbone.body.layer4`; the backbone itself returns several maps, and a layer to explain returns one.
+The script trains a small Faster R-CNN to find digits, with the backbone of the demo's classifier; nothing is
+downloaded. For the large one use `fasterrcnn_resnet50_fpn(weights="DEFAULT")` and the layer
+`model.backbone.body.layer4`; the backbone itself returns several maps, but a layer must return one.
 
-The target looks for the box and its class in what is found, and is 0 where they are not. That rules out methods that
-explain other inputs on the way, such as ExpectedGradCAM, where nothing is found. ShapleyCAM needs second derivatives,
-and torchvision's RoIAlign has none: use it on detectors without, such as RetinaNet, FCOS and SSD.
+The target looks for the box and its class in the detections, and is 0 if they are missing. That rules out methods that
+also explain other inputs, such as ExpectedGradCAM, where nothing may be detected. ShapleyCAM needs second derivatives,
+and torchvision's RoIAlign has none: use it on detectors without RoIAlign, such as RetinaNet, FCOS and SSD.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python examples/opti_cam_iterations.py [--data FOLDER] [--images 8] [--iterations 5 10 20 50 100] [--output DIR]
 
-Besides learning rates of Adam, of which 0.1 is the paper's, there is the package's own recipe, `OptiCAM.FAST`. The
-class is the label. The paper's AI is the increase in confidence. FOLDER is described in data.py; without it the images
-are the demo's digits.
+Besides learning rates of Adam (the paper's is 0.1) it tries the package's own recipe, `OptiCAM.FAST`. The class is the
+label. The paper's AI is the increase in confidence. FOLDER is described in data.py; without it the images are the
+demo's digits.
 """
 
 import argparse

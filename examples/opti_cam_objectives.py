@@ -2,8 +2,8 @@
 
     python examples/opti_cam_objectives.py [--data FOLDER] [--images 8] [--iterations 50]
 
-All objectives are tried with the normalisation by range, the first two with the others, too. What is scored is the mask
-that was optimised, which is what the hosts show. As in the paper the class is the label; its AI is the increase in
+All objectives are tried with normalisation by range, the first two also with the other normalisations. The optimised
+mask is scored, which is what the hosts show. As in the paper the class is the label; the paper's AI is the increase in
 confidence, IC. FOLDER is described in data.py; without it the images are the demo's digits.
 """
 

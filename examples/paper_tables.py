@@ -1,16 +1,16 @@
-"""The tables of five papers beside ours: same methods, metrics, masks and thresholds, on data and a model of yours.
+"""The tables of five papers next to ours: same methods, metrics, masks and thresholds, on your data and model.
 
     python examples/paper_tables.py --paper mi|expected|opti|adcc|shapley --data DIR [--model NAME] [--limit N]
 
-DIR is a folder with `models.py`, weights and `imagenet/`, as the tests marked `realdata` take it; --model is then
-`mobilenet_v2` (the default), or `resnet20` or `resnet56` for CIFAR-10. Or it is anything that `cam-extras evaluate
---data` takes, for instance ImageNet's validation images in one folder a class; --model is then what `cam-extras
-evaluate --model` takes, and by default all of the paper's own models that torchvision has.
+DIR is a folder with `models.py`, weights and `imagenet/`, as for the tests marked `realdata`; --model is then
+`mobilenet_v2` (the default), or `resnet20` or `resnet56` for CIFAR-10. Or it is anything that
+`cam-extras evaluate --data` accepts, for example ImageNet's validation images in one folder per class; --model is then
+what `cam-extras evaluate --model` accepts, by default all of the paper's own models that torchvision has.
 
-Each cell is the paper's figure / ours (the difference). Below is whether the order of the methods agrees: Kendall's tau
-with its 95 % bootstrap interval over images, for each of the paper's models, and in the last column the mean tau of
-the paper's models with each other. Controls, which explain nothing, stand below the methods. A run that was interrupted
-goes on where it ended.
+Each cell is the paper's figure / ours (the difference). The rows below show whether the order of the methods agrees:
+Kendall's tau with its 95 % bootstrap interval over images, for each of the paper's models, and in the last column the
+mean tau of the paper's models with each other. Controls, which explain nothing, are below the methods. An interrupted
+run continues where it stopped.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Several methods on one image, in pytorch-grad-cam code: a method is swapped by its class.
+"""Several methods on one image, in pytorch-grad-cam code: to change the method, change the class.
 
     python examples/pytorch_grad_cam_image.py [--output pytorch_grad_cam_image.png]
     python examples/pytorch_grad_cam_image.py --image dog.jpg --model resnet50
 
-Every row explains one of the two classes with the highest scores. Without an image they are the two digits of a scene,
-seen by the demo's classifier, and nothing is downloaded. With one it is a torchvision model with torchvision's weights,
-which are downloaded where they are not there yet.
+Every row explains one of the two classes with the highest scores. Without an image these are the two digits of a scene,
+classified by the demo's model, and nothing is downloaded. With an image, a torchvision model is used with torchvision's
+weights, which are downloaded if necessary.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python examples/quantus_metrics.py [--images 16] [--output quantus_metrics.png]
 
-Prints the table and draws it. The images are digits on cluttered canvases, seen by the demo's classifier. FakeCAM shows
-everything and explains nothing, and wins where a metric asks only that the confidence stays: that is what ADCC is for.
+Prints the table and draws it. The images are digits on cluttered canvases, classified by the demo's model. FakeCAM
+shows everything and explains nothing, but wins any metric that only requires the confidence to stay high: ADCC was made
+to detect that.
 """
 
 import argparse

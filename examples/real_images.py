@@ -2,8 +2,8 @@
 
     python examples/real_images.py FOLDER [--images 16] [--layer features.17] [--output DIR]
 
-FOLDER holds `models.py` with a function `mobilenet_v2(weights)`, the weights `mobilenet_v2_imagenet.safetensors`, and
-`imagenet/*.JPEG`.
+FOLDER contains `models.py` with a function `mobilenet_v2(weights)`, the weights `mobilenet_v2_imagenet.safetensors`,
+and `imagenet/*.JPEG`.
 """
 
 import argparse

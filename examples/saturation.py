@@ -1,12 +1,12 @@
-"""Saturation on the way from a baseline to the image: figures 8 to 11 of Expected Grad-CAM's paper.
+"""Saturation along the path from a baseline to the image: figures 8 to 11 of Expected Grad-CAM's paper.
 
     python examples/saturation.py [--data FOLDER] [--images 8] [--layer NAME] [--steps 25] [--output DIR]
 
-An image is faded in from 0, the mean colour of photographs and the black of digits. Drawn, with mean and two standard
-deviations, is how the layer's embedding, the logit and the probability of the class come to what they are at the image;
-the first table says how much of the way they need. The second, and the maps, say what that does to Grad-CAM and to
-the methods that average along the way: confidence while the pixels are inserted into a blurred image, the map's highest
-first. FOLDER is described in data.py; without it the images are the demo's digits.
+An image is faded in from 0, which is the mean colour of photographs and the black of digits. The plot shows how the
+layer's embedding, the logit and the probability of the class approach their values at the image, with mean and two
+standard deviations; the first table says how much of the path they need. The second table and the maps show what this
+does to Grad-CAM and to the methods that average along the path: confidence while pixels are inserted into a blurred
+image, highest map values first. FOLDER is described in data.py; without it the images are the demo's digits.
 """
 
 import argparse

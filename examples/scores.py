@@ -2,9 +2,9 @@
 
     python examples/scores.py [--data FOLDER] [--images 16] [--method GradCAM] [--layer NAME] [--output DIR]
 
-A method that differentiates the score of a class, Grad-CAM in the paper, explains the logit y, the probability p, its
-logarithm ln p, and ReST, y + ln p. The picture has the images on which the maps of y and of p differ most, and last the
-one that the model is most certain of. FOLDER is described in data.py; without it the images are the demo's digits.
+A method that uses gradients, Grad-CAM in the paper, explains four utilities: the logit y, the probability p, its
+logarithm ln p, and ReST, y + ln p. The picture shows the images on which the maps of y and of p differ most, and last
+the one that the model is most certain of. FOLDER is described in data.py; without it the images are the demo's digits.
 """
 
 import argparse

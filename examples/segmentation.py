@@ -1,11 +1,11 @@
-"""Semantic segmentation: what made a network paint a class, with pytorch-grad-cam's target and with one of our own.
+"""Semantic segmentation: why a network marks pixels as a class, with pytorch-grad-cam's target and a custom one.
 
     python examples/segmentation.py [--steps 80] [--output segmentation.png]
 
-A small network is trained here to paint digits: a head on the frozen blocks of the demo's classifier. Nothing is
-downloaded. For a large one take `deeplabv3_resnet50(weights="DEFAULT")`, whose output "out" is found by itself, and the
-layer `model.backbone.layer4`. The score is that of the pixels painted; the Shapley family needs one that is not linear
-in the features, such as the logit and the log probability together.
+The script trains a small network to segment digits: a head on the frozen blocks of the demo's classifier. Nothing is
+downloaded. For a large one use `deeplabv3_resnet50(weights="DEFAULT")`, whose output "out" is found automatically, and
+the layer `model.backbone.layer4`. The utility is that of the pixels marked as the class; the Shapley family needs one
+that is not linear in the features, such as the logit plus the log probability.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python examples/selectivity.py [--data FOLDER] [--images 8] [--iterations 50] [--output DIR]
 
-A small exponent spreads a map over the image, a great one leaves its peaks. The class is the label. The paper's AI is
-the increase in confidence. FOLDER is described in data.py; without it the images are the demo's digits.
+A small exponent spreads a map over the image, a large one leaves only its peaks. The class is the label. The paper's AI
+is the increase in confidence. FOLDER is described in data.py; without it the images are the demo's digits.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""A vision transformer: tokens become a feature map by a `reshape_transform`, as in pytorch-grad-cam.
+"""A vision transformer: a `reshape_transform` turns tokens into a feature map, as in pytorch-grad-cam.
 
     python examples/vision_transformer.py [--steps 150] [--output vision_transformer.png]
 
-torchvision's VisionTransformer, small and trained here, so that the maps mean something and nothing is downloaded: the
-first blocks of the demo's classifier stand for its patch embedding and stay as they are. For the large one take
+The script trains a small torchvision VisionTransformer, so that the maps mean something and nothing is downloaded; the
+first blocks of the demo's classifier are its patch embedding and stay frozen. For the large one use
 `vit_b_16(weights="DEFAULT")`, the layer `model.encoder.layers[-1].ln_1`, and 14 for height and width.
 
-A layer norm before an attention is what to explain: after the last attention the class token alone reaches the scores,
-and all other gradients are 0. Methods that weigh every token (HiResCAM, ShapleyCAMH, ShapleyCAME) come nearer to the
-digit; the mean over tokens that GradCAM and others take says little where one token is not like another.
+Explain a layer norm before an attention: after the last attention only the class token reaches the output, and all
+other gradients are 0. Methods that weight every token separately (HiResCAM, ShapleyCAMH, ShapleyCAME) match the digit
+better; the mean over tokens that GradCAM and others use says little if tokens differ.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python examples/volume_3d.py [--steps 100] [--output volume_3d.png]
 
-The classes are shapes in noise - ball, cube, shell and cross - and the network is trained here. The calls are those for
-images: volumes are (N, C, D, H, W), and their maps (N, D, H, W), of any size.
+The classes are shapes in noise (ball, cube, shell and cross), and the script trains the network. The calls are the same
+as for images: volumes are (N, C, D, H, W) and their maps (N, D, H, W), of any size.
 """
 
 import argparse
