@@ -35,7 +35,7 @@ parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--data", metavar="FOLDER")
 parser.add_argument("--images", type=int, default=8)
 parser.add_argument("--methods", nargs="+", default=["GradCAM", "MIGradCAM", "ShapleyCAM", "ShapleyCAME", "FakeCAM"])
-parser.add_argument("--bottom-up", action="store_true", help="begin with the block that sees the image")
+parser.add_argument("--bottom-up", action="store_true", help="start with the block next to the image")
 parser.add_argument("--output", type=Path, default=Path("cascading_randomisation-output"))
 options = parser.parse_args()
 
