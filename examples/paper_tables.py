@@ -236,7 +236,7 @@ def main():
     parser.add_argument("--weights", help="local weights of the model")
     parser.add_argument("--layer", default="auto", help="default: the last feature map before pooling")
     parser.add_argument("--table", nargs="+", help="numbers of tables; default: all that need no boxes")
-    parser.add_argument("--without", nargs="+", default=[], metavar="METHOD", help="methods to leave out, such as ScoreCAM")
+    parser.add_argument("--without", nargs="+", default=[], metavar="METHOD", help="methods to leave out")
     parser.add_argument("--limit", type=int, help="number of images, evenly spread (for CIFAR-10 the first ones)")
     parser.add_argument("--samples", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--output", type=Path, default=Path("paper_tables-output"))
