@@ -377,7 +377,7 @@ def test_bad_input():
         Evaluator(model, model.layer, METHODS_USED, options=0.5)
     with pytest.raises(ValueError, match=r"no option of metrics 'treshold': did you mean threshold \(of "):
         Evaluator(model, model.layer, METHODS_USED, options={"treshold": 0.5})
-    with pytest.raises(TypeError, match="a function has no probability"):
+    with pytest.raises(TypeError, match="a function that does not say which class it reads has no probability"):
         Evaluator(model, model.layer, METHODS_USED)(x, lambda outputs: outputs[:, 0])
     with pytest.raises(ValueError, match="give boxes or masks"):
         Evaluator(model, model.layer, METHODS_USED, ["pointing_game"])(x)
