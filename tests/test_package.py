@@ -61,7 +61,7 @@ LAYERS = {  # and `_text`, which is of text alone
     "probe": {"_checks", "_guards", "scores"},
     "maps": {"_checks"},
     "methods": {"_checks", "_batching", "scores", "probe", "maps", "methods"},
-    "metrics": {"_checks", "_batching", "scores", "maps", "metrics"},
+    "metrics": {"_checks", "_options", "_batching", "scores", "maps", "metrics"},
     "configuration": {"_checks", "methods", "metrics", "pytorch_grad_cam"},
     "evaluation": {"_checks", "scores", "probe", "maps", "methods", "metrics", "evaluation"},
     "runs": {"_checks", "_batching", "configuration", "probe", "methods", "metrics", "evaluation", "runs"},

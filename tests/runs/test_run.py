@@ -460,7 +460,7 @@ class TestResume:
             ({"seed": 4}, "seed: 0 -> 4"),
             ({"target": 3}, 'target: "predicted" -> 3'),
             ({"batch_size": 3}, 'batch_size: "auto" -> 3'),
-            ({"options": {"threshold": 0.3}}, "options.threshold: 0.5 -> 0.3"),
+            ({"options": {"fill": 0.3}}, "options.fill: 0.0 -> 0.3"),
             ({"limit": 5}, "limit: 4 -> 5"),
             ({"maps": True}, "maps: false -> true"),
         ):
