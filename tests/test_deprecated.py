@@ -92,7 +92,6 @@ def test_what_is_read():
             "cam_extras.metrics.insertion_and_deletion.channel_mean",
         ),
         ("cam_extras.metrics.quantities.MetricOptions", "cam_extras.metrics.MetricOptions"),
-        ("cam_extras.quantus.ImageMetric", "cam_extras.quantus.MapMetric"),
     ],
 )
 def test_names_that_moved(old, new):
