@@ -350,6 +350,35 @@ UPSTREAM = (
     "XGradCAM",
 )
 
+PYTORCH_GRAD_CAM = (
+    "AblationCAM",
+    "AblationLayer",
+    "AblationLayerFasterRCNN",
+    "AblationLayerVit",
+    "ActivationsAndGradients",
+    "DeepFeatureFactorization",
+    "EigenCAM",
+    "EigenGradCAM",
+    "FEM",
+    "FinerCAM",
+    "FullGrad",
+    "GradCAM",
+    "GradCAMElementWise",
+    "GradCAMPlusPlus",
+    "GuidedBackpropReLUModel",
+    "HiResCAM",
+    "KPCA_CAM",
+    "LayerCAM",
+    "RandomCAM",
+    "RefineCAM",
+    "SESS",
+    "ScoreCAM",
+    "SegEigenCAM",
+    "ShapleyCAM",
+    "XGradCAM",
+    "run_dff_on_image",
+)
+
 DEFAULT_METHODS = (
     "GradCAM",
     "HiResCAM",
