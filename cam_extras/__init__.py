@@ -9,92 +9,15 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pytorch_grad_cam import (
-        FEM,
-        KPCA_CAM,
-        SESS,
-        AblationCAM,
-        AblationLayer,
-        AblationLayerFasterRCNN,
-        AblationLayerVit,
-        ActivationsAndGradients,
-        DeepFeatureFactorization,
-        EigenCAM,
-        EigenGradCAM,
-        FinerCAM,
-        FullGrad,
-        GradCAMElementWise,
-        GradCAMPlusPlus,
-        GuidedBackpropReLUModel,
-        LayerCAM,
-        RefineCAM,
-        ScoreCAM,
-        SegEigenCAM,
-        XGradCAM,
-        run_dff_on_image,
-    )
-
-    from cam_extras.pytorch_grad_cam import (
-        ExpectedGradCAM,
-        FakeCAM,
-        GradCAM,
-        HiResCAM,
-        IntegratedGradCAM,
-        MIGradCAM,
-        OptiCAM,
-        RandomCAM,
-        ShapleyCAM,
-        ShapleyCAME,
-        ShapleyCAMH,
-        SmoothGradCAMPlusPlus,
-    )
-    from cam_extras.run import evaluate
-
+from cam_extras._catalogue import METHODS, PYTORCH_GRAD_CAM
 from cam_extras._deprecated import OldModules
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "FEM",
-    "KPCA_CAM",
-    "SESS",
-    "AblationCAM",
-    "AblationLayer",
-    "AblationLayerFasterRCNN",
-    "AblationLayerVit",
-    "ActivationsAndGradients",
-    "DeepFeatureFactorization",
-    "EigenCAM",
-    "EigenGradCAM",
-    "ExpectedGradCAM",
-    "FakeCAM",
-    "FinerCAM",
-    "FullGrad",
-    "GradCAM",
-    "GradCAMElementWise",
-    "GradCAMPlusPlus",
-    "GuidedBackpropReLUModel",
-    "HiResCAM",
-    "IntegratedGradCAM",
-    "LayerCAM",
-    "MIGradCAM",
-    "OptiCAM",
-    "RandomCAM",
-    "RefineCAM",
-    "ScoreCAM",
-    "SegEigenCAM",
-    "ShapleyCAM",
-    "ShapleyCAME",
-    "ShapleyCAMH",
-    "SmoothGradCAMPlusPlus",
-    "XGradCAM",
-    "__version__",
-    "evaluate",
-    "run_dff_on_image",
-]
+# Type checkers read the names in __init__.pyi, which tools/generate.py writes.
+__all__ = sorted({"__version__", "evaluate", *(method.name for method in METHODS), *PYTORCH_GRAD_CAM})
 
 
 def __getattr__(name: str) -> Any:

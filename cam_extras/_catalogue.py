@@ -18,6 +18,13 @@ METHODS = (
         hyper={"utility": "'logit'"},
     ),
     MethodEntry(
+        name="XGradCAM",
+        meaning="contributions w_k A_k with w_k = sum_S(G_k A_k) / sum_S(A_k).",
+        paper="Fu et al., Axiom-based Grad-CAM, BMVC 2020",
+        control=False,
+        hyper={"utility": "'logit'"},
+    ),
+    MethodEntry(
         name="ShapleyCAM",
         meaning="contributions w_k A_k with w = mean_S(G - 1/2 H A), under the ReST utility.",
         paper="Cai, CAMs as Shapley Value-based Explainers, 2025",
@@ -348,6 +355,35 @@ UPSTREAM = (
     "SegEigenCAM",
     "ShapleyCAM",
     "XGradCAM",
+)
+
+PYTORCH_GRAD_CAM = (
+    "AblationCAM",
+    "AblationLayer",
+    "AblationLayerFasterRCNN",
+    "AblationLayerVit",
+    "ActivationsAndGradients",
+    "DeepFeatureFactorization",
+    "EigenCAM",
+    "EigenGradCAM",
+    "FEM",
+    "FinerCAM",
+    "FullGrad",
+    "GradCAM",
+    "GradCAMElementWise",
+    "GradCAMPlusPlus",
+    "GuidedBackpropReLUModel",
+    "HiResCAM",
+    "KPCA_CAM",
+    "LayerCAM",
+    "RandomCAM",
+    "RefineCAM",
+    "SESS",
+    "ScoreCAM",
+    "SegEigenCAM",
+    "ShapleyCAM",
+    "XGradCAM",
+    "run_dff_on_image",
 )
 
 DEFAULT_METHODS = (

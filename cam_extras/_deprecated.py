@@ -31,7 +31,14 @@ MOVED_MODULES: dict[str, tuple[str, ...]] = {
     "cam_extras.methods.baselines": ("cam_extras.methods._baselines",),
     "cam_extras.methods.information": ("cam_extras.methods._information",),
     "cam_extras.methods.sampling": ("cam_extras.methods._sampling",),
+    "cam_extras.configuration": (
+        "cam_extras.methods",
+        "cam_extras.metrics",
+        "cam_extras.runs.identity",
+        "cam_extras._text",
+    ),
     "cam_extras.scores": ("cam_extras.utilities",),
+    "cam_extras.settings": ("cam_extras.runs.flags", "cam_extras.runs.config", "cam_extras._text"),
 }
 """Old module -> where its names are now."""
 
@@ -44,6 +51,9 @@ RENAMED: dict[str, str] = {
     "Scorer": "Utility",
     "TargetScorer": "TargetUtility",
     "check_scores": "check_utilities",
+    "read_all": "read_config",
+    "read_methods": "as_methods",
+    "read_options": "as_options",
 }
 """Old name -> new name, of what is in those modules."""
 
@@ -95,6 +105,19 @@ def with_new_names(arguments: Mapping[str, Any], old_to_new: Mapping[str, str]) 
         warn(f"the argument {old!r}", repr(new))
         found[new] = arguments[old]
     return found
+
+
+def names_of(module: str, old_to_new: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module that finds old names: "old" -> "module.new"."""
+
+    def look_up(name: str) -> Any:
+        if name not in old_to_new:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn(f"{module}.{name}", old_to_new[name])
+        home, _, new = old_to_new[name].rpartition(".")
+        return getattr(importlib.import_module(home), new)
+
+    return look_up
 
 
 class _OldModule(Loader):

@@ -22,6 +22,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from cam_extras._checks import check_name
 from cam_extras._code import failures_of, load_code
+from cam_extras._deprecated import names_of
 from cam_extras._text import names_code
 from cam_extras.layers import channels_first, tokens_to_map
 
@@ -310,3 +311,6 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {kind}\n".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+__getattr__ = names_of(__name__, {"auto_layer": "cam_extras.layers.auto_layer"})

@@ -164,6 +164,8 @@ def _files(config: RunConfig) -> list[str]:
 def _resolved(config: RunConfig) -> RunConfig:
     """Have methods, metrics, options and the target as they are worked with."""
     metrics = as_metrics(config.metrics)
+    if not metrics:
+        raise ValueError("there is no metric to evaluate: give one or more")
     return config.replaced(
         target=_target(config.target),
         methods=as_methods(config.methods, config.seed),

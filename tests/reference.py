@@ -82,6 +82,21 @@ def hires_cam(head, a, c, x, model):
     return out
 
 
+@method("XGradCAM")
+def xgrad_cam(head, a, c, x, model):
+    gradient = jacobian(_logit(head, c), a)
+    out = torch.zeros_like(a)
+    for k in range(a.shape[0]):
+        total = sum(a[k, i, j] for i in range(a.shape[1]) for j in range(a.shape[2]))
+        weight = 0.0
+        if total != 0:
+            for i in range(a.shape[1]):
+                for j in range(a.shape[2]):
+                    weight += gradient[k, i, j] * a[k, i, j] / total
+        out[k] = weight * a[k]
+    return out
+
+
 def shapley_weights(head, a, c):
     """W^k_ij = [U' - 1/2 A^T H]^k_ij, with the whole Hessian written out."""
     gradient = jacobian(_rest(head, c), a)

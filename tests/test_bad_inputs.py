@@ -356,7 +356,11 @@ BAD = {
     ),
     # evaluations
     "an evaluation without metrics": (lambda: run(metrics=[]), ValueError, "there is no metric to evaluate: give one"),
-    "an evaluation of a number": (lambda: run(metrics=3), TypeError, "metrics must be names, in a list; got 3"),
+    "an evaluation of a number": (
+        lambda: run(metrics=3),
+        TypeError,
+        'metrics must be names, such as "adcc", in a list',
+    ),
     "an evaluation without methods": (lambda: run(methods=[]), ValueError, "there is no method: give one"),
     "an evaluation of methods by number": (
         lambda: run(methods={1: {}}),

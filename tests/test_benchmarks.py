@@ -18,6 +18,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from cam_extras.demo.classifier import LAYER
+from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -146,7 +147,7 @@ class TestPeers:
         ((model, layer),) = small_network().values()
         found = peers.compare(model, layer, None, torch.randn(2, 3, 64, 64), 1, False, "a small network")
         assert [row[:2] for row in found.values()] == [(n, n / 2) for n in range(2, len(found) + 2)]
-        assert len(found) == 37
+        assert len(found) == 25 + len(METHODS)
 
     @pytest.mark.slow
     def test_all_are_measured(self, peers, monkeypatch, capsys):

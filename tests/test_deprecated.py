@@ -76,6 +76,33 @@ def test_both_names():
 def test_what_is_read():
     with pytest.warns(DeprecationWarning, match=r"GradCAM\.score is called GradCAM\.utility now"):
         assert methods.GradCAM(utility="rest").score == "rest"
+    with pytest.warns(DeprecationWarning, match=r"OptiCAM\.h is called OptiCAM\.rectifier now"):
+        assert methods.OptiCAM(rectifier="relu").h == "relu"
+    with pytest.raises(AttributeError, match="'GradCAM' object has no attribute 'h'"):
+        methods.GradCAM().h  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("cam_extras.models.auto_layer", "cam_extras.layers.auto_layer"),
+        ("cam_extras.methods.base.rows_of_a_pass", "cam_extras.methods.base.rows_for"),
+        (
+            "cam_extras.metrics.insertion_and_deletion.spatial_mean",
+            "cam_extras.metrics.insertion_and_deletion.channel_mean",
+        ),
+        ("cam_extras.metrics.quantities.MetricOptions", "cam_extras.metrics.MetricOptions"),
+    ],
+)
+def test_names_that_moved(old, new):
+    def found(path):
+        module, _, name = path.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+
+    with pytest.warns(DeprecationWarning, match=f"{old} is called {new} now"):
+        assert found(old) is found(new)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        found(f"{old.rpartition('.')[0]}.nothing")
 
 
 def test_a_class_that_sets_the_default():

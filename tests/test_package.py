@@ -128,7 +128,6 @@ LAYERS = {
     "maps": {"_checks"},
     "methods": {"_checks", "_batching", "_code", "utilities", "probe", "maps", "methods", "pytorch_grad_cam"},
     "metrics": {"_checks", "_batching", "_code", "utilities", "maps", "metrics"},
-    "configuration": {"_checks", "metrics"},
     "evaluation": {"_checks", "layers", "utilities", "probe", "maps", "methods", "metrics", "evaluation"},
     "runs": {"_checks", "_batching", "_code", "_catalogue", "probe", "methods", "metrics", "evaluation", "runs"},
     "report": {"_checks", "_listing", "runs", "methods", "metrics", "report"},
@@ -140,7 +139,6 @@ LAYERS = {
     "run": {
         "_checks",
         "utilities",
-        "configuration",
         "runs",
         "layers",
         "methods",

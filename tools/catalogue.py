@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytorch_grad_cam
 
 from cam_extras.methods import DEFAULT_METHODS
 from cam_extras.metrics import DEFAULT_METRICS
@@ -18,12 +21,25 @@ from cam_extras._listing import MethodEntry, MetricEntry
 '''
 
 
+def public_names(module: ModuleType) -> tuple[str, ...]:
+    """Return the names of the classes and functions that a package shows, and has made."""
+    own = f"{module.__name__}."
+    return tuple(
+        sorted(
+            name
+            for name, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "").startswith(own)
+        )
+    )
+
+
 def catalogue() -> str:
     """Return what the file should hold."""
     contents = {
         "METHODS": tuple(method_entries()),
         "METRICS": tuple(metric_entries()),
         "UPSTREAM": tuple(sorted(UPSTREAM)),
+        "PYTORCH_GRAD_CAM": public_names(pytorch_grad_cam),
         "DEFAULT_METHODS": tuple(DEFAULT_METHODS),
         "DEFAULT_METRICS": tuple(DEFAULT_METRICS),
     }

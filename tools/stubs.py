@@ -106,7 +106,15 @@ def stubs() -> dict[Path, str]:
         "from cam_extras.captum._host import MethodAttribution as MethodAttribution\n"
         "\ndef class_name(method: str) -> str: ...\n"
     )
+    of_package = "".join(f"from cam_extras.pytorch_grad_cam import {name} as {name}\n" for name in [*METHODS, *theirs])
+    package = (
+        HEAD.format(doc=f"{(cam_extras.__doc__ or '').strip()}\n")
+        + of_package
+        + "from cam_extras.run import evaluate as evaluate\n"
+        "\n__version__: str\n"
+    )
     return {
+        PACKAGE / "__init__.pyi": formatted(package),
         PACKAGE / "pytorch_grad_cam" / "__init__.pyi": formatted(host_stub(pgc, pgc.MethodCAM, str, of_pgc)),
         PACKAGE / "captum" / "__init__.pyi": formatted(
             host_stub(captum, captum.MethodAttribution, captum.class_name, of_captum)

@@ -60,6 +60,31 @@ class LayerHiResCam(MethodAttribution):
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
     ) -> None: ...
 
+class LayerXGradCam(MethodAttribution):
+    r"""XGrad-CAM: contributions w_k A_k with w_k = sum_S(G_k A_k) / sum_S(A_k).
+
+    The gradient is averaged over space with the activations as weights, so that the weight of a channel comes from
+    where it is active. Where sum_S(A_k) is 0 the weight is 0.
+
+    Use it in Grad-CAM's place below the last layer, where activations are not negative: on signed layers sum_S(A_k) may
+    be close to 0, and the weight without bound. It costs one forward pass and a backward pass that stops at the layer.
+
+    Fu et al., "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs", BMVC 2020.
+
+    See `MethodAttribution` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.XGradCAM]]
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: AnyLayer,
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+    ) -> None: ...
+
 class LayerShapleyCam(MethodAttribution):
     r"""ShapleyCAM: contributions w_k A_k with w = mean_S(G - 1/2 H A), under the ReST utility.
 

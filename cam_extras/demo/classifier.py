@@ -32,7 +32,8 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of the ten digits."""
-        return self.classifier(self.features(x).mean(dim=(2, 3)))
+        logits: Tensor = self.classifier(self.features(x).mean(dim=(2, 3)))
+        return logits
 
 
 def prepare(images: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def accuracy(model: Classifier) -> float:
     """Return the share of right answers on canvases of digits that were never trained on."""
     data = make_canvases(1000, "test", seed=1)
     with torch.no_grad():
-        return (model(prepare(data.images)).argmax(dim=1) == data.labels).float().mean().item()
+        return float((model(prepare(data.images)).argmax(dim=1) == data.labels).float().mean())
 
 
 def main() -> None:

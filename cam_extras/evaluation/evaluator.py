@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cam_extras._checks import SampleError, check_class_scores, stacklevel_of_the_caller
-from cam_extras.layers import AnyLayer, as_layer, settle
+from cam_extras.layers import as_layer, settle
 from cam_extras.methods import Method, as_methods, channel_weights
 from cam_extras.methods.base import controls_of
 from cam_extras.metrics import (
@@ -115,7 +115,7 @@ class Evaluator:
     """
 
     model: Model
-    layer: AnyLayer
+    layer: Any
     methods: Any
     metrics: str | Sequence[str] = DEFAULT_METRICS
     options: Any = None
@@ -178,7 +178,7 @@ class Evaluator:
             object.__setattr__(self, "layer", settle(self.model, ["auto"], x, self.reshape_transform)[0])
         probe = Probe(
             self.model,
-            self.layer,  # type: ignore[arg-type]  (one module by now)
+            self.layer,
             x,
             target=classes,
             reshape_transform=self.reshape_transform,

@@ -9,6 +9,7 @@
 from cam_extras.methods.base import METHODS, ChannelMethod, GradientMethod, Method, channel_weights, method
 from cam_extras.methods.grad_cam import GradCAM
 from cam_extras.methods.hires_cam import HiResCAM
+from cam_extras.methods.xgrad_cam import XGradCAM
 from cam_extras.methods.shapley_cam import ShapleyCAM, ShapleyCAME, ShapleyCAMH, shapley_weights
 from cam_extras.methods.mi_grad_cam import MIGradCAM
 from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
@@ -65,6 +66,7 @@ __all__ = [
     "ShapleyCAME",
     "ShapleyCAMH",
     "SmoothGradCAMPlusPlus",
+    "XGradCAM",
     "as_method",
     "as_methods",
     "channel_weights",

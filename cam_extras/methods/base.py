@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from cam_extras import _batching
-from cam_extras._deprecated import renamed, warn, with_new_names
+from cam_extras._deprecated import names_of, renamed, warn, with_new_names
 from cam_extras._options import check_fields
 from cam_extras.maps import input_map
 from cam_extras.probe import Probe
@@ -58,6 +58,13 @@ class Method(ABC):
         """Return the probe as the method looks at it."""
         return probe
 
+    def __getattr__(self, name: str) -> Any:
+        """Return a hyper-parameter by its old name."""
+        if name not in self.old_names:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        warn(f"{type(self).__name__}.{name}", f"{type(self).__name__}.{self.old_names[name]}")
+        return getattr(self, self.old_names[name])
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMethod(Method):
@@ -80,13 +87,7 @@ class GradientMethod(Method):
             del cls.__annotations__["score"]
             cls.__annotations__["utility"] = UtilityName
             cls.utility = cls.__dict__["score"]
-            del cls.score
-
-    @property
-    def score(self) -> str:
-        """The utility, by its old name."""
-        warn(f"{type(self).__name__}.score", f"{type(self).__name__}.utility")
-        return self.utility
+            delattr(cls, "score")
 
     def __call__(self, probe: Probe) -> Tensor:
         """Return the contributions (N, C, *S)."""
@@ -214,3 +215,6 @@ def above_minimum(contributions: Tensor) -> Tensor:
     """
     summed = contributions.sum(dim=1, keepdim=True)
     return contributions - summed.amin(dim=tuple(range(1, summed.ndim)), keepdim=True) / contributions.shape[1]
+
+
+__getattr__ = names_of(__name__, {"rows_of_a_pass": "cam_extras.methods.base.rows_for"})

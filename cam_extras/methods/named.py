@@ -105,12 +105,11 @@ def _named(given: AnyMethods) -> list[tuple[str, Any]]:
                     f"{{{name!r:.80}: {value!r:.80}}}"
                 )
         return list(given.items())
-    if isinstance(given, str | type | Method):
-        given = [given]
-    if not isinstance(given, Iterable):
+    items: Any = [given] if isinstance(given, str | type | Method) else given
+    if not isinstance(items, Iterable):
         raise TypeError(f"methods must be names or methods, in a list or a mapping; got {given!r:.80}")
     named: list[tuple[str, Any]] = []
-    for item in given:
+    for item in items:
         if not isinstance(item, str | type | Method):
             raise TypeError(f'methods must be names or methods, such as "GradCAM" or GradCAM(); got {item!r:.80}')
         named.append((_shown(item), item))

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage
 from torch import Tensor
 
 from cam_extras._checks import SampleError, check_sequence, check_tensor, check_unit_range, which

@@ -167,7 +167,8 @@ class Metric(Entry):
     def of_averages(self, *means: Tensor) -> Tensor:
         """Return the value of a set, shape (...), from the mean of each of its `parts`, shape (..., *scores)."""
         if self.of_means:
-            return self.function(*means)  # type: ignore[no-any-return]
+            value: Tensor = self.function(*means)
+            return value
         return means[0] if self.vector is None else self.vector.of_mean(means[0])
 
     def of_set(self, scores: Mapping[str, Tensor | Sequence[Any]]) -> float:

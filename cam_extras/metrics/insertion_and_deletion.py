@@ -30,10 +30,13 @@ from cam_extras._checks import (
     check_tensor,
     check_unit_range,
 )
+from cam_extras._deprecated import names_of
 from cam_extras.maps import broadcast_to
 from cam_extras.metrics.base import metric, quantity
 
 _PAPER = "Petsiuk et al., RISE, 2018"
+
+__getattr__ = names_of(__name__, {"spatial_mean": f"{__name__}.channel_mean"})
 
 Confidence: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(images (M, C, *S), numbers (M,) of the samples that they were made of) -> f_c of each, shape (M,)."""

@@ -12,10 +12,16 @@ from typing import Any
 from torch import Tensor
 
 from cam_extras._checks import check_name, check_pixels, check_unit_range
+from cam_extras._deprecated import names_of
 from cam_extras.maps import mask
 from cam_extras.metrics.base import METRICS, QUANTITIES, quantity, with_parts
-from cam_extras.metrics.options import Fill, as_options
+from cam_extras.metrics.options import Fill, Options, as_options
 from cam_extras.utilities import select_class
+
+__getattr__ = names_of(
+    __name__,
+    {name: f"cam_extras.metrics.{name}" for name in ("MetricOptions", "options_of", "quantities_of", "sources_of")},
+)
 
 
 class Explained(ABC):
@@ -96,14 +102,14 @@ class Quantities:
                 f"expected boxes for {len(explained.x)} samples, one tensor (B, 4) for each; got {len(boxes)}"
             )
         self.explained = explained
-        self.options = as_options(options, METRICS)
+        self.options = options if isinstance(options, Options) else as_options(options, METRICS)
         self._known: dict[str, Any] = {"explained": explained, "given_boxes": boxes, "given_masks": masks}
 
     def __getitem__(self, name: str) -> Any:
         """Return a quantity or the scores of a metric, by name."""
         if name not in self._known:
             entry = METRICS[name] if name in METRICS else QUANTITIES[name]
-            options = {option: getattr(self.options, option) for option in entry.options}
+            options = {option.name: getattr(self.options, option.name, option.default) for option in entry.declared}
             self._known[name] = entry.function(*(self[need] for need in entry.needs), **options)
         return self._known[name]
 

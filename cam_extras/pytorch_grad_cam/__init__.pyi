@@ -32,7 +32,6 @@ from pytorch_grad_cam import LayerCAM as LayerCAM
 from pytorch_grad_cam import RefineCAM as RefineCAM
 from pytorch_grad_cam import ScoreCAM as ScoreCAM
 from pytorch_grad_cam import SegEigenCAM as SegEigenCAM
-from pytorch_grad_cam import XGradCAM as XGradCAM
 from pytorch_grad_cam import run_dff_on_image as run_dff_on_image
 from torch import Generator, Tensor, nn
 
@@ -78,6 +77,31 @@ class HiResCAM(MethodCAM):
     """
 
     method_type: ClassVar[type[methods.HiResCAM]]
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: AnyLayer,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+    ) -> None: ...
+
+class XGradCAM(MethodCAM):
+    r"""XGrad-CAM: contributions w_k A_k with w_k = sum_S(G_k A_k) / sum_S(A_k).
+
+    The gradient is averaged over space with the activations as weights, so that the weight of a channel comes from
+    where it is active. Where sum_S(A_k) is 0 the weight is 0.
+
+    Use it in Grad-CAM's place below the last layer, where activations are not negative: on signed layers sum_S(A_k) may
+    be close to 0, and the weight without bound. It costs one forward pass and a backward pass that stops at the layer.
+
+    Fu et al., "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs", BMVC 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.XGradCAM]]
     def __init__(
         self,
         model: nn.Module,

@@ -10,9 +10,11 @@ has its class when that is first asked for.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from cam_extras.quantus._classes import METRIC_CLASSES as METRIC_CLASSES
+from cam_extras.quantus._classes import ImageMetric as _ImageMetric
 from cam_extras.quantus._classes import class_named
 from cam_extras.quantus._classes import register as register
 from cam_extras.quantus._classes import unregister as unregister
@@ -35,6 +37,14 @@ def __getattr__(name: str) -> Any:
     """
     if name == "METHODS":
         return all_methods()
+    if name == "ImageMetric":
+        warnings.warn(
+            f"{__name__}.ImageMetric will go with the next release: take MapMetric for a class of your own, it knows "
+            "the category of a metric",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return _ImageMetric
     if (cls := class_named(name)) is not None:
         return cls
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import quantus
 import torch
+from quantus.helpers.enums import DataType, EvaluationCategory
 
 from cam_extras._checks import check_finite
 from cam_extras.metrics import METRICS, Metric
@@ -19,6 +20,14 @@ METRIC_CLASSES: tuple[type[MapMetric], ...] = tuple(
     class_of(metric, _MODULE) for metric in METRICS.values() if not metric.of_methods
 )
 """The classes of the metrics that come with the package."""
+
+
+class ImageMetric(MapMetric):
+    """Deprecated: base of classes of your own that look at boxes in images."""
+
+    data_applicability = {DataType.IMAGE}  # noqa: RUF012
+    evaluation_category = EvaluationCategory.LOCALISATION
+
 
 _later: dict[str, tuple[Metric, type[MapMetric]]] = {}  # by the name of the class
 

@@ -180,7 +180,7 @@ class Explainer:
         check_pixels(x.shape)
         if not len(x):
             raise ValueError(f"there are no inputs to explain: their shape is {tuple(x.shape)}")
-        given = as_classes(targets)
+        given: Any = as_classes(targets)
         if hasattr(given, "__index__") and not getattr(given, "ndim", 0):  # one class for all
             given = [given.__index__()] * len(x)
         classes = None if given is None else to_tensor(given, device=x.device)

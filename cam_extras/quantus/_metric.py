@@ -107,7 +107,7 @@ class MapMetric(Metric[list[float]]):
             "__init__": _with_options(entry),
         }
         for name, value in told.items():
-            if name not in vars(cls):
+            if not any(name in vars(base) for base in cls.__mro__[: cls.__mro__.index(MapMetric)]):
                 setattr(cls, name, value)
 
     def __init__(
@@ -253,7 +253,9 @@ class MapMetric(Metric[list[float]]):
 
     def explained(self, model: Any, x_batch: np.ndarray, y_batch: np.ndarray) -> np.ndarray:
         """Explain a batch and bring its attributions to maps; unlike `explain_batch`, where all are constant, too."""
-        model = model.get_model() if isinstance(model, ModelInterface) else model  # type: ignore[no-untyped-call]
+        if isinstance(model, ModelInterface):
+            unwrap: Callable[[], Any] = model.get_model
+            model = unwrap()
         attributions = self.explain_func(model=model, inputs=x_batch, targets=y_batch, **self.explain_func_kwargs)
         return self._maps_of(attributions, x_batch)
 

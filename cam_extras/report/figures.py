@@ -11,8 +11,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import pyarrow.compute as pc  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,6 +55,7 @@ _STYLE = {
 def printed(metric: Metric, value: float | None, sign: bool = False) -> str:
     """Write a score as reports do: in per cent with a decimal, or with three where there is no greatest value.
 
+    >>> from cam_extras.metrics import METRICS
     >>> printed(METRICS["adcc"], 0.1234), printed(METRICS["adcc"], -0.0001, sign=True), printed(METRICS["adcc"], None)
     ('12.3', '0.0', '—')
     """
@@ -71,6 +72,7 @@ def _digits(metric: Metric) -> int:
 def best_of(metric: Metric, values: Sequence[float | None]) -> list[bool]:
     """Return which values are the best of all as they are printed: those printed alike are equally good.
 
+    >>> from cam_extras.metrics import METRICS
     >>> best_of(METRICS["average_drop"], [0.12349, None, 0.12341, 0.5])
     [True, False, True, False]
     """

@@ -59,7 +59,7 @@ def pictures_of(
         boxes: where the object is, by index of the image.
     """
     drawn = run.pictures()
-    shown = [name for name in shown if name in run.results.column_names]
+    shown = [name for name in shown if name in run.results.column_names and METRICS[name].vector is None]
     rows = run.results.select(["index", "method", "label", "target", "predicted", "probability", *shown]).to_pylist()
     of_image: dict[int, list[dict[str, Any]]] = {index: [] for index in sorted(drawn)}
     for row in rows:

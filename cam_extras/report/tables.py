@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-from pyarrow.csv import write_csv  # type: ignore[import-untyped]
+import pyarrow as pa
+from pyarrow.csv import write_csv
 from rich.table import Table
 from rich.text import Text
 

@@ -19,9 +19,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -685,7 +685,7 @@ def _sample(index: int, path: str, parts: Mapping[str, Any], labels: Labels) -> 
     return Sample(index, path, labels.read(parts.get("label"), where), image, boxes, mask)
 
 
-def _check_order(loader: DataLoader) -> None:
+def _check_order(loader: DataLoader[Any]) -> None:
     """Raise ValueError unless the batches of a loader come in the order of its data set."""
     if isinstance(loader.dataset, IterableDataset):
         in_order = True

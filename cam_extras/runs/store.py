@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cam_extras._checks import check_choice, check_count
 from cam_extras.runs.identity import hash_file

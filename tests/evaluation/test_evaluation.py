@@ -13,7 +13,7 @@ from torch import nn
 from cam_extras._batching import rows_of_a_pass
 from cam_extras.evaluation import Evaluator
 from cam_extras.maps import black, input_map, mask
-from cam_extras.methods import METHODS
+from cam_extras.methods import METHODS, GradCAM
 from cam_extras.metrics import (
     DEFAULT_METRICS,
     METRICS,
@@ -367,15 +367,17 @@ def test_bad_input():
         Evaluator(model, model.layer, METHODS_USED, ["average_drip"])
     with pytest.raises(TypeError, match="ShapleyCAMH does not weigh channels: counterfactual sensitivity takes"):
         Evaluator(model, model.layer, METHODS_USED, METRICS)
-    with pytest.raises(TypeError, match=r"expected a mapping of methods, \{name: method\}"):
-        Evaluator(model, model.layer, list(METHODS_USED.values()), ["average_drop"])
+    with pytest.raises(ValueError, match="there are two methods named 'GradCAM': give them names of their own"):
+        Evaluator(model, model.layer, ["GradCAM", GradCAM()], ["average_drop"])
+    with pytest.raises(TypeError, match="methods must be names or methods"):
+        Evaluator(model, model.layer, 5, ["average_drop"])
     with pytest.raises(TypeError, match='metrics must be names, such as "adcc", in a list; got 5'):
         Evaluator(model, model.layer, METHODS_USED, 5)
     with pytest.raises(TypeError, match="options must be a mapping"):
         Evaluator(model, model.layer, METHODS_USED, options=0.5)
     with pytest.raises(ValueError, match=r"no option of metrics 'treshold': did you mean threshold \(of "):
         Evaluator(model, model.layer, METHODS_USED, options={"treshold": 0.5})
-    with pytest.raises(TypeError, match="a function has no probability"):
+    with pytest.raises(TypeError, match="a function that does not say which class it reads has no probability"):
         Evaluator(model, model.layer, METHODS_USED)(x, lambda outputs: outputs[:, 0])
     with pytest.raises(ValueError, match="give boxes or masks"):
         Evaluator(model, model.layer, METHODS_USED, ["pointing_game"])(x)

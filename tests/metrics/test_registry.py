@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
+from importlib import import_module
 from typing import Annotated, Literal
 
 import numpy as np
@@ -309,6 +310,24 @@ class TestNames:
 
 def test_parts():
     assert with_parts(["hci", "win_percentage"]) == ["hci", "thresholded_drop", "thresholded_increase", "average_drop"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("insertion_and_deletion", "spatial_mean"),
+        ("quantities", "MetricOptions"),
+        ("quantities", "options_of"),
+        ("quantities", "quantities_of"),
+        ("quantities", "sources_of"),
+    ],
+)
+def test_names_of_earlier_releases(module, name):
+    module = import_module(f"cam_extras.metrics.{module}")
+    with pytest.warns(DeprecationWarning, match=f"{name} is called cam_extras.metrics.* now"):
+        assert callable(getattr(module, name))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
 
 
 class TestSets:

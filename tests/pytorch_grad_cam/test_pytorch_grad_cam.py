@@ -77,6 +77,15 @@ class TestEqualsUpstream:
         assert theirs.max() > 0.99
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
+    @pytest.mark.parametrize("network", ["resnet18.layer4", "resnet18.layer2"])
+    def test_xgrad_cam_where_activations_are_not_negative(self, networks, network):
+        """Theirs adds 1e-7 to a sum that is close to 0 on signed layers, and knows two dimensions alone."""
+        model, layer, x = networks[network]
+        theirs = upstream.XGradCAM(model, [layer])(x, three_targets(ClassifierOutputTarget))
+        mine = ours.XGradCAM(model, [layer])(x, three_targets(ClassifierOutputTarget))
+        assert theirs.max() > 0.99
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
     @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM"])
     def test_several_layers(self, networks, name):
         model, _, x = networks["resnet18.layer4"]
@@ -391,7 +400,7 @@ class TestDroppedIn:
         assert recorder.activations[0].shape == (2, 7, 6, 8)
         assert passes == by_the_method
         recorder.gradients  # noqa: B018
-        at_x = name in ("GradCAM", "HiResCAM", "ShapleyCAM", "ShapleyCAMH", "ShapleyCAME", "MIGradCAM")
+        at_x = "backward" in by_the_method and by_the_method.count("forward") == 1
         assert passes == by_the_method + ["backward"] * (not at_x)
         if at_x:
             assert not recorder.seen[0]._recording._recorded

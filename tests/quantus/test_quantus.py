@@ -258,7 +258,7 @@ class TestMetrics:
                 "which this explain_func does not have: give one made by",
             ),
             (ours.explain("HiResCAM", layer=LAYER), "HiResCAM does not weigh channels"),
-            (ours.explain("XGradCAM", layer=LAYER), "pytorch-grad-cam's XGradCAM does not tell its channel weights"),
+            (ours.explain("LayerCAM", layer=LAYER), "pytorch-grad-cam's LayerCAM does not tell its channel weights"),
         ],
     )
     def test_explain_functions_without_channel_weights(self, explain_func, match, digits):

@@ -114,6 +114,17 @@ def test_a_class_of_your_own():
     assert "Drop" not in quantus.AVAILABLE_METRICS["Faithfulness"]
 
 
+def test_the_base_of_earlier_releases():
+    with pytest.warns(DeprecationWarning, match=r"ImageMetric will go with the next release") as caught:
+        base = ours.ImageMetric
+    assert [warning.filename for warning in caught] == [__file__]
+
+    class Energy(base):
+        metric = "energy_pointing_game"
+
+    assert Energy.evaluation_category is ours.EnergyPointingGame.evaluation_category
+
+
 def stub():
     path = ROOT / "tools" / "stub_quantus.py"
     spec = importlib.util.spec_from_file_location("stub_quantus", path)

@@ -416,7 +416,7 @@ class TestTypesOfArguments:
         [
             ({"limit": "ten"}, TypeError, "limit must be an integer or None; got 'ten'"),
             ({"limit": 2.0}, TypeError, "limit must be an integer or None; got 2.0"),
-            ({"batch_size": "many"}, TypeError, "batch_size must be 'auto' or an integer; got 'many'"),
+            ({"batch_size": "many"}, ValueError, "batch_size must be 'auto' or an integer; got 'many'"),
             ({"maps": 1}, TypeError, "maps must be True or False; got 1"),
             ({"workers": 0}, ValueError, "workers must be 1 or more; got 0"),
             ({"gpus_per_worker": "half"}, TypeError, "gpus_per_worker must be a number or None; got 'half'"),

@@ -254,6 +254,39 @@ class TestArguments:
                 score = expected.scores[row["method"]][name][row["index"]].item()
                 assert row[name] == pytest.approx(score, abs=1e-5)
 
+    def test_metrics_with_values_of_a_set_of_their_own(self, tmp_path):
+        """Box accuracy has many numbers an image, and wins are those of methods that are no controls."""
+        data = [
+            {"image": image, "boxes": box[None]}
+            for image, box in zip(prepare(CANVASES.images), CANVASES.boxes, strict=True)
+        ]
+        model, options = load_classifier(), {"overlaps": [0.3, 0.5]}
+        names = ("GradCAM", "HiResCAM", "FakeCAM")
+        arguments = {"methods": names, "metrics": ["BoxAcc", "Win"], "options": options, "images_per_part": 8}
+        run = evaluate(model, LAYER, data, tmp_path / "run", **arguments)
+        assert run.configuration["metrics"] == ["box_accuracy", "win_percentage"]
+        assert run.configuration["pictures"]["metric"] == "average_drop"
+        evaluator = Evaluator(
+            model, find_layer(model, LAYER), {name: METHODS[name]() for name in names}, ["BoxAcc", "Win"], options
+        )
+        expected = evaluator(prepare(CANVASES.images), boxes=list(CANVASES.boxes[:, None]))
+        for row in run.results.to_pylist():
+            assert row["box_accuracy"] == expected.scores[row["method"]]["box_accuracy"][row["index"]].tolist()
+        found = {(row["method"], row["metric"]): row["value"] for row in run.summary}
+        assert found == {
+            (name, metric): pytest.approx(value, abs=1e-5)
+            for name, of_set in expected.of_set().items()
+            for metric, value in of_set.items()
+        }
+        assert {name for name, metric in found if metric == "win_percentage"} == {"GradCAM", "HiResCAM"}
+        report = (tmp_path / "run" / "report.html").read_text()
+        assert "Box Accuracy" in report
+        alone = evaluate(model, LAYER, data, tmp_path / "alone", methods=["GradCAM"], metrics="box_accuracy")
+        assert alone.configuration["pictures"] == {"count": 0, "metric": None}  # nothing tells a best image
+        with pytest.raises(ValueError, match="two or more methods that are no controls; got GradCAM"):
+            evaluate(model, LAYER, data, tmp_path / "no", methods=["GradCAM", "FakeCAM"], metrics="win_percentage")
+        assert not (tmp_path / "no").exists()
+
     @pytest.mark.parametrize(
         ("changes", "error", "match"),
         [
@@ -431,7 +464,7 @@ class TestResume:
             ({"seed": 4}, "seed: 0 -> 4"),
             ({"target": 3}, 'target: "predicted" -> 3'),
             ({"batch_size": 3}, 'batch_size: "auto" -> 3'),
-            ({"options": {"threshold": 0.3}}, "options.threshold: 0.5 -> 0.3"),
+            ({"options": {"fill": 0.3}}, "options.fill: 0.0 -> 0.3"),
             ({"limit": 5}, "limit: 4 -> 5"),
             ({"maps": True}, "maps: false -> true"),
         ):

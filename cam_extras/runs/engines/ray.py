@@ -20,7 +20,7 @@ from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 import torch
 from torch import Tensor
 
