@@ -151,7 +151,7 @@ def which(selected: Tensor) -> list[int]:
 
 
 def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable[..., Any]]:
-    """Return per-sample score functions as a list.
+    """Return functions, one for each sample, as a list.
 
     Raises:
         TypeError: `targets` is no sequence of callables.
@@ -164,7 +164,7 @@ def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable[.
 
 
 def list_targets(targets: Iterable[object]) -> list[Callable[..., Any]]:
-    """Return per-sample score functions as a list, or raise TypeError where they are no callables."""
+    """Return functions, one for each sample, as a list, or raise TypeError where they are no callables."""
     if callable(targets) or not isinstance(targets, Iterable):
         raise TypeError(
             f"targets must be a list with one callable a sample, got {type(targets).__name__}: "

@@ -64,7 +64,7 @@ def auto_layer(
     """Pick the layer with the last feature map before pooling.
 
     It is the module that finishes last among those that run once, return a map (N, C, *S) with as many dimensions as
-    the input and more than one cell, and have cells that the score of the predicted class depends on. Average and
+    the input and more than one cell, and have cells that the utility of the predicted class depends on. Average and
     adaptive pooling, dropout and identities are passed over. A container finishes after its last child, so that one
     which hands on its child's map is named instead of it: `layer4` of a ResNet, not `layer4.1.relu`; `features` of a
     VGG, DenseNet, MobileNet, EfficientNet or ConvNeXt, not `features.18`. A map of one cell shows nothing: for small
@@ -72,7 +72,7 @@ def auto_layer(
 
     With a `reshape_transform` layer norms are preferred, as is usual for transformers: `norm` of a Swin, which is what
     its head pools, and `encoder.layers.encoder_layer_11.ln_1` of a ViT. Nothing is pooled there; from the last
-    attention on, the class token alone reaches the score. Without a `reshape_transform` every map is taken to have its
+    attention on, the class token alone reaches it. Without a `reshape_transform` every map is taken to have its
     channels first.
 
     Args:
@@ -85,7 +85,7 @@ def auto_layer(
 
     Raises:
         TypeError: the input is not made of floating-point numbers, or the model returns nothing that can be scored.
-        ValueError: no layer returns such a map, or the score depends on none; the input is empty or not finite.
+        ValueError: no layer returns such a map, or the utility depends on none; the input is empty or not finite.
     """
     x = check_input(x).detach()[:1]
     candidates = _feature_maps(model, x, reshape_transform)
@@ -100,11 +100,11 @@ def auto_layer(
             if probe.is_reached():
                 return name, layer
             reason = "the gradients are 0 in all of them: is the model trained?"
-        except ValueError as error:  # off the way to the score
+        except ValueError as error:  # off the way to the utility
             reason = str(error)
     raise ValueError(
-        f"{type(model).__name__} has no feature map (N, C, *S) that the score depends on ({reason}): give the layer by "
-        "name, and for a transformer a reshape_transform"
+        f"{type(model).__name__} has no feature map (N, C, *S) that the utility depends on ({reason}): give the layer "
+        "by name, and for a transformer a reshape_transform"
     )
 
 

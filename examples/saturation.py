@@ -50,7 +50,7 @@ table = Table(*headings, title=f"saturation of {len(x)} images: share of the fin
 figure = Figure(figsize=(11, 3.2), layout="constrained")
 cells = figure.subplots(1, 3)
 for name, what, axis in zip(
-    ("similarity", "score", "softmax"), ("cosine similarity of the layer", "logit", "probability"), cells, strict=True
+    ("similarity", "logit", "softmax"), ("cosine similarity of the layer", "logit", "probability"), cells, strict=True
 ):
     values = torch.cat([getattr(part, name) for part in curves])
     shares = values / values[:, -1:]

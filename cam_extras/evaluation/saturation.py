@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_extras._checks import SampleError, check_class_scores, check_count, check_finite, which
+from cam_extras._deprecated import warn
 from cam_extras.maps import broadcast_to
 from cam_extras.methods._sampling import as_image, probe_at
 from cam_extras.methods.base import rows_for
@@ -22,16 +23,22 @@ class SaturationCurves(NamedTuple):
 
     Attributes:
         fractions: a, shape (T,), in order.
-        score: the logit of the class explained, shape (N, T).
+        logit: of the class explained, shape (N, T).
         softmax: its probability, shape (N, T), in [0, 1].
         similarity: cosine similarity of the layer's embedding with that of x, shape (N, T), in [-1, 1]; 1 at a = 1.
             It is 0 where the embedding is all 0 (a net without biases, at black) and so has no direction.
     """
 
     fractions: Tensor
-    score: Tensor
+    logit: Tensor
     softmax: Tensor
     similarity: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """The logit, by its old name."""
+        warn("SaturationCurves.score", "SaturationCurves.logit")
+        return self.logit
 
 
 def saturation_curves(
@@ -101,17 +108,19 @@ def saturation_curves(
             a = some.to(image).reshape(-1, *(1,) * image.ndim)
             there = probe_at(probe, start[part] + a * (image[part] - start[part]), part)
             similarity = (_directions(there.activations).unflatten(0, (len(some), len(part))) * goal).sum(dim=2)
-            measured.append(torch.stack([*_class_scores(there), similarity.flatten()]).unflatten(1, similarity.shape))
+            measured.append(
+                torch.stack([*_class_utilities(there), similarity.flatten()]).unflatten(1, similarity.shape)
+            )
         parts.append(torch.cat(measured, dim=1))
-    score, softmax = _class_scores(probe)  # a = 1 is the batch itself
-    end = torch.stack([score, softmax, torch.ones_like(score)])
+    logit, softmax = _class_utilities(probe)  # a = 1 is the batch itself
+    end = torch.stack([logit, softmax, torch.ones_like(logit)])
     curves = torch.cat([torch.cat(parts, dim=2), end[:, None]], dim=1).transpose(1, 2)
     for what, values in zip(("logit", "probability", "similarity"), curves, strict=True):
         check_finite(f"the {what} on the way from the baseline", values)
     return SaturationCurves(fractions, curves[0], curves[1], curves[2].clamp(-1, 1))
 
 
-def _class_scores(probe: Probe) -> tuple[Tensor, Tensor]:
+def _class_utilities(probe: Probe) -> tuple[Tensor, Tensor]:
     """Return the logit and the probability of the class explained, in float64: in float32 it reaches 1 too soon."""
     outputs = probe.outputs.double()
     return Logit(probe.target)(outputs), Softmax(probe.target)(outputs)

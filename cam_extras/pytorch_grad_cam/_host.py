@@ -140,7 +140,7 @@ class MethodCAM(BaseCAM):
         return maps
 
     def _set_targets(self, targets: Sequence[Callable[..., Any]] | None) -> None:
-        """Let the probes score the targets."""
+        """Have the probes explain the targets."""
         if targets is not None:
             # One utility for all layers, so that they share a backward pass.
             utility = as_target(targets)

@@ -152,7 +152,7 @@ class _ClassTarget(ClassifierOutputTarget):
 
 
 def _class_check(targets: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    """Return a forward hook of the model that raises for classes it does not have: not all methods read the score."""
+    """Return a forward hook of the model that raises for classes it does not have: not all methods read them."""
 
     def check(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         if isinstance(outputs, Tensor):

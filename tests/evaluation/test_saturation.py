@@ -111,7 +111,7 @@ def test_both_ends_are_exact():
     assert found.fractions.tolist() == [0, 1]
     with torch.no_grad():
         for place, image in ((0, baseline.expand(x.shape)), (1, x)):
-            torch.testing.assert_close(found.score[:, place], model(image)[:, 1])
+            torch.testing.assert_close(found.logit[:, place], model(image)[:, 1])
     assert found.similarity[:, 1].tolist() == [1, 1, 1]
 
 
@@ -120,7 +120,7 @@ def test_no_way_to_go():
     found = saturation_curves(model, layer, x, baseline=x, steps=3)
     torch.testing.assert_close(found.similarity, torch.ones(3, 4, dtype=torch.float64))
     assert found.similarity.max() <= 1
-    torch.testing.assert_close(found.score, found.score[:, -1:].expand(3, 4))
+    torch.testing.assert_close(found.logit, found.logit[:, -1:].expand(3, 4))
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
