@@ -3,75 +3,78 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import pytorch_grad_cam
-import torch
-from torch import nn
 
 import cam_extras.captum
 import cam_extras.pytorch_grad_cam
-from cam_extras.layers import AnyLayer
 from cam_extras.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "cam_extras"
 HEAD = '"""{doc}"""\n\n# Written by tools/generate.py: edit the methods, and run it again.\n\n'
-IMPORTS = """
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+_PUBLIC = {"torch._C": "torch", "torch.nn.modules.module": "torch.nn"}
 
-from torch import Generator, Tensor, nn
-
-from cam_extras import methods
-from cam_extras.layers import AnyLayer
-"""
-_NAMES = {
-    AnyLayer: "AnyLayer",
-    torch.Tensor: "Tensor",
-    torch.Generator: "Generator",
-    nn.Module: "nn.Module",
-    type(None): "None",
-    Any: "Any",
-    ...: "...",
-}
+Places = set[tuple[str, str]]
+"""Where names are found: modules and what is imported from them."""
 
 
-def spell(annotation: Any) -> str:
-    """Write an annotation as source code."""
-    for known, name in _NAMES.items():
-        if annotation is known or annotation == known:
-            return name
+def spelt(annotation: Any, places: Places) -> str:
+    """Return an annotation as source, and note where its names are found.
+
+    >>> spelt(int | None, set())
+    'int | None'
+    """
     origin, parts = get_origin(annotation), get_args(annotation)
+    if isinstance(annotation, str):
+        return annotation
+    if annotation is ...:
+        return "..."
     if origin in (Union, types.UnionType):
-        return " | ".join(map(spell, parts))
+        return " | ".join(spelt(part, places) for part in parts)
+    if annotation is type(None):
+        return "None"
+    if isinstance(annotation, list):
+        return f"[{', '.join(spelt(part, places) for part in annotation)}]"
     if origin is Literal:
-        return f"Literal[{', '.join(map(repr, parts))}]"
-    if origin is Callable:
-        arguments = "..." if parts[0] is ... else f"[{', '.join(map(spell, parts[0]))}]"
-        return f"Callable[{arguments}, {spell(parts[1])}]"
-    if origin in (Mapping, Sequence, dict, list, tuple):
-        return f"{origin.__name__}[{', '.join(map(spell, parts))}]"
-    return annotation.__name__
+        places.add(("typing", "Literal"))
+        return f"Literal[{', '.join(map(quoted, parts))}]"
+    kind = origin or annotation
+    name = getattr(kind, "__qualname__", str(kind).rpartition(".")[2])
+    if kind.__module__ != "builtins":
+        places.add((_PUBLIC.get(kind.__module__, kind.__module__), name))
+    return name + (f"[{', '.join(spelt(part, places) for part in parts)}]" if parts else "")
 
 
-def parameters(function: Callable[..., Any]) -> str:
+def quoted(value: Any) -> str:
+    """Return a value as source, texts in the quotes that ruff has."""
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def import_lines(places: Places) -> str:
+    """Return the imports of what has been noted."""
+    return "".join(f"from {module} import {name}\n" for module, name in sorted(places))
+
+
+def parameters(function: Callable[..., Any], places: Places) -> str:
     """Write the parameters of a function with types and defaults, after `self`."""
     written, starred = ["self"], False
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:
             written, starred = [*written, "*"], True
-        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-        written.append(f"{parameter.name}: {spell(parameter.annotation)}{default}")
+        default = "" if parameter.default is parameter.empty else f" = {quoted(parameter.default)}"
+        written.append(f"{parameter.name}: {spelt(parameter.annotation, places)}{default}")
     return ", ".join(written)
 
 
-def class_stub(cls: type, base: str) -> str:
+def class_stub(cls: type, base: str, places: Places) -> str:
     """Write the stub of a class that differs from its base in its options alone."""
     presets = "".join(f"{name}: ClassVar[dict[str, Any]]\n" for name in vars(cls) if name.isupper())
     doc = textwrap.indent(inspect.cleandoc(cls.__doc__ or ""), "    ", lambda line: bool(line.strip()))
@@ -80,15 +83,16 @@ def class_stub(cls: type, base: str) -> str:
         f'    r"""{doc.strip()}\n    """\n'
         f"    method_type: ClassVar[type[methods.{cls.method_type.__name__}]]\n"
         f"{textwrap.indent(presets, '    ')}"
-        f"    def __init__({parameters(cls)}) -> None: ...\n"
+        f"    def __init__({parameters(cls, places)}) -> None: ...\n"
     )
 
 
 def host_stub(module: Any, base: type, name_of: Callable[[str], str], imports: str) -> str:
     """Write the stub of a host's module: its classes, and what it has besides."""
     doc = f"{module.__doc__.strip()}\n"
-    classes = [class_stub(getattr(module, name_of(name)), base.__name__) for name in METHODS]
-    return HEAD.format(doc=doc) + IMPORTS + imports + "\n" + "\n".join(classes)
+    places: Places = {("typing", "Any"), ("typing", "ClassVar"), ("cam_extras", "methods")}
+    classes = [class_stub(getattr(module, name_of(name)), base.__name__, places) for name in METHODS]
+    return HEAD.format(doc=doc) + import_lines(places) + imports + "\n" + "\n".join(classes)
 
 
 def stubs() -> dict[Path, str]:

@@ -5,14 +5,14 @@
 
 # Written by tools/generate.py: edit the methods, and run it again.
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor
+from torch.nn import Module
 
 from cam_extras import methods
 from cam_extras.captum._host import MethodAttribution as MethodAttribution
-from cam_extras.layers import AnyLayer
 
 def class_name(method: str) -> str: ...
 
@@ -30,7 +30,7 @@ class LayerGradCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -53,7 +53,7 @@ class LayerHiResCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -78,7 +78,7 @@ class LayerXGradCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -101,7 +101,7 @@ class LayerShapleyCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -122,7 +122,7 @@ class LayerShapleyCamH(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -144,7 +144,7 @@ class LayerShapleyCamE(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -181,7 +181,7 @@ class LayerMIGradCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -245,7 +245,7 @@ class LayerExpectedGradCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -294,7 +294,7 @@ class LayerIntegratedGradCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -338,7 +338,7 @@ class LayerSmoothGradCamPlusPlus(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -415,7 +415,7 @@ class LayerOptiCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -447,7 +447,7 @@ class LayerFakeCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -471,7 +471,7 @@ class LayerRandomCam(MethodAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: AnyLayer,
+        layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,

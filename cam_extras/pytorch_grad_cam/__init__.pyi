@@ -9,7 +9,7 @@ ours.
 
 # Written by tools/generate.py: edit the methods, and run it again.
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 from pytorch_grad_cam import FEM as FEM
@@ -33,10 +33,10 @@ from pytorch_grad_cam import RefineCAM as RefineCAM
 from pytorch_grad_cam import ScoreCAM as ScoreCAM
 from pytorch_grad_cam import SegEigenCAM as SegEigenCAM
 from pytorch_grad_cam import run_dff_on_image as run_dff_on_image
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
+from torch.nn import Module
 
 from cam_extras import methods
-from cam_extras.layers import AnyLayer
 from cam_extras.pytorch_grad_cam._host import MethodCAM as MethodCAM
 from cam_extras.pytorch_grad_cam.upstream import UPSTREAM as UPSTREAM
 from cam_extras.pytorch_grad_cam.upstream import Upstream as Upstream
@@ -56,8 +56,8 @@ class GradCAM(MethodCAM):
     method_type: ClassVar[type[methods.GradCAM]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -79,8 +79,8 @@ class HiResCAM(MethodCAM):
     method_type: ClassVar[type[methods.HiResCAM]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -104,8 +104,8 @@ class XGradCAM(MethodCAM):
     method_type: ClassVar[type[methods.XGradCAM]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -127,8 +127,8 @@ class ShapleyCAM(MethodCAM):
     method_type: ClassVar[type[methods.ShapleyCAM]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -148,8 +148,8 @@ class ShapleyCAMH(MethodCAM):
     method_type: ClassVar[type[methods.ShapleyCAMH]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -170,8 +170,8 @@ class ShapleyCAME(MethodCAM):
     method_type: ClassVar[type[methods.ShapleyCAME]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -207,8 +207,8 @@ class MIGradCAM(MethodCAM):
     method_type: ClassVar[type[methods.MIGradCAM]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -271,8 +271,8 @@ class ExpectedGradCAM(MethodCAM):
     method_type: ClassVar[type[methods.ExpectedGradCAM]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -320,8 +320,8 @@ class IntegratedGradCAM(MethodCAM):
     method_type: ClassVar[type[methods.IntegratedGradCAM]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -364,8 +364,8 @@ class SmoothGradCAMPlusPlus(MethodCAM):
     method_type: ClassVar[type[methods.SmoothGradCAMPlusPlus]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -441,8 +441,8 @@ class OptiCAM(MethodCAM):
     FAST: ClassVar[dict[str, Any]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -473,8 +473,8 @@ class FakeCAM(MethodCAM):
     method_type: ClassVar[type[methods.FakeCAM]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
@@ -497,8 +497,8 @@ class RandomCAM(MethodCAM):
     method_type: ClassVar[type[methods.RandomCAM]]
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: AnyLayer,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         tta_transforms: Any = None,
