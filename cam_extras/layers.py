@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cam_extras._checks import check_input
 from cam_extras.probe import Probe, check_layers, find_layer, hook_of_a_call, undisturbed
 
+_MOST_PREFIX_TOKENS = 16  # before the patches: class, distillation, registers
 # What a head does to the last feature map, and what leaves it as it is: neither makes a map of its own.
 _NO_MAP_OF_THEIR_OWN = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
@@ -85,10 +86,13 @@ def auto_layer(
 
     Raises:
         TypeError: the input is not made of floating-point numbers, or the model returns nothing that can be scored.
-        ValueError: no layer returns such a map, or the utility depends on none; the input is empty or not finite.
+        ValueError: no layer returns such a map, or the utility depends on none; attention, or a layer that has the
+            cells as tokens, follows the last one, so that it is a patch embedding or a stem; its channels are last;
+            the input is empty or not finite.
     """
     x = check_input(x).detach()[:1]
-    candidates = _feature_maps(model, x, reshape_transform)
+    seen = _watch(model, x, reshape_transform)
+    candidates = seen.candidates
     if reshape_transform is not None:
         norms = [name for name in candidates if "norm" in type(model.get_submodule(name)).__name__.lower()]
         candidates = norms or candidates
@@ -98,8 +102,12 @@ def auto_layer(
         probe = Probe(model, layer, x, reshape_transform=reshape_transform, second_order=False)
         try:
             if probe.is_reached():
+                if reshape_transform is None:
+                    _check_last(model, seen, name)
                 return name, layer
             reason = "the gradients are 0 in all of them: is the model trained?"
+        except _NotTheLast:
+            raise
         except ValueError as error:  # off the way to the utility
             reason = str(error)
     raise ValueError(
@@ -108,13 +116,77 @@ def auto_layer(
     )
 
 
-def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None) -> list[str]:
-    """Name the modules that run once and return a feature map, in the order in which they finish."""
-    finished: list[str] = []
-    maps: set[str] = set()
+def _check_last(model: nn.Module, seen: _Watched, name: str) -> None:
+    """Raise ValueError for a feature map whose cells are mixed afterwards, or that has its channels last."""
+    norm = seen.before_the_last_attention(model)
+    todo = "give the layer by name" + ("" if norm is None else f", such as {norm!r},")
+    mixer = seen.mixed_by(name)
+    if mixer is not None:
+        raise _NotTheLast(
+            f"{name!r} returns the last feature map (N, C, *S) of this {type(model).__name__}, and {mixer!r} goes on "
+            f"with its cells, as tokens or by attention, so that a map of it would be wrong: {todo} and a "
+            "reshape_transform that makes a feature map of what it returns"
+        )
+    widths = {
+        module.normalized_shape[0]
+        for module in model.modules()
+        if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1
+    }
+    shape = seen.shapes[name]
+    if shape[-1] in widths and shape[1] not in widths:
+        raise _NotTheLast(
+            f"{name!r} returns the last feature map of this {type(model).__name__}, {tuple(shape)}, with its channels "
+            "last, it seems: give a reshape_transform that moves them, such as lambda t: t.movedim(-1, 1)"
+        )
+
+
+class _NotTheLast(ValueError):
+    """What is found is not what is looked for, and nothing else will be."""
+
+
+class _Watched(NamedTuple):
+    """What a forward pass shows of a model's modules.
+
+    Attributes:
+        finished: their names, in the order in which they finish.
+        shapes: of those that return a feature map, its shape.
+        tokens: of those that return a sequence of vectors, how long it is.
+        attention: those that are attention, by the name of their class.
+    """
+
+    finished: list[str]
+    shapes: dict[str, torch.Size]
+    tokens: dict[str, int]
+    attention: set[str]
+
+    @property
+    def candidates(self) -> list[str]:
+        """The modules that run once and return a feature map, in the order in which they finish."""
+        return [name for name in self.finished if name in self.shapes and self.finished.count(name) == 1]
+
+    def mixed_by(self, name: str) -> str | None:
+        """Return the first module after a feature map that is attention, or has the map's cells as tokens."""
+        cells = self.shapes[name][2:].numel()
+        for other in self.finished[self.finished.index(name) + 1 :]:
+            if other in self.attention or 0 <= self.tokens.get(other, -1) - cells <= _MOST_PREFIX_TOKENS:
+                return other
+        return None
+
+    def before_the_last_attention(self, model: nn.Module) -> str | None:
+        """Return the last norm before the last attention, where a transformer is usually explained."""
+        last = max((n for n, name in enumerate(self.finished) if name in self.attention), default=0)
+        norms = [name for name in self.finished[:last] if "norm" in type(model.get_submodule(name)).__name__.lower()]
+        return norms[-1] if norms else None
+
+
+def _watch(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None) -> _Watched:
+    """Run a model and see what its modules return."""
+    seen = _Watched([], {}, {}, set())
 
     def look(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        finished.append(name)
+        seen.finished.append(name)
+        if any(word in type(module).__name__.lower() for word in ("attention", "attn")):
+            seen.attention.add(name)
         if isinstance(output, tuple) and len(output) == 1:
             output = output[0]
         if not isinstance(output, Tensor) or not output.is_floating_point():
@@ -128,7 +200,9 @@ def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tens
             return
         a_map = output.ndim == x.ndim > 2 and len(output) == len(x) and output[0, 0].numel() > 1
         if a_map and not isinstance(module, _NO_MAP_OF_THEIR_OWN):
-            maps.add(name)
+            seen.shapes[name] = output.shape
+        elif output.ndim == 3 < x.ndim and len(output) == len(x):
+            seen.tokens[name] = output.shape[1]
 
     with ExitStack() as stack:
         stack.enter_context(undisturbed(model, x.device))
@@ -138,7 +212,7 @@ def _feature_maps(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tens
                 hook = stack.enter_context(hook_of_a_call(partial(look, name)))
                 stack.callback(module.register_forward_hook(hook).remove)
         model(x.clone())  # it may work in place on its input
-    return [name for name in finished if name in maps and finished.count(name) == 1]
+    return seen
 
 
 AnyLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module]
