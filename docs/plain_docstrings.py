@@ -18,9 +18,11 @@ _SHOWN = {
 # A package is shown with all that its `__init__` lists: those in `__all__`, and the classes of a stub.
 for _package in list(_SHOWN):
     for _file in (Path(__file__).parent.parent / _package.replace(".", "/")).glob("__init__.py*"):
+        _SHOWN.discard(_package)  # which has no heading of its own
         _SHOWN |= {
             f"{_package}.{name}"
-            for name in re.findall(r'^(?:    "|class )(\w+)', _file.read_text(encoding="utf-8"), re.MULTILINE)
+            for kind, name in re.findall(r'^(    "|class )(\w+)', _file.read_text(encoding="utf-8"), re.MULTILINE)
+            if kind == "class " or not name.isupper()  # constants have no entry
         }
 
 
