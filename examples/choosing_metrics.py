@@ -27,7 +27,7 @@ from cam_extras.demo.canvases import Canvases, make_canvases
 from cam_extras.demo.classifier import LAYER, SCALE, load_classifier, prepare
 from cam_extras.evaluation import Evaluation, Evaluator
 from cam_extras.maps import mask
-from cam_extras.methods import METHODS, GradCAM, HiResCAM, Method, MIGradCAM, OptiCAM, ShapleyCAM
+from cam_extras.methods import METHODS, ChannelMethod, GradCAM, HiResCAM, Method, MIGradCAM, OptiCAM, ShapleyCAM
 from cam_extras.metrics import METRICS, Schedule, average_drop, win_percentage
 from cam_extras.probe import Probe
 from cam_extras.runs.summary import summarise
@@ -67,23 +67,19 @@ class Coarse(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise(Method):
+class Noise(ChannelMethod):
     """A control: channel weights that are new for every image, however alike."""
 
     control: ClassVar[bool] = True
     paper: ClassVar[str] = "none"
 
-    def channel_weights(self, probe: Probe) -> Tensor:
+    def weights(self, probe: Probe) -> Tensor:
         """Return w, shape (N, C)."""
         draws = []
         for image in probe.x:
             generator = torch.Generator().manual_seed(zlib.crc32(image.numpy().tobytes()))
             draws.append(torch.rand(probe.activations.shape[1], generator=generator) - 0.5)
         return torch.stack(draws)
-
-    def __call__(self, probe: Probe) -> Tensor:
-        """Return w_k A_k, shape (N, C, *S)."""
-        return self.channel_weights(probe)[:, :, None, None] * probe.activations
 
 
 class Cheat(nn.Module):
