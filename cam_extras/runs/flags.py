@@ -198,7 +198,7 @@ def check_location(location: str) -> None:
 def _check_files(config: RunConfig) -> None:
     """Raise ValueError where a file that is named is not there, before anything is loaded."""
     if not config.output:
-        raise ValueError('the output folder is "", no name: give a folder, "." for the working folder')
+        raise ValueError('the output folder is "": give the name of a folder, or "." for the working folder')
     for code in (config.model, config.transform):
         if code is not None and names_code(code):
             check_file(code)

@@ -306,7 +306,7 @@ class TestArguments:
                 TypeError,
                 r"target must be 'predicted', 'label' or the number of a class; got \[1, 2\]",
             ),
-            ({"target": 0.5}, TypeError, "got 0.5: for a class of its own for each image give the data labels"),
+            ({"target": 0.5}, TypeError, "got 0.5: to explain a different class of each image, give the data"),
             ({"target": True}, TypeError, "got True"),
             ({"target": 1.0}, TypeError, "got 1.0"),
             ({"target": torch.tensor([1, 2])}, TypeError, "got tensor"),
@@ -381,7 +381,7 @@ class TestTrouble:
         assert len(run.errors) == 2
         assert run.summary == []
         assert (tmp_path / "out" / "report.html").exists()
-        with pytest.raises(ValueError, match=r"not one image can be explained; of the first, empty.jpg: cannot read"):
+        with pytest.raises(ValueError, match=r"no image can be explained; the first, empty.jpg: cannot read"):
             evaluate(load_classifier(), "auto", tmp_path, tmp_path / "auto", transform=PREPARE, **QUICK)
 
     @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ class TestTrouble:
     def test_a_layer_is_not_looked_for_in_data_that_comes_in_order(self, tmp_path):
         """A loader may be read as often as one likes: that is not why."""
         loader = DataLoader([(torch.zeros(1, 64, 64), 0)] * 3, batch_size=2)
-        with pytest.raises(ValueError, match=r"of this data none can be asked for, they come in order: name the layer"):
+        with pytest.raises(ValueError, match=r"this data can only be read once, in order: name the layer"):
             evaluate(load_classifier(), "auto", loader, tmp_path / "auto", **QUICK)
 
 
@@ -857,7 +857,7 @@ class TestCommand:
         for path in folder.glob("[0-9].png"):
             path.unlink()
         assert main([*command, f"--output={tmp_path / 'none'}", f"--data={folder}"]) == 2
-        assert "not one of 12 images could be scored" in capsys.readouterr().err
+        assert "none of 12 images could be scored" in capsys.readouterr().err
 
     def test_interrupted(self, command, tmp_path, capsys, monkeypatch):
         def interrupt(*args, **options):
@@ -879,7 +879,7 @@ class TestCommand:
             (["--data=nowhere"], "there is no 'nowhere'"),
             (["--target=label", "--data=SOME"], "has no labels"),
             (["--metrics", "pointing_game"], "a metric asks where the object is"),
-            (["--device=abacus"], "'abacus' is not to be had here"),
+            (["--device=abacus"], "'abacus' is not available here"),
         ],
     )
     def test_mistakes_are_told_in_one_line(self, command, digits, tmp_path, capsys, arguments, match):
