@@ -165,7 +165,7 @@ def _resolved(config: RunConfig) -> RunConfig:
     """Return the configuration with methods, metrics, options and the target resolved."""
     metrics = as_metrics(config.metrics)
     if not metrics:
-        raise ValueError("there is no metric to evaluate: give at least one")
+        raise ValueError("there is no metric to evaluate: give one or more")
     return config.replaced(
         target=_target(config.target),
         methods=as_methods(config.methods, config.seed),

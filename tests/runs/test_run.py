@@ -370,7 +370,7 @@ class TestTrouble:
 
     def test_a_model_that_takes_no_image_stops_the_run(self, digits, tmp_path):
         colour = transforms.Compose([transforms.ToTensor()])
-        with pytest.raises(RuntimeError, match=r"all of the first 16 images failed alike: .*3 channels"):
+        with pytest.raises(RuntimeError, match=r"all of the first 16 images failed in the same way: .*3 channels"):
             evaluate(load_classifier(), LAYER, digits, tmp_path, transform=colour, **QUICK | {"images_per_part": 32})
 
     def test_no_image_at_all(self, tmp_path):
