@@ -180,7 +180,7 @@ class TestArguments:
 
     def test_a_device_without_values_is_refused_before_the_model_is_moved(self, digits, tmp_path):
         model = load_classifier()
-        with untouched(model), pytest.raises(ValueError, match="device='meta' has no values"):
+        with untouched(model), pytest.raises(ValueError, match="device='meta' holds no values"):
             evaluate(model, LAYER, digits, tmp_path / "out", transform=PREPARE, device="meta", **QUICK)
         assert all(parameter.device.type == "cpu" for parameter in model.parameters())
         assert not (tmp_path / "out").exists()
@@ -395,7 +395,7 @@ class TestTrouble:
     def test_what_is_said_of_images_that_can_be_read(self, options, match, tmp_path):
         images = [Image.new("RGB", (28, 28)) for _ in range(3)]
         given = QUICK | {"transform": PREPARE} | options
-        with pytest.raises(ValueError, match=f"image can be explained; of the first, item 0: .*{match}") as raised:
+        with pytest.raises(ValueError, match=f"no image can be explained; the first, item 0: .*{match}") as raised:
             evaluate(load_classifier(), "auto", images, tmp_path / "auto", **given)
         assert "read" not in str(raised.value)
 
@@ -571,7 +571,7 @@ class TestPassingErrors:
             pytest.raises(
                 RuntimeError,
                 match=r"32 images in a row cannot be read, the last .*: there is no image .*"
-                r'go on with mode="resume", retry_errors=True; or with insist=True where',
+                r'go on with mode="resume", retry_errors=True; or with insist=True if',
             ),
         ):
             self.run(images, tmp_path / "cut")
@@ -601,7 +601,7 @@ class TestPassingErrors:
             (tmp_path / "broken" / f"{number:02}.png").write_bytes(b"no")
         assert main([*command, f"--data={tmp_path / 'broken'}", f"--output={tmp_path / 'out'}"]) == 2
         error = capsys.readouterr().err
-        assert "go on with --resume, --retry-errors; or with --insist where these files" in error
+        assert "go on with --resume, --retry-errors; or with --insist if these files" in error
 
     def test_by_command(self, command, images, tmp_path, capsys):
         command = [f"--data={images}" if part.startswith("--data") else part for part in command]
