@@ -234,7 +234,7 @@ class TestFilesOfTheUser:
     def test_an_empty_name_of_an_evaluation(self, tmp_path, monkeypatch, capsys, command):
         monkeypatch.chdir(tmp_path)
         assert main([*command, "--model", "resnet18", "--output="]) == 2
-        assert 'the output folder is "", no name' in capsys.readouterr().err
+        assert 'the output folder is "": give' in capsys.readouterr().err
         assert contents(tmp_path) == {}
 
 
