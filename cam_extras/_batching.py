@@ -19,8 +19,8 @@ class Limit:
     """How many images may go through a model at a time.
 
     Attributes:
-        most: that many; None for as many as are asked for.
-        largest: the most that have been asked for and granted; 0 where nothing has.
+        most: the limit; None for no limit.
+        largest: the most that have been granted so far; 0 if none have.
     """
 
     most: int | None
@@ -32,7 +32,7 @@ _limit: ContextVar[Limit | None] = ContextVar("limit", default=None)
 
 @contextmanager
 def limited(most: int | None) -> Iterator[Limit]:
-    """Have the passes that methods and metrics make inside of a batch be of so many images at most."""
+    """Limit the passes that methods and metrics make within a batch to `most` images."""
     limit = Limit(most)
     token = _limit.set(limit)
     try:
@@ -42,7 +42,7 @@ def limited(most: int | None) -> Iterator[Limit]:
 
 
 def granted(rows: int) -> int:
-    """Return how many images of those asked for may go through the model at a time: all, unless `limited`."""
+    """Return how many of the images asked for may go through the model at a time: all, unless `limited`."""
     limit = _limit.get()
     if limit is None:
         return rows
@@ -52,13 +52,13 @@ def granted(rows: int) -> int:
 
 
 def rows_of_a_pass(x: Tensor, chosen: int | None = None) -> int:
-    """Return how many images like those of x (N, C, *S) to run at a time: as chosen, or what the device does best."""
+    """Return how many images like those of x (N, C, *S) to run at a time: as chosen, or what suits the device best."""
     return granted(best_rows(x.shape[2:], x.device) if chosen is None else chosen)
 
 
 def best_rows(size: torch.Size, device: torch.device) -> int:
-    """Return how many images of a size *S a device does best at a time."""
+    """Return how many images of size *S at a time suit a device best."""
     if device.type != "cpu":
         return _MOST
-    # Large intermediate results leave the processor's cache, and memory in pieces this big is taken anew every time.
+    # Large intermediate results leave the processor's cache, and memory blocks this big are allocated anew every time.
     return min(max(_CACHED_PIXELS // size.numel(), 1), _MOST)

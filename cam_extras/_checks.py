@@ -1,4 +1,4 @@
-"""Argument checks shared by the whole package: each says what was expected, what came and what to do."""
+"""Argument checks shared by the whole package: each says what was expected, what was given and what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SampleError(ValueError):
     """Something is wrong with some samples of a batch.
 
     Args:
-        wrong: what is.
+        wrong: what is wrong.
         samples: their positions in the batch.
         todo: what to do about it.
     """
@@ -38,7 +38,7 @@ class SampleError(ValueError):
         return f"{self.wrong} in sample{plural} {numbers}" + (f": {self.todo}" if self.todo else "")
 
     def counted_from(self, first: int) -> SampleError:
-        """Return the error of a batch whose first sample has this number."""
+        """Return the error for a batch whose first sample has this number."""
         return SampleError(self.wrong, [first + sample for sample in self.samples], self.todo)
 
 
@@ -59,7 +59,7 @@ def check_sequence(what: str, value: object) -> None:
 
 
 def check_maps(what: str, given: object) -> None:
-    """Raise TypeError or ValueError unless these are maps (N, *S) of floating point, without a channel dimension."""
+    """Raise TypeError or ValueError unless these are floating-point maps (N, *S), without a channel dimension."""
     maps = check_tensor(what, given)
     if maps.ndim < 2 or maps.numel() == 0:
         raise ValueError(f"{what} must have shape (N, *S) and pixels; got {tuple(maps.shape)}")
@@ -98,7 +98,7 @@ def check_input(x: object) -> Tensor:
 
 
 def check_pixels(shape: Sequence[int]) -> None:
-    """Raise ValueError unless an input of this shape has pixels, or positions in time or space, to be shown by maps."""
+    """Raise ValueError unless an input of this shape has pixels, or positions in time or space, for maps to show."""
     if len(shape) < 3 or 0 in shape[2:]:
         raise ValueError(
             f"the input must have pixels, shape (N, C, *S); got {tuple(shape)}"
@@ -109,7 +109,7 @@ def check_pixels(shape: Sequence[int]) -> None:
 def check_finite(what: str, values: Tensor) -> None:
     """Raise ValueError naming the samples (first dimension) of `values` that are not finite, or TypeError."""
     check_tensor(what, values)
-    if values.sum().isfinite():  # twenty times faster than looking at every element, and seldom wrong
+    if values.sum().isfinite():  # twenty times faster than checking every element, and rarely wrong
         return
     finite = torch.isfinite(values)
     if not finite.all():
@@ -164,7 +164,7 @@ def check_targets(targets: Iterable[object], batch_size: int) -> list[Callable[.
 
 
 def list_targets(targets: Iterable[object]) -> list[Callable[..., Any]]:
-    """Return functions, one for each sample, as a list, or raise TypeError where they are no callables."""
+    """Return functions, one for each sample, as a list, or raise TypeError if they are not callable."""
     if callable(targets) or not isinstance(targets, Iterable):
         raise TypeError(
             f"targets must be a list with one callable a sample, got {type(targets).__name__}: "
@@ -181,7 +181,7 @@ def list_targets(targets: Iterable[object]) -> list[Callable[..., Any]]:
 
 
 def stacklevel_of_the_caller() -> int:
-    """Return the `stacklevel` with which a warning points at the line outside of this package and its hosts."""
+    """Return the `stacklevel` that points a warning at the caller outside this package and its hosts."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_CALLER:
         frame, level = frame.f_back, level + 1

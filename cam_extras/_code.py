@@ -1,4 +1,4 @@
-"""Code that is named in text: FILE.py:NAME and MODULE:NAME, and what installed packages offer by name."""
+"""Code named in text: FILE.py:NAME and MODULE:NAME, and what installed packages offer by name."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from typing import Any
 
 from cam_extras._names import check_name
 
-# Modules of files that were run, by what is in the file: to run it again would register its metrics again.
+# Modules of files that were run, by contents: running a file again would register its metrics again.
 _of_files: dict[tuple[Path, str], ModuleType] = {}
 
 
 def load_code(spec: str, kind: str = "function") -> Any:
-    """Return what FILE.py:NAME or MODULE:NAME names, of which the file or the module is run.
+    """Return what FILE.py:NAME or MODULE:NAME names, after running the file or module.
 
     Args:
-        spec: the name. A file is run once in a process, and again when something else is in it.
+        spec: the name. A file is run once per process, and again when its contents change.
         kind: what is expected there, for the message.
 
     Raises:
@@ -41,7 +41,7 @@ def load_code(spec: str, kind: str = "function") -> Any:
 
 
 def check_file(spec: str) -> None:
-    """Raise ValueError where there is no file of FILE.py:NAME."""
+    """Raise ValueError if the file of FILE.py:NAME does not exist."""
     source = spec.rpartition(":")[0]
     if source.endswith(".py") and not Path(source).is_file():
         raise ValueError(f"there is no file {source}")
@@ -54,7 +54,7 @@ def installed(kind: str) -> dict[str, EntryPoint]:
 
 
 def load_installed(kind: str, name: str) -> Any:
-    """Return what an installed package offers by a name, a key of `installed`.
+    """Return what an installed package offers under a name, a key of `installed`.
 
     Raises:
         ValueError: loading it failed.
@@ -66,7 +66,7 @@ def load_installed(kind: str, name: str) -> Any:
 
 @contextmanager
 def failures_of(source: str) -> Iterator[None]:
-    """Say in one line what went wrong in somebody's own code."""
+    """Report in one line what went wrong in the user's code."""
     try:
         yield
     except Exception as error:
@@ -96,7 +96,7 @@ def _run(path: Path) -> ModuleType:
 
 @contextmanager
 def _listed(module: ModuleType) -> Iterator[None]:
-    """Have a module in `sys.modules` while it is executed, as dataclasses need it, and what was there after that."""
+    """Keep a module in `sys.modules` while it runs, as dataclasses need, then restore what was there."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
     try:

@@ -1,4 +1,4 @@
-"""Old names, which keep working for one release: each says what it is called now."""
+"""Old names, which keep working for one release: each warns with the new name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any, TypeVar
 
-# What is passed over to find the line that has the old name.
+# Files skipped to find the line that uses the old name.
 _NOT_THE_CALLER = ("cam_extras", "contextlib", "dataclasses", "functools", "importlib")
 
 MOVED_MODULES: dict[str, tuple[str, ...]] = {
@@ -55,13 +55,13 @@ RENAMED: dict[str, str] = {
     "read_methods": "as_methods",
     "read_options": "as_options",
 }
-"""Old name -> new name, of what is in those modules."""
+"""Old name -> new name, for what is in those modules."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def warn(old: str, new: str) -> None:
-    """Warn that something is called by its old name, at the line outside of this package that does."""
+    """Warn that an old name is used, at the line outside this package that uses it."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_NOT_THE_CALLER):
         frame = frame.f_back
@@ -76,7 +76,7 @@ def warn(old: str, new: str) -> None:
 
 
 def renamed(old_to_new: Mapping[str, str]) -> Callable[[_Function], _Function]:
-    """Let a function take keyword arguments by their old names, too.
+    """Let a function also take keyword arguments by their old names.
 
     Raises:
         TypeError: (when called) an argument is given by both names.
@@ -93,7 +93,7 @@ def renamed(old_to_new: Mapping[str, str]) -> Callable[[_Function], _Function]:
 
 
 def with_new_names(arguments: Mapping[str, Any], old_to_new: Mapping[str, str]) -> dict[str, Any]:
-    """Return keyword arguments by their new names; warn of old ones."""
+    """Return keyword arguments by their new names; warn about old ones."""
     if old_to_new.keys().isdisjoint(arguments):
         return dict(arguments)
     found = {name: value for name, value in arguments.items() if name not in old_to_new}
@@ -121,7 +121,7 @@ def names_of(module: str, old_to_new: Mapping[str, str]) -> Callable[[str], Any]
 
 
 class _OldModule(Loader):
-    """Makes a module whose names are found elsewhere."""
+    """Loads an old module, whose names are now elsewhere."""
 
     def __init__(self, homes: Sequence[str]):
         self._homes = homes
@@ -146,7 +146,7 @@ class _OldModule(Loader):
 
 
 class OldModules(MetaPathFinder):
-    """Finds modules under the names that they had."""
+    """Finds modules by their old names."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
         """Return the spec of an old module."""

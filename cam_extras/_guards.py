@@ -1,4 +1,4 @@
-"""What must be put back whatever happens: settings of the whole process, which threads share, and interrupts."""
+"""State that must be restored whatever happens: process-wide settings, which threads share, and interrupts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class Switch:
-    """A setting of the whole process while anybody needs it: the first to come sets it, the last to go puts it back.
+    """A process-wide setting, shared by threads: the first to need it sets it, the last to finish restores it.
 
     Args:
-        setting: makes a context manager that sets it, and puts back what was there.
+        setting: makes a context manager that sets it, and restores it.
     """
 
     def __init__(self, setting: Callable[[], AbstractContextManager[Any]]):
@@ -30,7 +30,7 @@ class Switch:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Have it set for the length of the block."""
+        """Keep it set during the block."""
         with self._lock:
             if self._users == 0:
                 self._set = self._setting()
@@ -62,7 +62,7 @@ def _plain_code() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-# PyTorch calls no hook in the fast path of attention, nor in compiled code.
+# PyTorch calls no hooks in the fast path of attention or in compiled code.
 NO_FAST_PATH = Switch(_no_fast_path)
 PLAIN_CODE = Switch(_plain_code)
 # Fused kernels have no second derivative.
@@ -73,7 +73,7 @@ _making = threading.Lock()
 
 
 def lock_of(model: Any) -> AbstractContextManager[Any]:
-    """Return the lock of a model: its modes and hooks are those of one pass at a time."""
+    """Return the lock of a model: only one pass at a time may set its modes and hooks."""
     if not isinstance(model, nn.Module):
         return nullcontext()
     with _making:
@@ -81,11 +81,11 @@ def lock_of(model: Any) -> AbstractContextManager[Any]:
 
 
 class Interrupts:
-    """Ctrl-C while something is changed that must be put back: once it has come, or while held, it waits for the end.
+    """Delays Ctrl-C while something is changed that must be restored: an interrupt midway would leave it half restored.
 
-    Where it comes in the middle of putting back, what is left would stay as it is. A context manager: at its start
-    interrupts are held, `let` lets them come, `hold` holds them; at its end one that was held comes. Python tells
-    interrupts to the main thread alone; in others nothing is done, nor where SIGINT is not handled in Python.
+    A context manager: it starts by holding interrupts; `let` lets them through, `hold` holds them again, and so does
+    the first one let through; at the end, one that was held is raised. Python delivers interrupts to the main thread
+    only; in other threads, or if SIGINT is not handled in Python, nothing is done.
     """
 
     def __enter__(self) -> Interrupts:
@@ -102,11 +102,11 @@ class Interrupts:
         if self._held:
             self._came = True
         else:
-            self._held = True  # what it raises is on its way, and what is put back for that is to be left in peace
+            self._held = True  # hold further ones while the first is handled and state is restored
             self._handler(number, frame)
 
     def let(self) -> None:
-        """Let interrupts come."""
+        """Let interrupts through."""
         self._held = False
         if self._came:
             self._came = False

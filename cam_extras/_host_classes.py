@@ -1,4 +1,4 @@
-"""Classes for a host, one for each method: made of what the method says of itself."""
+"""Classes for a host, one per method, made from the method's definition."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _Host = TypeVar("_Host")
 
 
 def make_class(base: type[_Host], method: type[Method], name: str, module: str) -> type[_Host]:
-    """Make the class of a method for a host.
+    """Make a method's class for a host.
 
     Args:
-        base: what the host needs; it reads the method in `method_type`, and takes hyper-parameters as `**hyper`.
+        base: base class of the host; it reads the method from `method_type` and takes hyper-parameters as `**hyper`.
         method: the method.
-        name: of the class.
+        name: name of the class.
         module: where it can be imported from.
     """
     doc = (
@@ -53,6 +53,6 @@ def hyper_parameters(method: type[Method]) -> list[inspect.Parameter]:
 
 
 def describe(host: Any, model: object, layers: Sequence[str], method: Method) -> str:
-    """Return what tells a host's class from others: model, layer and hyper-parameters."""
+    """Return the `repr` of a host's class: model, layer and hyper-parameters."""
     hyper = [f"{field.name}={getattr(method, field.name)!r:.80}" for field in fields(method)]
     return f"{type(host).__name__}({', '.join([type(model).__name__, *map(repr, layers), *hyper])})"

@@ -1,4 +1,4 @@
-"""What there is, as entries and as tables: without torch, so that `cam-extras list` answers at once."""
+"""Methods and metrics as entries and as tables: without torch, so that `cam-extras list` answers at once."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def list_tables(methods: Iterable[MethodEntry], metrics: Iterable[MetricEntry]) 
 
 
 def head_controls(table: Table) -> None:
-    """Begin the part of a table that has the controls."""
+    """Start the controls section of a table."""
     table.add_section()
     table.add_row("[italic]Controls[/italic]")
 
 
 def describe_entry(entry: MethodEntry | MetricEntry) -> str:
-    """Say all that is known of a method or a metric, its hyper-parameters or options with their defaults among it."""
+    """Describe a method or metric in full, including its hyper-parameters or options with their defaults."""
     if isinstance(entry, MethodEntry):
         head, values, kind = entry.name, entry.hyper, "hyper-parameters"
     else:

@@ -1,4 +1,4 @@
-"""Checks of plain values and of names: without torch, so that a command line can be read and checked at once."""
+"""Checks of plain values and names: without torch, so that a command line can be checked at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_count(name: str, value: object, least: int = 1, most: int | None = Non
 
 
 def at_least(least: int) -> Callable[[str, object], None]:
-    """Return a check that an integer is `least` or more, to stand in an `Annotated`."""
+    """Return a check that an integer is `least` or more, for use in `Annotated`."""
 
     def check(name: str, value: object) -> None:
         check_count(name, value, least)
@@ -47,22 +47,22 @@ def check_number(name: str, value: object) -> None:
 
 
 def check_name(kind: str, name: object, known: Collection[str]) -> None:
-    """Raise ValueError with the names that come close unless `name` is a known one."""
+    """Raise ValueError with the nearest names unless `name` is known."""
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"there is no {kind} {name!r:.80}: {_nearest(str(name)[:80], known)}")
 
 
 def find_name(kind: str, given: str, names: Collection[str], shorts: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return the name that is meant, with no regard to case, hyphens, underscores and spaces.
+    """Return the name that is meant, ignoring case, hyphens, underscores and spaces.
 
     Args:
         kind: what it is a name of, for the message.
-        given: what somebody typed.
-        names: those that there are.
+        given: what the user typed.
+        names: the known names.
         shorts: short name -> name.
 
     Raises:
-        ValueError: none is meant; the message has those that come close.
+        ValueError: no name matches; the message has the nearest.
 
     >>> find_name("metric", "ad", ["average_drop", "adcc"], {"AD": "average_drop"})
     'average_drop'
@@ -80,7 +80,7 @@ def _plain(name: str) -> str:
 
 
 def _nearest(given: str, names: Collection[str], shorts: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Say which names come close, with no regard to case, or else which there are."""
+    """Name the nearest names, ignoring case, or else all names."""
     lower = {short.lower(): name for short, name in shorts.items()} | {name.lower(): name for name in names}
     close = dict.fromkeys(lower[name] for name in difflib.get_close_matches(given.lower(), lower, n=3, cutoff=0.5))
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"

@@ -1,7 +1,7 @@
-"""Options that are declared once, as annotated fields: what a value must be, and the error that says so.
+"""Options declared once, as annotated fields: what a value must be, and the error if it is not.
 
-An annotation may carry checks of its own, `Annotated[int, check_seed]`: functions (name, value) that raise. A text in
-it says what the option is, for errors and documentation.
+An annotation may carry checks, `Annotated[int, check_seed]`: functions (name, value) that raise. A text in it says
+what the option is, for errors and documentation.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 def hints_of(cls: Any) -> dict[str, Any]:
     """Return the annotations of a class or function by name, resolved, with what `Annotated` adds.
 
-    What cannot be resolved, such as a name that is imported for type checkers alone, is `Any`. A class may be of a file
-    that was run and is in no `sys.modules`, where `typing.get_type_hints` looks for its names.
+    What cannot be resolved, such as a name imported only for type checkers, is `Any`. This also works for classes from
+    files that were run and are not in `sys.modules`, where `typing.get_type_hints` looks for their names.
     """
     if not isinstance(cls, type):
         return get_type_hints(cls, include_extras=True)
@@ -41,8 +41,8 @@ def check_fields(options: Any) -> None:
     """Check every field of a dataclass by its annotation.
 
     Raises:
-        TypeError: a value has another type.
-        ValueError: a value is none of the choices, or out of its range.
+        TypeError: a value has the wrong type.
+        ValueError: a value is not one of the choices, or out of range.
     """
     hints = hints_of(options.__class__)
     for field in dataclasses.fields(options):
@@ -54,8 +54,8 @@ def check_annotated(name: str, value: object, annotation: Any) -> None:
     """Check a value by its annotation.
 
     Raises:
-        TypeError: it has another type.
-        ValueError: it is none of the choices, or out of its range.
+        TypeError: it has the wrong type.
+        ValueError: it is not one of the choices, or out of range.
 
     >>> check_annotated("ties", "last", Literal["first", "any"])
     Traceback (most recent call last):
@@ -72,7 +72,7 @@ def check_annotated(name: str, value: object, annotation: Any) -> None:
 
 
 def fits(value: object, annotation: Any) -> bool:
-    """Return whether a value has the type of an annotation; the checks that it carries are not run."""
+    """Return whether a value has the type of an annotation, without running its checks."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if annotation is Any:
         return True
@@ -104,7 +104,7 @@ def fits(value: object, annotation: Any) -> bool:
 
 
 def choices_of(annotation: Any) -> tuple[Any, ...]:
-    """Return the values of a `Literal`, alone or beside None; none where the annotation is something else.
+    """Return the values of a `Literal`, alone or with None; empty for any other annotation.
 
     >>> choices_of(Literal["first", "any"]), choices_of(int)
     (('first', 'any'), ())
@@ -119,7 +119,7 @@ def choices_of(annotation: Any) -> tuple[Any, ...]:
 
 
 def meaning_of(annotation: Any) -> str:
-    """Return what an annotation says of the option in words; nothing where it says nothing.
+    """Return the text in an annotation that describes the option; empty if there is none.
 
     >>> meaning_of(Annotated[float, "the share of the pixels"])
     'the share of the pixels'
@@ -129,7 +129,7 @@ def meaning_of(annotation: Any) -> str:
 
 
 def bare(annotation: Any) -> Any:
-    """Return an annotation without what `Annotated` adds, as signatures show it.
+    """Return an annotation without what `Annotated` adds, as in signatures.
 
     >>> bare(Annotated[int, "how many"] | None)
     int | None
@@ -148,7 +148,7 @@ _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "tex
 
 
 def expected(annotation: Any) -> str:
-    """Say what a value of an annotation is.
+    """Say in words what an annotation accepts.
 
     >>> expected(int | None), expected(Sequence[str]), expected(Literal["auto"] | int)
     ('an integer or None', 'a list of text', "'auto' or an integer")
@@ -173,7 +173,7 @@ def expected(annotation: Any) -> str:
 
 
 def _run_checks(name: str, value: object, annotation: Any) -> None:
-    """Run the checks that an annotation carries, of a union those of the parts that fit."""
+    """Run the checks in an annotation; in a union, those of the parts that fit."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         _run_checks(name, value, parts[0])

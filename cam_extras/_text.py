@@ -1,4 +1,4 @@
-"""Text that comes from elsewhere, such as settings, names of files and of classes: what it runs, and what shows it."""
+"""Text from outside, such as settings and names of files and classes: reading it, running it and showing it safely."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# What a terminal obeys (C0, DEL, C1), and what turns the order of letters round or starts another line.
+# Terminal control characters (C0, DEL, C1), and characters that reverse text or start a new line.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CONTROLS_IN_LINES = re.compile(_CONTROLS.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 _WITH_OPTIONS = re.compile(r"(?P<name>.*?)(:(?P<options>[^:=]*=.*))?", re.DOTALL)
@@ -16,11 +16,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""Spell out what a terminal would obey instead of showing it.
+    r"""Escape characters that a terminal would obey instead of showing.
 
     Args:
         text: what to show.
-        lines: keep ends of lines and tabs, as in messages; names have none.
+        lines: keep line breaks and tabs, for messages; names have none.
 
     >>> printable("a\x1b[31mb\n.png")
     'a\\x1b[31mb\\n.png'
@@ -30,7 +30,7 @@ def printable(text: object, *, lines: bool = False) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """Return a value as it stands in a table: a text that a spreadsheet would take for a formula begins with '.
+    """Return a value for a table: text that a spreadsheet would take for a formula gets a leading '.
 
     >>> csv_cell("=1+1"), csv_cell("a=1"), csv_cell(-1)
     ("'=1+1", 'a=1', -1)
@@ -39,7 +39,7 @@ def csv_cell(value: object) -> object:
 
 
 def split_options(text: str) -> tuple[str, str]:
-    """Split options off a name, or off code that is named.
+    """Split options off the name of a method or of code.
 
     >>> split_options("OptiCAM:max_iterations=30,utility=softmax"), split_options("mine.py:MyCAM:n=3")
     (('OptiCAM', 'max_iterations=30,utility=softmax'), ('mine.py:MyCAM', 'n=3'))
@@ -52,7 +52,7 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
     """Read settings "name=value": numbers, None, True and False as Python writes them, anything else as text.
 
     Raises:
-        ValueError: there is no "=" in a setting.
+        ValueError: a setting has no "=".
 
     >>> read_settings(["max_iterations=30", "utility=softmax"])
     {'max_iterations': 30, 'utility': 'softmax'}
@@ -64,18 +64,18 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"expected NAME=VALUE, such as max_iterations=30; got {setting!r}")
         try:
             read[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of a thousand brackets
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two come from a thousand brackets
             read[name] = text
     return read
 
 
 def names_code(spec: str) -> bool:
-    """Return whether something is given as FILE.py:NAME or MODULE:NAME, which is run."""
+    """Return whether a text is FILE.py:NAME or MODULE:NAME, whose code is run."""
     return ":" in spec
 
 
 def code_in(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return those of the settings of a run, by name, that run code: functions, and clusters that work is sent to.
+    """Return the settings of a run, by name, that run code: functions, and clusters that work is sent to.
 
     What Ray gets from a cluster may be code as much as what it sends there; "auto" and "local" are this machine's own.
 
@@ -96,7 +96,7 @@ def _texts_of(setting: Any) -> list[str]:
 
 
 def _code_in_methods(methods: Any) -> Iterator[str]:
-    """Yield the code that methods name, in a list or as a mapping; options behind a name are none of it."""
+    """Yield the code that methods name, in a list or a mapping, without the options after a name."""
     hyper = methods if isinstance(methods, Mapping) else dict.fromkeys(_texts_of(methods))
     for name, options in hyper.items():
         text = options.get("method", name) if isinstance(options, Mapping) else name

@@ -1,7 +1,6 @@
 """The command line: cam-extras demo, list, explain, evaluate and compare.
 
-Arguments are read and checked before anything is imported that takes long: what the commands do is in
-`cam_extras.commands`.
+Arguments are read and checked before any slow import: what the commands do is in `cam_extras.commands`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _OF_EXPLAIN = ("model", "weights", "layer", "methods", "target", "device", "outp
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status.
 
-    It is 0; 2 with one line that says what is wrong; 3 where some images have no scores; 130 where it was interrupted.
+    It is 0; 2 after an error, told in one line; 3 if some images have no scores; 130 if interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(message: object) -> None:
-    """Say what the library says, as the command line would."""
+    """Print a message of the library in the words of the command line."""
     sys.stderr.write(f"cam-extras: {printable(in_flags(str(message)), lines=True)}\n")
 
 
@@ -56,7 +55,7 @@ def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that shows what it was given as text alone."""
+    """A parser that prints what users typed as plain text."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message, lines=True), file)
@@ -74,16 +73,16 @@ def _parser() -> argparse.ArgumentParser:
         type=_path,
         default=the_demo.FOLDER,
         metavar="DIR",
-        help=f"default: {the_demo.FOLDER}, where a demo replaces the one before",
+        help=f"default: {the_demo.FOLDER}, where a demo replaces the last one",
     )
     demo.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
     demo.set_defaults(run=_demo)
 
     listing = commands.add_parser("list", help="name the methods and metrics, and their papers")
-    listing.add_argument("names", nargs="*", metavar="NAME", help="those to tell all of, with their options")
+    listing.add_argument("names", nargs="*", metavar="NAME", help="show all details of these, with their options")
     listing.set_defaults(run=_list)
 
-    explain = commands.add_parser("explain", help="explain images of your own")
+    explain = commands.add_parser("explain", help="explain your own images")
     explain.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     add_flags(explain, _OF_EXPLAIN, methods="all of ours", output=_OUTPUT)
     explain.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
@@ -93,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         help="explain a data set with many methods and score them with many metrics",
         description="Explain the images of a data set with every method, score the maps with every metric, and write "
-        "tables and a report. Exit status: 0; 2 where nothing could be done; 3 where some images have no scores.",
+        "tables and a report. Exit status: 0; 2 after an error; 3 if some images have no scores.",
     )
     add_config_flags(evaluation)
     add_flags(evaluation)
@@ -101,9 +100,13 @@ def _parser() -> argparse.ArgumentParser:
 
     comparison = commands.add_parser("compare", help="show two runs of evaluate side by side")
     comparison.add_argument("run_a", type=Path, metavar="RUN_A", help="output folder of a run")
-    comparison.add_argument("run_b", type=Path, metavar="RUN_B", help="output folder of another")
+    comparison.add_argument("run_b", type=Path, metavar="RUN_B", help="output folder of another run")
     comparison.add_argument(
-        "--output", type=_path, default=Path("cam-extras-output/comparison.html"), metavar="FILE", help="HTML to write"
+        "--output",
+        type=_path,
+        default=Path("cam-extras-output/comparison.html"),
+        metavar="FILE",
+        help="HTML to write",
     )
     comparison.add_argument("--overwrite", action="store_true", help="replace the comparison in that file")
     comparison.set_defaults(run=_compare)
@@ -119,7 +122,7 @@ def _positive(text: str) -> int:
 
 def _path(text: str) -> Path:
     if not text:
-        raise argparse.ArgumentTypeError('"" is no name')
+        raise argparse.ArgumentTypeError('"" is not a name')
     return Path(text)
 
 
@@ -137,18 +140,18 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _entry(name: str) -> str:
-    """Tell all of a method or a metric, whichever has the name."""
+    """Describe the method or metric of this name."""
     entries = {entry.name: describe_entry(entry) for entry in (*METRICS, *METHODS)}
     try:
         found = find_metric(name)
     except ValueError:
         found = find_method(name)
     if found not in entries:
-        raise ValueError(f"{found} is not listed here: see where it comes from")
+        raise ValueError(f"{found} is not part of cam_extras: see the documentation of its package")
     return entries[found]
 
 
-# What a command does takes imports of seconds, and comes after all that can be said without them.
+# These imports take seconds, so they come after all checks that do not need them.
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What the commands do, once their arguments are read: demo, explain, evaluate and compare."""
+"""What the commands demo, explain, evaluate and compare do once their arguments are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DEMO = "the demo's classifier"
 
 
 def demo(images: int, output: Path, *, overwrite: bool) -> int:
-    """Explain so many digits with every method; return the exit status."""
+    """Explain `images` digits with every method; return the exit status."""
     files = _files_of_images(output, images)
     mode = _mode(output, overwrite, files)
     canvases = make_canvases(images, "test", seed=2)
@@ -60,7 +60,7 @@ def demo(images: int, output: Path, *, overwrite: bool) -> int:
 
 
 def explain(config: RunConfig, *, overwrite: bool) -> int:
-    """Explain images, the data of a configuration as it was read; return the exit status."""
+    """Explain the images that a configuration names; return the exit status."""
     files = _files_of_images(Path(config.output), len(config.data))
     mode = _mode(Path(config.output), overwrite, files)
     run = run_config(_loaded(config).replaced(mode=mode, files=files))
@@ -68,7 +68,7 @@ def explain(config: RunConfig, *, overwrite: bool) -> int:
 
 
 def evaluate(config: RunConfig) -> int:
-    """Do what a configuration says as it was read; return the exit status."""
+    """Run a configuration as it was read; return the exit status."""
     check_not_in_the_way(config.output)  # before the model is loaded
     run = run_config(_loaded(config).replaced(settings=config.kept()))
     return _conclude(run, f"{config.model}, layer {_layer(config, run)}")
@@ -77,9 +77,9 @@ def evaluate(config: RunConfig) -> int:
 def compare(run_a: Path, run_b: Path, output: Path, *, overwrite: bool) -> None:
     """Print two runs side by side, and write them as HTML."""
     if output.exists() and not (overwrite and is_comparison(output)):
-        what = "is there already" if is_comparison(output) else "is there, and no comparison of two runs"
+        what = "exists already" if is_comparison(output) else "exists, and is not a comparison of two runs"
         raise ValueError(
-            f"{output} {what}: give another file by --output"
+            f"{output} {what}: give another file with --output"
             f"{', or --overwrite to replace it' if is_comparison(output) else ''}"
         )
     console, first, second = Console(), Run(run_a), Run(run_b)
@@ -89,7 +89,7 @@ def compare(run_a: Path, run_b: Path, output: Path, *, overwrite: bool) -> None:
 
 
 def _loaded(config: RunConfig) -> RunConfig:
-    """Have the model, the class and the device that a configuration names."""
+    """Load the model, the class and the device that a configuration names."""
     classifier = load_model(config.model, config.weights, config.transform)
     return config.replaced(
         model=classifier,
@@ -110,19 +110,19 @@ def _device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"the device {name!r} is not available here: {str(error).splitlines()[0]}") from error
 
 
 def _files_of_images(output: Path, images: int) -> list[str]:
-    """Name what `_conclude` writes with a gallery, beside what every run does."""
+    """Name the files that `_conclude` writes with a gallery, besides those of every run."""
     return [_SCORES, *(page.name for page in gallery_pages(output / _GALLERY, images))]
 
 
 def _mode(output: Path, overwrite: bool, files: Sequence[str]) -> Literal["overwrite"]:
-    """Return how to write to the output folder; raise before any work where a run there is to stay.
+    """Return how to write to the output folder; raise before any work if it holds a run to keep.
 
-    What goes without being told to: a run in which no image was scored, and in the demo's own folder one of the demo,
-    which anybody can repeat.
+    Replaced without `--overwrite`: a run in which no image was scored, and a demo in the demo's own folder, which is
+    easily repeated.
     """
     check_not_in_the_way(output, [*RUN_FILES, *files])
     run = read_run(output)
@@ -132,7 +132,7 @@ def _mode(output: Path, overwrite: bool, files: Sequence[str]) -> Literal["overw
     is_demo = output == DEMO_FOLDER and isinstance(model, Mapping) and model.get("name") == _DEMO
     if is_demo or ((output / _RESULTS).exists() and not len(Run(output).results)):
         return "overwrite"
-    raise ValueError(f"{output} holds a run already: give another folder by --output, or --overwrite to replace it")
+    raise ValueError(f"{output} holds a run already: give another folder with --output, or --overwrite to replace it")
 
 
 def _layer(config: RunConfig, run: Run) -> str:
@@ -141,7 +141,7 @@ def _layer(config: RunConfig, run: Run) -> str:
 
 
 def _conclude(run: Run, title: str, *, gallery: bool = False, boxes: Mapping[int, Sequence[int]] | None = None) -> int:
-    """Print what came out and where it is; return the exit status."""
+    """Print the results and where they are; return the exit status."""
     console = Console()
     errors = run.errors.to_pylist()
     for error in errors[:_ERRORS_SHOWN]:
@@ -150,7 +150,7 @@ def _conclude(run: Run, title: str, *, gallery: bool = False, boxes: Mapping[int
         where = printable(run.folder / "errors.parquet")
         sys.stderr.write(f"cam-extras: and {len(errors) - _ERRORS_SHOWN} more, in {where}\n")
     if not len(run.results):
-        raise ValueError(f"not one of {len(errors)} images could be scored")
+        raise ValueError(f"none of {len(errors)} images could be scored")
     values: dict[str, dict[str, float | None]] = {}
     for row in run.summary:
         values.setdefault(row["method"], {})[row["metric"]] = row["value"]
@@ -173,7 +173,7 @@ def _conclude(run: Run, title: str, *, gallery: bool = False, boxes: Mapping[int
 
 
 def _print_wide(console: Console, table: Table) -> None:
-    """Print a table, in a narrow terminal rather broken than cut off."""
+    """Print a table; in a narrow terminal its lines wrap rather than being cut off."""
     needed = Console(width=1000).measure(table).maximum
     Console(width=max(needed, console.width)).print(table)
 

@@ -32,7 +32,7 @@ from cam_extras.runs.store import RUN_FILES, Run, Store, atomic_write, check_not
 from cam_extras.runs.summary import summarise, write_summary
 from cam_extras.utilities import as_classes
 
-_UNREAD = 32  # so many images that cannot be read, one after the other, are no accident
+_UNREAD = 32  # this many unreadable images in a row are no accident
 
 
 def evaluate(
@@ -67,65 +67,65 @@ def evaluate(
     files: Sequence[str] = (),
     progress: bool | None = None,
 ) -> Run:
-    """Explain the images of a data set with every method, score the maps with every metric, and write what came out.
+    """Explain the images of a data set with every method, score the maps with every metric, and write the results.
 
-    In the output folder: `results.parquet`, a row for each image and method; `errors.parquet`, a row for each image
-    without scores and why; `summary.csv` and `summary.json`, the values of the set with bootstrap intervals;
+    The output folder gets `results.parquet`, one row per image and method; `errors.parquet`, one row per image
+    without scores, with the reason; `summary.csv` and `summary.json`, the values over the set with bootstrap intervals;
     `report.html`, to look at; `run.json`, the configuration and the environment of every start. An image that cannot
     be read, or on which the model fails or a score is undefined, does not stop the run.
 
-    An interrupted run goes on with `mode="resume"`, part by part, and ends with the very table of one that was not.
+    An interrupted run continues with `mode="resume"`, part by part, and ends with the same table as one that was not.
 
     Args:
-        model: a classifier; the model is left as found.
-        layer: the layer to explain, by dotted name or itself, or a list of one; "auto" for the last feature map before
-            pooling.
-        data: images, and labels where there are any: a folder, a CSV or Parquet file, a glob, a data set, a
-            `DataLoader` that does not shuffle or any iterable, see `cam_extras.runs.sources.open_source`.
-        output: the folder. Files that are there and belong to no run are never replaced.
+        model: a classifier; it is left as it was found.
+        layer: the layer to explain: its dotted name, the module, or a list of one; "auto" for the last feature map
+            before pooling.
+        data: images, and labels if there are any: a folder, a CSV or Parquet file, a glob, a data set, a
+            `DataLoader` that does not shuffle, or any iterable; see `cam_extras.runs.sources.open_source`.
+        output: the folder to write to. Files in it that belong to no run are never replaced.
         methods: see `cam_extras.methods.as_methods`; by default those that take one forward pass.
-        metrics: names of `METRICS`, short ones too, or your own as "FILE.py:NAME": see `cam_extras.metrics.as_metrics`.
-        options: of the metrics, see `cam_extras.metrics.as_options`.
-        target: the class to explain: "predicted" or None, "label", a number, or what reads one class and says which,
+        metrics: full or short names from `METRICS`, or your own as "FILE.py:NAME"; see `cam_extras.metrics.as_metrics`.
+        options: options of the metrics, see `cam_extras.metrics.as_options`.
+        target: the class to explain: "predicted" or None, "label", a class number, or a target object for one class,
             such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
-        transform: image -> input (C, *S); by default the classifier's own. None where the data has inputs.
+        transform: image -> input (C, *S); by default the classifier's own. None if the data are inputs already.
         reshape_transform: see `cam_extras.probe.Probe`; by default the classifier's own.
-        categories: names of the classes; by default the classifier's own.
+        categories: class names; by default the classifier's own.
         name: what to call the model.
         mode: "new", "resume" or "overwrite", see `Store.open`.
-        insist: go on with a run though images, functions, transforms or the model differ from what they were at its
-            start, or where that cannot be told, which `run.json` notes; and where many images in a row cannot be read.
-        retry_errors: with "resume", do again the parts with images that have no scores, for what went wrong may have
-            passed: files that were out of reach for a while, memory that others had.
-        limit: take the first images only, so many.
-        batch_size: most images at a time; "auto" for what the device does best. Where memory runs out it is halved.
-        images_per_part: how many images are lost at most when a run is interrupted.
-        device: where to work; by default where the model is.
+        insist: resume even if images, functions, transforms or the model have changed since the run started, or if
+            that cannot be checked (`run.json` notes it); and go on even if many images in a row cannot be read.
+        retry_errors: with "resume", redo the parts with images that have no scores: the cause may have been
+            temporary, such as files out of reach or too little free memory.
+        limit: take only the first `limit` images.
+        batch_size: largest number of images per batch; "auto" suits it to the device. Halved if memory runs out.
+        images_per_part: the most images whose results an interruption can lose.
+        device: where to compute; by default where the model is.
         engine: "local", or "ray" for Ray Data (`pip install cam_extras[ray]`).
-        workers: of Ray: how many copies of the model work side by side.
-        gpus_per_worker: of Ray: a part of one will do; by default one where the device is a GPU.
+        workers: for Ray: how many copies of the model work in parallel.
+        gpus_per_worker: for Ray: may be a fraction; by default 1 if the device is a GPU.
         address: of a running Ray cluster; None to start Ray on this machine.
-        seed: of methods and metrics given by name, of the bootstrap and of the images at random in the report.
+        seed: for methods and metrics given by name, the bootstrap, and the random images in the report.
         maps: keep the maps, as float16, in the results.
-        pictures: how many of the best, the worst and random images the report shows.
-        settings: kept as `config.yaml`, for `cam-extras evaluate --config`.
-        files: names of files that the caller will write into the folder when the run is done. They are part of it:
-            "overwrite" removes them, too.
-        progress: whether to show a progress bar; None for: in a terminal.
+        pictures: how many best, worst and random images the report shows, of each.
+        settings: saved as `config.yaml`, for `cam-extras evaluate --config`.
+        files: names of files that the caller will write into the folder after the run. They count as part of it:
+            "overwrite" removes them too.
+        progress: whether to show a progress bar; None shows it in a terminal only.
 
     Raises:
-        TypeError: a method or metric has no such option, or an argument has another type.
-        ValueError: an argument is out of its range, there are no images, or the folder holds another run, or one that
-            cannot be told to be the same, or a file that the run would replace.
+        TypeError: a method or metric has no such option, or an argument has the wrong type.
+        ValueError: an argument is out of range, there are no images, or the folder holds another run, a run that
+            may not be the same, or a file that the run would replace.
         RuntimeError: the model fails on all of the first images; 32 images in a row cannot be read; or another process
-            works on the folder.
-        NoSpaceError: the disk is full; make room, and resume.
+            is working on the folder.
+        NoSpaceError: the disk is full; make room, then resume.
     """
     return run_config(RunConfig(**locals()))
 
 
 def run_config(config: RunConfig) -> Run:
-    """Do what a configuration says, with a model that is loaded; see `evaluate`."""
+    """Run a configuration whose model is loaded; see `evaluate`."""
     config = _without_classifier(config)
     check_not_in_the_way(config.output, _files(config))
     config = _resolved(config)
@@ -135,14 +135,14 @@ def run_config(config: RunConfig) -> Run:
     identity = _identity(config, source)
     with _on_device(config.model, config.device) as device:
         job = _job(config, source, device)
-        job.scorer(device)  # what is wrong with methods and metrics is said before there is a folder
+        job.scorer(device)  # errors in methods and metrics are raised before a folder is made
         with _open_store(job, source, device, identity) as store:
             _work(job, source, store, device)
             return _conclude(job, store)
 
 
 def _without_classifier(config: RunConfig) -> RunConfig:
-    """Have what a classifier knows in the settings of its own, or raise TypeError where there is no model."""
+    """Move what a classifier brings into the settings, or raise TypeError if there is no model."""
     given = config.model
     if isinstance(given, Classifier):
         config = config.replaced(
@@ -162,7 +162,7 @@ def _files(config: RunConfig) -> list[str]:
 
 
 def _resolved(config: RunConfig) -> RunConfig:
-    """Have methods, metrics, options and the target as they are worked with."""
+    """Return the configuration with methods, metrics, options and the target resolved."""
     metrics = as_metrics(config.metrics)
     if not metrics:
         raise ValueError("there is no metric to evaluate: give one or more")
@@ -185,21 +185,21 @@ def _target(target: Any) -> str | int:
         index = index.item()
     if isinstance(index, bool) or not isinstance(index, Integral):
         raise TypeError(
-            f"target must be 'predicted', 'label' or the number of a class; got {target!r:.80}: for a class of its own "
-            "for each image give the data labels, and 'label'"
+            f"target must be 'predicted', 'label' or the number of a class; got {target!r:.80}: to explain a "
+            "different class of each image, give the data labels and target='label'"
         )
     check_count("target", index, least=0)
     return int(index)
 
 
 def _best_by(config: RunConfig) -> str | None:
-    """Name the metric that tells the best and the worst images; None where none has one number for an image."""
+    """Name the metric that ranks the images; None if no metric has one number per image."""
     plain = [name for name in with_parts(config.metrics) if METRICS[name].vector is None]
     return "adcc" if "adcc" in plain else next(iter(plain), None)
 
 
 def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
-    """Return fingerprints of all that results depend on."""
+    """Return fingerprints of everything that results depend on."""
     names = ("model", "transform", "reshape_transform", "methods", "options")
     return identify(
         {
@@ -211,7 +211,7 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
 
 
 def _job(config: RunConfig, source: Source, device: torch.device) -> Job:
-    """Return what is done with every image, the layer among it."""
+    """Return what to do with every image, including the layer."""
     object_needed = any("object" in sources_of(metric) for metric in config.metrics)
     reader = Reader(config.transform, config.target, object_needed)
     layer = _layer_name(config, source, reader, device)
@@ -272,13 +272,13 @@ def _work(job: Job, source: Source, store: Store, device: torch.device) -> None:
 def _engine(name: str) -> Callable[..., Iterator[tuple[int, Scored]]]:
     if name == "local":
         return local_parts
-    from cam_extras.runs.engines.ray import ray_parts  # only where asked for: Ray need not be there
+    from cam_extras.runs.engines.ray import ray_parts  # imported only if asked for: Ray is optional
 
     return ray_parts
 
 
 def _conclude(job: Job, store: Store) -> Run:
-    """Write what is made of the parts."""
+    """Write the files that are made from the parts."""
     config, columns, controls = job.config, with_parts(job.config.metrics), controls_of(job.config.methods)
     if job.drawing is not None:
         best = job.drawing.metric
@@ -298,13 +298,13 @@ def _conclude(job: Job, store: Store) -> Run:
 
 
 class _Reads:
-    """Raises RuntimeError where so many images in a row cannot be read that the data must be out of reach."""
+    """Raises RuntimeError if so many images in a row cannot be read that the data must be out of reach."""
 
     def __init__(self, insist: bool):
         self._insist, self._failed = insist, 0
 
     def __call__(self, scored: Scored) -> None:
-        """Look at one more part."""
+        """Check one more part."""
         errors = {error.index: error for error in scored.errors}
         for index in sorted({*errors, *(row["index"] for row in scored.rows)}):
             unread = index in errors and errors[index].stage == "read"
@@ -312,21 +312,21 @@ class _Reads:
             if self._failed == _UNREAD and not self._insist:
                 raise RuntimeError(
                     f"{_UNREAD} images in a row cannot be read, the last {errors[index].path}: "
-                    f"{errors[index].message}: see whether the data is out of reach. What is done is kept: go on with "
-                    'mode="resume", retry_errors=True; or with insist=True where these files are what they are to be'
+                    f"{errors[index].message}: check that the data can be reached. What is done is kept: go on with "
+                    'mode="resume", retry_errors=True; or with insist=True if these files are meant to be like this'
                 )
 
 
 @contextmanager
 def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
-    """Have the model on a device, and where it was after that."""
+    """Move the model to a device, and back afterwards."""
     tensor = next((tensor for group in (model.parameters(), model.buffers()) for tensor in group), torch.empty(0))
     if device is None:
         yield tensor.device
         return
     at = torch.empty(0, device=device).device  # raises where there is no such device
     if at.type == "meta":
-        raise ValueError("device='meta' has no values, and a model that is moved there loses its own: give another")
+        raise ValueError("device='meta' holds no values, and a model moved there would lose its own: give another")
     try:
         model.to(at)
         yield at
@@ -343,11 +343,10 @@ def _layer_name(config: RunConfig, source: Source, reader: Reader, device: torch
 
 
 def _first_input(source: Source, reader: Reader) -> Tensor:
-    """Return the first input there is, as a batch of one."""
+    """Return the first input that can be read, as a batch of one."""
     if not isinstance(source, Indexed):
         raise ValueError(
-            'layer="auto" looks at an image before the run, and of this data none can be asked for, they come in '
-            "order: name the layer"
+            'layer="auto" needs an image before the run, but this data can only be read once, in order: name the layer'
         )
     failure = None
     for index in range(len(source)):
@@ -355,4 +354,4 @@ def _first_input(source: Source, reader: Reader) -> Tensor:
         if isinstance(found, Input):
             return found.x[None]
         failure = failure or found
-    raise ValueError(f"not one image can be explained; of the first, {failure.path}: {failure.message}")  # type: ignore[union-attr]
+    raise ValueError(f"no image can be explained; the first, {failure.path}: {failure.message}")  # type: ignore[union-attr]

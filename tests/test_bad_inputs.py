@@ -390,7 +390,7 @@ BAD = {
     "an evaluation into nowhere": (
         lambda: evaluate(net(), "1", [*X], "", methods=["GradCAM"]),
         ValueError,
-        'the output folder is "", no name',
+        'the output folder is ""',
     ),
     "an evaluator of a text": (lambda: evaluator(metrics="adc"), ValueError, "there is no metric 'adc': did you mean"),
     "an evaluator of no model": (lambda: evaluator(model=None), TypeError, "the model must be a torch.nn.Module or"),
@@ -412,7 +412,7 @@ BAD = {
     "a label of no class": (
         lambda: Labels(("cat", "dog")).read(2, "row 3"),
         ValueError,
-        "row 3: the label 2 is none of the 2 classes, which",
+        "row 3: the label 2 is not one of the 2 classes, which",
     ),
     "data of a number": (lambda: open_source(3), TypeError, "data must be a folder, a CSV or Parquet file, a glob"),
 }
@@ -466,7 +466,7 @@ def test_labels_that_the_model_does_not_have_are_errors(tmp_path):
     errors = result.errors.to_pylist()
     assert [(error["index"], error["stage"]) for error in errors] == [(1, "score"), (3, "score")]
     assert {error["message"] for error in errors} == {
-        "the label 3 is none of the model's 3 classes, which count from 0"
+        "the label 3 is not one of the model's 3 classes, which count from 0"
     }
 
 
@@ -478,7 +478,7 @@ def test_a_folder_of_20_digits_is_no_class(tmp_path):
     options = {"methods": ["FakeCAM"], "metrics": ["complexity"], "transform": to_tensor}
     result = evaluate(net(), "1", tmp_path / "data", tmp_path / "out", **options)
     assert [error["path"] for error in result.errors.to_pylist()] == [f"{'1' * 20}/a.png"]
-    assert f"the label {'1' * 20} is none of the model's 3 classes" in result.errors["message"][0].as_py()
+    assert f"the label {'1' * 20} is not one of the model's 3 classes" in result.errors["message"][0].as_py()
 
 
 def test_a_class_by_name_where_there_are_no_names(tmp_path, capsys):

@@ -227,14 +227,14 @@ class TestFilesOfTheUser:
         arguments = {"demo": [], "compare": ["a", "b"]}[command]
         with pytest.raises(SystemExit, match="2"):
             main([command, *arguments, "--output", ""])
-        assert '--output: "" is no name' in capsys.readouterr().err
+        assert '--output: "" is not a name' in capsys.readouterr().err
         assert contents(tmp_path) == {}
 
     @pytest.mark.parametrize("command", [["evaluate", "--data", "x"], ["explain", "x.png"]])
     def test_an_empty_name_of_an_evaluation(self, tmp_path, monkeypatch, capsys, command):
         monkeypatch.chdir(tmp_path)
         assert main([*command, "--model", "resnet18", "--output="]) == 2
-        assert 'the output folder is "", no name' in capsys.readouterr().err
+        assert 'the output folder is "": give' in capsys.readouterr().err
         assert contents(tmp_path) == {}
 
 
@@ -302,7 +302,7 @@ class TestOverwrite:
         capsys.readouterr()
         assert main(["demo", "--images", "1", "--output", "out"]) == 2
         assert capsys.readouterr().err == (
-            "cam-extras: out holds a run already: give another folder by --output, or --overwrite to replace it\n"
+            "cam-extras: out holds a run already: give another folder with --output, or --overwrite to replace it\n"
         )
         assert contents(tmp_path / "out") == before
         assert main(["demo", "--images", "2", "--output", "out", "--overwrite"]) == 0
@@ -323,7 +323,7 @@ class TestOverwrite:
         assert main(["explain", str(weights / "image.png"), *command]) == 0
         before = contents(tmp_path / "out")
         assert main(["explain", str(weights / "grey.png"), *command]) == 2
-        assert "out holds a run already: give another folder by --output, or --overwrite" in capsys.readouterr().err
+        assert "out holds a run already: give another folder with --output, or --overwrite" in capsys.readouterr().err
         assert contents(tmp_path / "out") == before
         assert main(["explain", str(weights / "grey.png"), *command, "--overwrite"]) == 0
         assert [row["path"] for row in read_results(tmp_path / "out")] == [str(weights / "grey.png")]
@@ -430,7 +430,7 @@ class TestExplain:
     def test_unusable_device(self, weights, tmp_path, capsys):
         model = str(weights / "resnet18-f37072fd.pth")
         assert self.explain(weights, tmp_path, "--model", model, "--layer", "layer4", "--device", "abacus") == 2
-        assert "the device 'abacus' is not to be had here" in capsys.readouterr().err
+        assert "the device 'abacus' is not available here" in capsys.readouterr().err
 
     def test_output_folder_that_is_a_file_is_noticed_before_any_work(self, weights, monkeypatch, capsys):
         monkeypatch.setattr("cam_extras.commands.load_model", None)

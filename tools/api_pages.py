@@ -19,7 +19,7 @@ def entries(module: str, names: Iterable[str]) -> str:
 
 
 def methods() -> str:
-    """Return the methods' entries in groups, by what they cost."""
+    """Return the methods' entries, grouped by cost."""
     controls = [name for name, method in METHODS.items() if method.control]
     several = [name for name in METHODS if name not in (*DEFAULT_METHODS, *controls)]
     groups = {

@@ -22,7 +22,7 @@ from cam_extras._listing import MethodEntry, MetricEntry
 
 
 def public_names(module: ModuleType) -> tuple[str, ...]:
-    """Return the names of the classes and functions that a package shows, and has made."""
+    """Return the names of the classes and functions that a package defines and exports."""
     own = f"{module.__name__}."
     return tuple(
         sorted(

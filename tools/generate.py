@@ -1,4 +1,4 @@
-"""Write all that is made of the lists of methods and metrics: run it after a change to these, and look what changed.
+"""Write all files made from the lists of methods and metrics: run it after changing these, and check the diff.
 
 python tools/generate.py
 """

@@ -17,7 +17,7 @@ STUB = Path(front_end.__file__).with_suffix(".pyi")
 _HEAD = '''\
 """{doc}"""
 
-# Written by tools/generate.py: run that after a change of a metric's options, title or docstring.
+# Written by tools/generate.py: run that after changing a metric's options, title or docstring.
 
 {imports}
 
@@ -32,7 +32,7 @@ _LONG = 60
 
 
 def text_of_stub() -> str:
-    """Return what the file is to hold."""
+    """Return what the file should hold."""
     places: set[tuple[str, str]] = set()
     classes = "".join(_class(cls, places) for cls in front_end.METRIC_CLASSES)
     own = [
@@ -51,7 +51,7 @@ def _class(cls: type, places: set[tuple[str, str]]) -> str:
 
 
 def _parameters(cls: type, places: set[tuple[str, str]]) -> Iterator[str]:
-    """Yield the parameters of a class as source, and note where what they are annotated with is to be had."""
+    """Yield the parameters of a class as source, and note the imports that their annotations need."""
     keyword_only = False
     for parameter in signature(cls.__init__).parameters.values():  # type: ignore[misc]
         if parameter.kind == Parameter.KEYWORD_ONLY and not keyword_only:

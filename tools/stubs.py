@@ -1,4 +1,4 @@
-"""Stubs of the classes that are made when the package runs, for type checkers, IDEs and the API pages."""
+"""Stubs of the classes that are made at import, for type checkers, IDEs and the API pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Places = set[tuple[str, str]]
 
 
 def spelt(annotation: Any, places: Places) -> str:
-    """Return an annotation as source, and note where its names are found.
+    """Return an annotation as source, and note the imports it needs.
 
     >>> spelt(int | None, set())
     'int | None'
@@ -54,12 +54,12 @@ def spelt(annotation: Any, places: Places) -> str:
 
 
 def quoted(value: Any) -> str:
-    """Return a value as source, texts in the quotes that ruff has."""
+    """Return a value as source, with quotes as ruff writes them."""
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def import_lines(places: Places) -> str:
-    """Return the imports of what has been noted."""
+    """Return the noted imports as source."""
     return "".join(f"from {module} import {name}\n" for module, name in sorted(places))
 
 
@@ -75,7 +75,7 @@ def parameters(function: Callable[..., Any], places: Places) -> str:
 
 
 def class_stub(cls: type, base: str, places: Places) -> str:
-    """Write the stub of a class that differs from its base in its options alone."""
+    """Write the stub of a class that differs from its base only in its options."""
     presets = "".join(f"{name}: ClassVar[dict[str, Any]]\n" for name in vars(cls) if name.isupper())
     doc = textwrap.indent(inspect.cleandoc(cls.__doc__ or ""), "    ", lambda line: bool(line.strip()))
     return (
@@ -88,7 +88,7 @@ def class_stub(cls: type, base: str, places: Places) -> str:
 
 
 def host_stub(module: Any, base: type, name_of: Callable[[str], str], imports: str) -> str:
-    """Write the stub of a host's module: its classes, and what it has besides."""
+    """Write the stub of a host's module: its classes, and what else it has."""
     doc = f"{module.__doc__.strip()}\n"
     places: Places = {("typing", "Any"), ("typing", "ClassVar"), ("cam_extras", "methods")}
     classes = [class_stub(getattr(module, name_of(name)), base.__name__, places) for name in METHODS]
@@ -127,7 +127,7 @@ def stubs() -> dict[Path, str]:
 
 
 def formatted(text: str) -> str:
-    """Return source code as ruff formats it, imports in order and without those that are not used."""
+    """Return source code formatted by ruff, with imports sorted and unused ones removed."""
     for command in (["check", "--fix-only", "--quiet", "--select", "I,F401"], ["format", "--quiet"]):
         command = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(PACKAGE / "stub.pyi"), "-"]
         text = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout

@@ -2,4 +2,4 @@
 
 from pathlib import Path
 
-FOLDER = Path("cam-extras-output/demo")  # where a demo replaces the one before
+FOLDER = Path("cam-extras-output/demo")  # where a demo replaces the last one

@@ -12,7 +12,7 @@ from cam_extras._checks import check_choice
 
 SIZE = 64
 DIGIT_SIZES = (22, 26, 30)
-FRAGMENT_CELLS = 4  # of the 8 x 8 that a digit has
+FRAGMENT_CELLS = 4  # of the 8 x 8 cells of a digit
 FRAGMENTS = 9
 NOISE = 0.15  # at most
 HELD_OUT = 397  # the last digits of the data set, never trained on
@@ -37,11 +37,11 @@ def make_canvases(count: int, split: str, seed: int) -> Canvases:
     """Draw canvases: one digit each among fragments of other digits and noise.
 
     Args:
-        count: how many.
+        count: number of canvases.
         split: "train", or "test" for digits that the demo's classifier was not trained on.
-        seed: of the drawing; the same seed gives the same canvases.
+        seed: the same seed gives the same canvases.
     """
-    from sklearn.datasets import load_digits  # here, for it takes long to import, and other commands do without
+    from sklearn.datasets import load_digits  # here, as it is slow to import and other commands do not need it
 
     check_choice("split", split, ("train", "test"))
     data = load_digits()

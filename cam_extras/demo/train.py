@@ -44,14 +44,14 @@ def train(seed: int = 0, epochs: int = EPOCHS, canvases: int = CANVASES) -> Clas
 
 
 def accuracy(model: Classifier) -> float:
-    """Return the share of right answers on canvases of digits that were never trained on."""
+    """Return the accuracy on canvases of digits that were never trained on."""
     data = make_canvases(1000, "test", seed=1)
     with torch.no_grad():
         return float((model(prepare(data.images)).argmax(dim=1) == data.labels).float().mean())
 
 
 def main() -> None:
-    """Train, say how good it is, and save."""
+    """Train, print the accuracy, and save."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name(WEIGHTS)
     model = train()
     save_file(model.state_dict(), path)

@@ -8,7 +8,7 @@ them in `quantus.AVAILABLE_METRICS`; `unregister()` undoes it, `register()` does
 has its class when that is first asked for.
 """
 
-# Written by tools/generate.py: run that after a change of a metric's options, title or docstring.
+# Written by tools/generate.py: run that after changing a metric's options, title or docstring.
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Report: figures, tables and pages that a person can look at."""
+"""Reports: figures, tables and pages."""
 
 from cam_extras.report.compare import compare, comparison_table, write_comparison
 from cam_extras.report.gallery import Picture, overlay, pictures_of, save_gallery

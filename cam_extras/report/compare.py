@@ -1,4 +1,4 @@
-"""Two runs compared: what differs between them, and how far their scores of the same images are apart."""
+"""Compare two runs: their settings, and their scores of the same images."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from cam_extras.runs.summary import Row, paired_differences
 
 
 def compare(run_a: Run, run_b: Run) -> list[Row]:
-    """Return for each method and metric how the second run's value of the set differs from the first's.
+    """Return for each method and metric how the second run's value over the set differs from the first's.
 
     Args:
         run_a: the first run.
-        run_b: the second; images are the same where their paths are.
+        run_b: the second; images are matched by path.
 
     Returns:
         The rows of `cam_extras.runs.summary.paired_differences`, over the images that both runs have, with
-        `only`: None; or "a" or "b" for a method or metric of one run alone, whose value is that of all its images.
-        There is no `win_percentage`, nor another metric that compares the methods of a run.
+        `only`: None; or "a" or "b" for a method or metric of only one run, whose value is over all its images.
+        `win_percentage` and other metrics that compare the methods of a run are left out.
 
     Raises:
         ValueError: the runs have no image in common, or a folder does not hold a finished run.
@@ -73,7 +73,7 @@ def compare(run_a: Run, run_b: Run) -> list[Row]:
 
 
 def comparison_table(run_a: Run, run_b: Run) -> Table:
-    """Make a table of `compare` for a terminal: differences whose interval excludes 0 in bold; controls below."""
+    """Make a terminal table of `compare`: differences whose interval excludes 0 are bold; controls come last."""
     controls = run_a.controls | run_b.controls
     rows = controls_last(compare(run_a, run_b), controls)
     notes = [
@@ -111,7 +111,7 @@ def comparison_table(run_a: Run, run_b: Run) -> Table:
 
 
 def write_comparison(run_a: Run, run_b: Run, path: Path) -> Path:
-    """Write two runs side by side as one HTML file: what differs, paired differences, and both summaries.
+    """Write a comparison of two runs as one HTML file: settings that differ, paired differences and both summaries.
 
     Returns:
         The file.
@@ -155,7 +155,7 @@ def write_comparison(run_a: Run, run_b: Run, path: Path) -> Path:
 
 
 def is_comparison(path: Path) -> bool:
-    """Return whether a file is one that `write_comparison` wrote."""
+    """Return whether `write_comparison` wrote a file."""
     try:
         with path.open("rb") as file:
             return b'<meta name="generator" content="cam_extras comparison">' in file.read(2000)
@@ -164,7 +164,7 @@ def is_comparison(path: Path) -> bool:
 
 
 def _scores(run: Run) -> tuple[list[str], pa.Table]:
-    """Return the metrics that a run has columns of, and these."""
+    """Return the metrics that a run has columns for, and the columns."""
     with results_of(run) as file:
         metrics = [name for name in METRICS if name in file.schema_arrow.names]
         return metrics, file.read(["path", "method", *metrics])
@@ -192,7 +192,7 @@ def _verdict(row: Row, is_control: bool) -> str:
 
 
 def _alone(rows: Sequence[Row]) -> list[str]:
-    """Say which methods and metrics one run alone has."""
+    """Say which methods and metrics only one run has."""
     sentences = []
     for run in ("a", "b"):
         for kind in ("method", "metric"):
@@ -206,13 +206,13 @@ def _alone(rows: Sequence[Row]) -> list[str]:
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    """Return what is known of the last start of a run, but for what is never the same or stands elsewhere."""
+    """Return the environment of a run's last start, without what always differs or is shown elsewhere."""
     left_out = ("started", "categories", "controls")
     return {key: value for key, value in (run.starts or [{}])[-1].items() if key not in left_out}
 
 
 def _differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield a key and both values, as text, for everything that differs."""
+    """Yield the key and both values, as text, of everything that differs."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for name in {**a, **b}:
             yield from _differences(a.get(name), b.get(name), f"{key}.{name}" if key else name)

@@ -1,4 +1,4 @@
-"""Figures of the report: drawn by matplotlib, as SVG that stands in a page and takes its colour of text."""
+"""Figures of the report: drawn by matplotlib, as inline SVG in the page's text colour."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from cam_extras.metrics import Metric
 Row = Mapping[str, Any]
 GRID = np.linspace(0, 1, 101)  # where curves are averaged
 
-ABSENT = "—"  # stands for a number that there is not
-_INK = "#123456"  # stands for the page's colour of text until the SVG is there
-# Okabe and Ito's colours but for yellow, which is not seen on white; the page's colour of text is their black.
+ABSENT = "—"  # stands for a missing number
+_INK = "#123456"  # stands for the page's text colour until the SVG is made
+# Okabe and Ito's colours without yellow, which is hard to see on white; the page's text colour is their black.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", _INK)
-_CONTROL = "#7f7f7f"  # of controls, where methods have the first two
-# Eleven, and seven colours: 77 methods look different.
+_CONTROL = "#7f7f7f"  # of controls; methods have the first two colours
+# Eleven markers and seven colours: 77 methods look different.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _LINES = ("-", "--", ":", "-.")
-_WIDTH = 4.4  # inches: narrow, so that text is readable where the page is
+_WIDTH = 4.4  # inches: narrow, so that text stays readable on narrow pages
 _LETTERS = 20  # of a name in a figure
 _AT_ONCE = 2**14
 _STYLE = {
@@ -53,7 +53,7 @@ _STYLE = {
 
 
 def printed(metric: Metric, value: float | None, sign: bool = False) -> str:
-    """Write a score as reports do: in per cent with a decimal, or with three where there is no greatest value.
+    """Format a score as in reports: in per cent with one decimal, or with three decimals if it has no upper bound.
 
     >>> from cam_extras.metrics import METRICS
     >>> printed(METRICS["adcc"], 0.1234), printed(METRICS["adcc"], -0.0001, sign=True), printed(METRICS["adcc"], None)
@@ -70,7 +70,7 @@ def _digits(metric: Metric) -> int:
 
 
 def best_of(metric: Metric, values: Sequence[float | None]) -> list[bool]:
-    """Return which values are the best of all as they are printed: those printed alike are equally good.
+    """Return which values are the best as printed: values printed alike are equally good.
 
     >>> from cam_extras.metrics import METRICS
     >>> best_of(METRICS["average_drop"], [0.12349, None, 0.12341, 0.5])
@@ -87,8 +87,8 @@ class MeanCurve:
 
     Attributes:
         mean: shape (101,).
-        error: its standard error, shape (101,); 0 where there is one image.
-        images: how many.
+        error: its standard error, shape (101,); 0 for a single image.
+        images: the number of images.
     """
 
     mean: np.ndarray
@@ -97,11 +97,11 @@ class MeanCurve:
 
 
 def mean_curves(file: pq.ParquetFile, name: str) -> dict[str, MeanCurve]:
-    """Return the mean of the curves in a column of a run's results by method, without holding all of them.
+    """Return the mean of the curves in a column of a run's results, by method, without loading all of them.
 
-    Curves are interpolated linearly: the shares of pixels may differ from image to image.
+    Curves are interpolated linearly, as the shares of pixels may differ from image to image.
     """
-    totals: dict[str, np.ndarray] = {}  # of each method: the number of curves, their sum and that of their squares
+    totals: dict[str, np.ndarray] = {}  # by method: the number of curves, their sum and sum of squares
     for batch in file.iter_batches(_AT_ONCE, columns=["method", name, "curve_fractions"], use_threads=False):
         batch = batch.filter(pc.is_valid(batch.column(name)))
         lengths = pc.list_value_length(batch.column(name))
@@ -128,7 +128,7 @@ def mean_curves(file: pq.ParquetFile, name: str) -> dict[str, MeanCurve]:
 
 
 def _on_grid(fractions: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Interpolate curves (N, T) at `GRID`: those of the same fractions together, as a product with one matrix."""
+    """Interpolate curves (N, T) at `GRID`: those with the same fractions together, by one matrix product."""
     found = np.empty((len(scores), len(GRID)))
     left = np.arange(len(scores))
     while len(left):
@@ -141,7 +141,7 @@ def _on_grid(fractions: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def bars(metric: Metric, rows: Sequence[Row], controls: Collection[str] = ()) -> str:
-    """Draw a bar with its interval for each row of a summary, which are of one metric; controls come last."""
+    """Draw a bar with its interval for each row of a summary, all of one metric; controls come last."""
     best = best_of(metric, [None if row["method"] in controls else row["value"] for row in rows])
 
     def draw(axes: Axes) -> None:
@@ -165,7 +165,7 @@ def bars(metric: Metric, rows: Sequence[Row], controls: Collection[str] = ()) ->
 
 
 def differences(metric: Metric, rows: Sequence[Row], controls: Collection[str] = ()) -> str:
-    """Draw the paired difference with its interval for each row of a comparison, of one metric; controls come last."""
+    """Draw each paired difference of a comparison with its interval, all of one metric; controls come last."""
     apart = [None if row["method"] in controls else excludes_0(row) for row in rows]
     lines = _lines(rows, controls)
 
@@ -198,14 +198,14 @@ def differences(metric: Metric, rows: Sequence[Row], controls: Collection[str] =
 
 
 def excludes_0(row: Row) -> bool:
-    """Whether the interval of a row of a comparison does."""
+    """Whether the interval of a row of a comparison excludes 0."""
     return row["low"] is not None and not row["low"] <= 0 <= row["high"]
 
 
 def scatter(x: Metric, y: Metric, rows_x: Sequence[Row], rows_y: Sequence[Row], controls: Collection[str] = ()) -> str:
-    """Draw the values of one metric against those of another, with their intervals; rows are of a summary each.
+    """Draw the values of one metric against those of another, with intervals, from rows of a summary.
 
-    The marks of controls are hollow.
+    Controls have hollow markers.
     """
 
     def draw(axes: Axes) -> None:
@@ -245,12 +245,12 @@ def scatter(x: Metric, y: Metric, rows_x: Sequence[Row], rows_y: Sequence[Row], 
 def curves(what: str, found: Mapping[str, MeanCurve], methods: Sequence[str], controls: Collection[str] = ()) -> str:
     """Draw the mean insertion or deletion curve of each method, with a band of its standard error.
 
-    Those of controls are thin, and their marks hollow.
+    Controls have thin lines and hollow markers.
 
     Args:
         what: "insertion" or "deletion".
-        found: by method.
-        methods: of the run, which have the same look in all figures.
+        found: mean curves by method.
+        methods: all methods of the run, so that each looks the same in all figures.
         controls: which of them are controls.
     """
 
@@ -260,7 +260,7 @@ def curves(what: str, found: Mapping[str, MeanCurve], methods: Sequence[str], co
                 mean, error = 100 * found[method].mean, 100 * found[method].error
                 look = _look(number)
                 axes.fill_between(100 * GRID, mean - error, mean + error, color=look["color"], alpha=0.15, linewidth=0)
-                every = ((3 * number) % 20, 20)  # side by side where lines lie on each other
+                every = ((3 * number) % 20, 20)  # markers stay apart where lines overlap
                 if method in controls:
                     look |= {"linewidth": 0.8, "markerfacecolor": "none"}
                 label = _told(method, controls, _name)
@@ -287,7 +287,7 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _intervals(metric: Metric, rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the places of the rows that have a number, the numbers, and how far below and above intervals reach."""
+    """Return the positions of the rows with a number, the numbers, and how far the intervals reach below and above."""
     places = [place for place, row in enumerate(rows) if row[key] is not None]
     known = [(rows[place][key], rows[place]["low"], rows[place]["high"]) for place in places]
     values, low, high = metric.scale * np.array(known, dtype=float).reshape(-1, 3).T
@@ -295,14 +295,14 @@ def _intervals(metric: Metric, rows: Sequence[Row], key: str) -> tuple[np.ndarra
 
 
 def _lines(rows: Sequence[Row], controls: Collection[str]) -> np.ndarray:
-    """Return the line that each row is on: between methods and controls one is left for a heading."""
+    """Return the line of each row: between methods and controls, one is left for a heading."""
     return np.array([place + (row["method"] in controls) for place, row in enumerate(rows)], dtype=int)
 
 
 def _name_places(
     axes: Axes, rows: Sequence[Row], lines: np.ndarray, values: Sequence[str], bold: Sequence[bool | None]
 ) -> None:
-    """Name the rows to the left of the axes, from the top down, and write their values to the right."""
+    """Write the rows' names left of the axes, from the top down, and their values to the right."""
     axes.set_yticks(lines, [_name(row["method"]) for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -317,7 +317,7 @@ def _name_places(
 
 
 def _left(rows: Sequence[Row]) -> float:
-    """Return what the longest of the methods' names takes, in inches."""
+    """Return the width of the longest method name, in inches."""
     return 0.2 + 0.082 * max(len(_name(row["method"])) for row in rows)
 
 
@@ -330,19 +330,19 @@ def _unit(metric: Metric) -> str:
 
 
 def _name(method: str) -> str:
-    """Shorten a name in its middle: names differ by what they begin or end with."""
+    """Shorten a name in the middle: names differ at their start or end."""
     plain = _plain(method)
     half = (_LETTERS - 1) // 2
     return plain if len(plain) <= _LETTERS else f"{plain[:half]}…{plain[-half:]}"
 
 
 def _told(method: str, controls: Collection[str], name: Callable[[str], str] = str) -> str:
-    """Name a method, and say so where it is a control."""
+    """Name a method, and say if it is a control."""
     return f"{name(method)} (control)" if method in controls else name(method)
 
 
 def _plain(text: str) -> str:
-    """Replace what XML has no place for."""
+    """Replace characters that XML does not allow."""
     return re.sub(r"[\x00-\x1f\x7f\ufffe\uffff]", "�", text)
 
 
@@ -363,15 +363,15 @@ def _gist(metric: Metric, rows: Sequence[Row], key: str, controls: Collection[st
 def _svg(
     name: str, height: float, draw: Callable[[Axes], None], label: str, left: float = 0.6, legend: int | None = None
 ) -> str:
-    """Return a figure as SVG to stand in a page: its ids its own, its black and its font the page's.
+    """Return a figure as inline SVG, with unique ids, and the text colour and font of the page.
 
     Args:
-        name: no other figure of the page has it.
+        name: unique among the figures of the page.
         height: of the axes, in inches.
         draw: draws in the axes.
         label: says what the figure shows.
-        left: of the axes, in inches.
-        legend: how many entries the legend has; None for values to the right instead.
+        left: left edge of the axes, in inches.
+        legend: number of entries in the legend; None for values to the right instead.
     """
     file = io.BytesIO()
     with style.context(["default", {**_STYLE, "svg.hashsalt": name}]), warnings.catch_warnings():
@@ -379,7 +379,7 @@ def _svg(
         bottom = 0.3 if legend is None else 0.55 + 0.19 * -(-legend // 2)
         whole = bottom + height + 0.1
         figure = Figure(figsize=(_WIDTH, whole))
-        # Placed by hand: a layout that looks for the place takes most of the time.
+        # Placed by hand: automatic layout takes most of the time.
         right = 0.15 if legend is not None else 0.18 * (_WIDTH - left)
         axes = figure.add_axes((left / _WIDTH, bottom / whole, 1 - (left + right) / _WIDTH, height / whole))
         draw(axes)
@@ -393,7 +393,7 @@ def _svg(
             if child.tag.endswith(("}metadata", "}style")):
                 parent.remove(child)
     for element in root.iter():
-        element.tag = element.tag.partition("}")[2]  # HTML knows what is inside of <svg>
+        element.tag = element.tag.partition("}")[2]  # HTML needs no namespace inside <svg>
         for key, value in list(element.attrib.items()):
             del element.attrib[key]
             if key == "id" and value not in used:

@@ -1,4 +1,4 @@
-"""Gallery: every image with one overlay a method."""
+"""Gallery: every image with one overlay per method."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cam_extras.runs.store import Run
 
 COLORMAP = "inferno"  # perceptually uniform, readable by colour-blind people
 CELL, CAPTION, HEADING = 1.6, 0.36, 0.3  # inches
-ROWS = 25  # of a page
-PICTURE_FORMATS = ("JPEG", "PNG")  # of pictures in a run, which may come from somebody else
+ROWS = 25  # per page
+PICTURE_FORMATS = ("JPEG", "PNG")  # of pictures in a run, which may come from an untrusted source
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a person sees it, with its explanations.
+    """An image as shown, with its explanations.
 
     Attributes:
         title: what is explained.
@@ -36,7 +36,7 @@ class Picture:
         overlays: by method, shape (H, W, 3).
         captions: by method.
         box: xmin, ymin, xmax, ymax in pixels.
-        controls: the methods that are controls.
+        controls: which methods are controls.
     """
 
     title: str
@@ -50,13 +50,12 @@ class Picture:
 def pictures_of(
     run: Run, shown: Sequence[str] = ("average_drop", "adcc"), boxes: Mapping[int, Sequence[int]] | None = None
 ) -> list[Picture]:
-    """Return the pictures that a run has drawn.
+    """Return the pictures that a run drew.
 
     Args:
         run: the run.
-        shown: the metrics under each overlay, in per cent where they have a greatest value; those that were not
-            evaluated are left out.
-        boxes: where the object is, by index of the image.
+        shown: the metrics under each overlay, in per cent if they have an upper bound; without those not evaluated.
+        boxes: where the object is, by image index.
     """
     drawn = run.pictures()
     shown = [name for name in shown if name in run.results.column_names and METRICS[name].vector is None]
@@ -104,21 +103,21 @@ def _decoded(picture: bytes) -> np.ndarray:
 
 
 def gallery_pages(path: Path, count: int) -> list[Path]:
-    """Return the files that `save_gallery` writes for so many pictures."""
+    """Return the files that `save_gallery` writes for `count` pictures."""
     return [path if not page else path.with_stem(f"{path.stem}-{page + 1}") for page in range(-(-count // ROWS))]
 
 
 def save_gallery(path: Path, pictures: Sequence[Picture]) -> list[Path]:
-    """Draw images as rows and methods as columns: the image with its box, overlays, and captions under each.
+    """Draw images as rows and methods as columns: the image with its box, then the overlays, with captions below.
 
-    Controls are the last columns, and say what they are.
+    Controls are the last columns, and are labelled.
 
     Args:
-        path: the PNG to write. Every 25 images fill one; the next ones have -2, -3, ... at the end of their names.
-        pictures: with the same methods.
+        path: the PNG to write. Each file holds 25 images; further files end in -2, -3, ...
+        pictures: all with the same methods.
 
     Returns:
-        What was written.
+        The files written.
     """
     pages = gallery_pages(path, len(pictures))
     for number, page in enumerate(pages):

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with everything inside, for any browser, without a network."""
+"""The report of a run: one self-contained HTML file, which needs no network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CURVES = ("insertion", "deletion")
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, as markup, and what is said under it."""
+    """A figure, as SVG markup, with its caption."""
 
     svg: str
     caption: str
@@ -47,7 +47,7 @@ class _Cell:
     text: str
     interval: str
     best: bool
-    images: int | None  # where some have no such score
+    images: int | None  # only if some have no such score
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Summary:
     Attributes:
         metrics: its columns.
         rows: a method, and a cell for each metric.
-        controls: the same of controls.
+        controls: the same for controls.
     """
 
     metrics: list[Metric]
@@ -77,12 +77,12 @@ class _Overlay:
     method: str
     is_control: bool
     picture: _Picture | None
-    scores: list[tuple[Metric, str]]  # the first ones stand under it, all of them in a table
+    scores: list[tuple[Metric, str]]  # the first are shown under it, all of them in a table
 
 
 @dataclass(frozen=True)
 class _Card:
-    """An image of the gallery. `kind` is its class, by number in the list to choose from."""
+    """An image of the gallery. `kind` is the index of its class in the list to choose from."""
 
     path: str
     groups: list[str]
@@ -98,7 +98,7 @@ class _Gallery:
     cards: list[_Card]
     kinds: list[str]
     by: Metric
-    main: int  # how many scores stand under an overlay
+    main: int  # number of scores under an overlay
     note: str
 
 
@@ -163,13 +163,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a page whole or not at all; names that are not UTF-8 are spelt out."""
+    """Write a page completely or not at all; names that are not UTF-8 are escaped."""
     data = page.encode("utf-8", "backslashreplace")
     atomic_write(path, lambda file: file.write(data))
 
 
 def results_of(run: Run) -> pq.ParquetFile:
-    """Open the results of a run, to read some of their columns: maps may be too many to hold.
+    """Open the results of a run, to read only some columns: the maps may not fit in memory.
 
     Raises:
         ValueError: they cannot be read.
@@ -182,18 +182,18 @@ def results_of(run: Run) -> pq.ParquetFile:
 
 
 def title_of(run: Run) -> str:
-    """Return what a run is called: the model's name and the layer's."""
+    """Return the title of a run: the names of model and layer."""
     name = run.configuration.get("model", {}).get("name", "model")
     return f"{name}, layer {run.configuration['layer']}" if "layer" in run.configuration else name
 
 
 def controls_last(rows: Iterable[Mapping[str, Any]], controls: Collection[str]) -> list[Any]:
-    """Return rows with a method in order, but those of controls after all others."""
+    """Return rows in order, but with those of controls last."""
     return sorted(rows, key=lambda row: row["method"] in controls)
 
 
 def summary_of(rows: Sequence[Mapping[str, Any]], controls: Collection[str] = ()) -> Summary:
-    """Make a table of the rows of a summary; controls are never the best."""
+    """Make a table from the rows of a summary; controls are never marked best."""
     metrics = [METRICS[name] for name in dict.fromkeys(row["metric"] for row in rows)]
     cells: dict[str, list[_Cell]] = {row["method"]: [] for row in rows}
     for metric in metrics:
@@ -224,7 +224,7 @@ def _of_metric(rows: Iterable[Mapping[str, Any]], name: str) -> list[Mapping[str
 
 
 def caption_of(metric: Metric) -> str:
-    """Say what the numbers of a figure are."""
+    """Return the caption of a figure: what its numbers mean."""
     return f"{metric.title} {metric.arrow}{' in per cent' if metric.scale == 100 else ''}: {metric.meaning}"
 
 
@@ -251,7 +251,7 @@ def _mean_curves(file: pq.ParquetFile, methods: Sequence[str], controls: Collect
 
 
 def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery | None:
-    """Choose images as the run did that drew them, and gather what is shown of each."""
+    """Choose images as the run did when it drew them, and collect what is shown of each."""
     asked = run.configuration.get("pictures") or {}
     by = asked.get("metric", "")
     if not asked.get("count") or by not in file.schema_arrow.names:
@@ -300,7 +300,7 @@ def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery
         )
         cards.append(card)
     missing = len(chosen) - len(cards)
-    note = f"Of {missing} of {len(chosen)} images chosen there is no picture." if missing else ""
+    note = f"There is no picture of {missing} of the {len(chosen)} images chosen." if missing else ""
     kinds = [str(_class(number, categories)) for number in numbers]
     return _Gallery(cards, kinds, METRICS[by], min(_SCORES_SHOWN, len(shown)), note)
 
@@ -315,7 +315,7 @@ def _rows_of(file: pq.ParquetFile, indices: Sequence[int], columns: Sequence[str
 
 
 def _kind(row: Mapping[str, Any]) -> int:
-    """Return the number of the class that an image is filed under: its label, or else what is predicted."""
+    """Return the class number that an image is listed under: its label, or else its prediction."""
     kind: int = row["predicted"] if row["label"] is None else row["label"]
     return kind
 
@@ -333,7 +333,7 @@ def _picture(data: bytes) -> _Picture:
 
 
 def _settings(run: Run) -> str | None:
-    """Return the file that the run can be repeated with, if there is one."""
+    """Return the text of the file to repeat the run with, if there is one."""
     try:
         return (run.folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -341,7 +341,7 @@ def _settings(run: Run) -> str | None:
 
 
 def _code(settings: str | None) -> dict[str, str]:
-    """Return what of a file of settings runs code; nothing where it is none any more."""
+    """Return the settings in a file that run code; nothing if it is no longer a settings file."""
     try:
         read = yaml.safe_load(settings or "")
     except (yaml.YAMLError, RecursionError):

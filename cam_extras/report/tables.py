@@ -1,4 +1,4 @@
-"""Tables: what exists, what came out on average, and every single score."""
+"""Tables: methods and metrics, the summary of a run, and every single score."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from cam_extras.runs.store import Run
 def summary_table(
     values: Mapping[str, Mapping[str, float | None]], title: str, controls: Collection[str] = ()
 ) -> Table:
-    """Make a table of methods x metrics: arrows for direction, best in bold; controls below, and never the best.
+    """Make a table of methods x metrics: arrows show which way is better, best in bold; controls last, never in bold.
 
     Args:
-        values: of the whole set, by method and metric; None for none.
-        title: of the table.
+        values: over the whole set, by method and metric; None if there is none.
+        title: title of the table.
         controls: which of the methods are controls.
     """
     table = Table(title=Text(printable(title)), caption="per cent, where a metric has a greatest value; best in bold")
@@ -41,7 +41,7 @@ def summary_table(
         column = [values[method].get(name) for method in methods]
         printed = [
             None if value is None else round(metric.scale * value, 1) for value in column
-        ]  # equal cells are equally bold
+        ]  # cells printed alike are equally bold
         known = [v for method, v in zip(methods, printed, strict=True) if v is not None and method not in controls]
         best = (max if metric.higher_is_better else min)(known, default=None)
         cells.append(
@@ -64,7 +64,7 @@ def list_table() -> list[Table]:
 
 
 def method_entries() -> Iterator[MethodEntry]:
-    """Yield what lists show of every method."""
+    """Yield the list entry of every method."""
     for name, method in METHODS.items():
         hyper = {field.name: _shown(field.default) for field in fields(method)}
         meaning = (method.__doc__ or "").split("\n")[0].partition(": ")[2]
@@ -72,7 +72,7 @@ def method_entries() -> Iterator[MethodEntry]:
 
 
 def metric_entries() -> Iterator[MetricEntry]:
-    """Yield what lists show of every metric."""
+    """Yield the list entry of every metric."""
     for name, metric in METRICS.items():
         options = {field.name: _shown(field.default) for field in fields(metric.Options)}
         yield MetricEntry(name, metric.title, metric.short, metric.arrow, metric.meaning, metric.paper, options)
@@ -83,7 +83,7 @@ def _shown(default: Any) -> str:
 
 
 def save_csv(path: Path, run: Run) -> None:
-    """Write the results of a run as CSV, but for its curves and maps; no text in it is a formula to a spreadsheet."""
+    """Write the results of a run as CSV, without curves and maps; spreadsheets read none of its text as a formula."""
     plain = [field.name for field in run.results.schema if not pa.types.is_nested(field.type) and field.name != "map"]
     table = run.results.select(plain)
     for number, field in enumerate(table.schema):

@@ -1,4 +1,4 @@
-"""Rows of scores, image by image: what every engine of a run does with the images that it is given."""
+"""Rows of scores, image by image: how every engine of a run processes its images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cam_extras.runs.sources import Indexed, Sample
 from cam_extras.runs.store import Failure, pack_map
 
 TARGETS = ("predicted", "label")
-_ALIKE = 16  # so many first images that the model fails on alike are no accident
+_ALIKE = 16  # the same failure on this many first images is no accident
 _PICTURE_SIZE = 224
 
 
@@ -31,9 +31,9 @@ class Input:
     """An image as the model takes it.
 
     Attributes:
-        index: its place in the data set.
+        index: its position in the data set.
         path: its file.
-        label: its class, where that is known.
+        label: its class, if known.
         x: shape (C, *S).
         boxes: where the object is, (B, 4) in pixels of x.
         mask: the same as a boolean mask (H, W).
@@ -47,18 +47,18 @@ class Input:
     mask: Tensor | None = None
 
     def failure(self, stage: str, message: str) -> Failure:
-        """Return what is to be said of an image that something went wrong with."""
+        """Return the record of a failure on this image."""
         return Failure(self.index, self.path, stage, message)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Makes inputs of images; what goes wrong with one becomes a `Failure`.
+    """Turns images into inputs; an error on an image becomes a `Failure`.
 
     Args:
-        transform: image -> (C, *S); None where images are inputs already.
-        target: what will be explained: an image without a label is no input where it is "label".
-        object_needed: whether a metric asks where the object is.
+        transform: image -> (C, *S); None if images are inputs already.
+        target: what will be explained; with "label", an image without a label is a failure.
+        object_needed: whether a metric needs the object.
     """
 
     transform: Callable[[Any], Tensor] | None
@@ -69,12 +69,12 @@ class Reader:
         """Read one image of a source."""
         try:
             sample = source.read(index)
-        except Exception as error:  # of decoders, and of data sets that are somebody's own
+        except Exception as error:  # decoders and data sets may raise anything
             return Failure(index, source.path(index), "read", _message(error))
         return self.prepare(sample)
 
     def prepare(self, sample: Sample) -> Input | Failure:
-        """Make an input of an image."""
+        """Turn an image into an input."""
 
         def failure(stage: str, message: str) -> Failure:
             return Failure(sample.index, sample.path, stage, message)
@@ -96,11 +96,11 @@ class Reader:
         return Input(sample.index, sample.path, sample.label, x, boxes, mask)
 
     def _transformed_object(self, sample: Sample) -> tuple[Tensor | None, Tensor | None]:
-        """Move boxes and mask as the transform moves pixels: what it makes of white on black tells where they go."""
+        """Move boxes and mask as the transform moves pixels: it is applied to white shapes on black."""
         width, height = sample.image.size  # type: ignore[misc]
         nothing_left = (
-            "nothing is left of the object after the transform: it lies outside of what that keeps of the image, or is "
-            "smaller than a pixel there"
+            "nothing is left of the object after the transform: it lies outside the part of the image that is kept, or "
+            "is smaller than a pixel"
         )
         if sample.mask is not None:
             if not sample.mask.any():
@@ -111,7 +111,7 @@ class Reader:
             return None, mask
         boxes = []
         if not any(left < width and top < height for left, top, _, _ in sample.boxes.tolist()):  # type: ignore[union-attr]
-            raise ValueError(f"the boxes lie outside of the image, which is {width} pixels wide and {height} high")
+            raise ValueError(f"the boxes lie outside the image, which is {width} pixels wide and {height} high")
         for left, top, right, bottom in sample.boxes.tolist():  # type: ignore[union-attr]
             inside: np.ndarray = np.zeros((height, width), bool)
             inside[round(top) : round(bottom), round(left) : round(right)] = True
@@ -132,12 +132,12 @@ class Reader:
 
 @dataclass
 class Scored:
-    """What came out for a part of a data set: what `Store.write` takes.
+    """The results of a part of a data set, as `Store.write` takes them.
 
     Attributes:
         rows: one for each image and method.
-        errors: the images without.
-        pictures: of the images chosen for the report.
+        errors: the images without scores.
+        pictures: pictures of the images chosen for the report.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -150,11 +150,11 @@ class Drawing:
     """How the images chosen for the report are drawn.
 
     Args:
-        picture_of: input (C, H, W) -> what a person sees, in [0, 1].
-        overlay: that and a map (H, W) in [0, 1] -> (H, W, 3), in [0, 1].
+        picture_of: input (C, H, W) -> the image to show, in [0, 1].
+        overlay: this image and a map (H, W) in [0, 1] -> (H, W, 3), in [0, 1].
         count: how many of the best, the worst and random images.
-        metric: what makes them the best.
-        seed: of the random ones.
+        metric: ranks the images.
+        seed: chooses the random ones.
     """
 
     picture_of: Callable[[Tensor], Tensor]
@@ -164,9 +164,9 @@ class Drawing:
     seed: int
 
     def draw(self, evaluation: Evaluation, batch: Sequence[Input], number: int) -> list[dict[str, Any]]:
-        """Return the pictures of an image of a batch as `Store.write` takes them: itself, and an overlay a method.
+        """Return the pictures of one image of a batch, as `Store.write` takes them: itself and one overlay per method.
 
-        There are none of what has other than one or three channels, or is no image of two dimensions.
+        Inputs that are not two-dimensional images with one or three channels have none.
         """
         if batch[number].x.ndim != 3 or len(batch[number].x) not in (1, 3):
             return []
@@ -181,20 +181,20 @@ class Drawing:
 
 
 class Scorer:
-    """Scores inputs with an evaluator, in batches; what goes wrong with an image becomes a `Failure`.
+    """Scores inputs with an evaluator, in batches; an error on an image becomes a `Failure`.
 
-    A batch with an image that the model fails on, or whose scores are undefined, is scored again without it. Where
-    memory runs out, what is larger is halved from there on, batches or the passes that methods and metrics make inside
-    of one (their `internal_batch_size`), down to one image. An image is scored by all methods or by none.
+    If the model fails on an image of a batch, or its scores are undefined, the batch is scored again without it. If
+    memory runs out, the larger of two sizes is halved from then on, down to one image: the batch, or the passes that
+    methods and metrics make within one (their `internal_batch_size`). An image is scored by all methods or by none.
 
     Args:
         evaluator: methods and metrics.
         target: "predicted", "label" or a class.
-        batch_size: most images in a batch; None for what the device does best.
+        batch_size: largest number of images in a batch; None for what suits the device.
         device: where the model is.
         maps: whether rows have maps.
-        drawing: None for no pictures.
-        stop_early: raise where the model fails on every one of the first images, alike.
+        drawing: how to draw pictures; None for none.
+        stop_early: raise if the model fails in the same way on all of the first images.
         on_progress: called with the number of images that are done.
 
     Raises:
@@ -217,7 +217,7 @@ class Scorer:
         self._device, self._maps, self._drawing, self._on_progress = torch.device(device), maps, drawing, on_progress
         self._chosen = None if drawing is None else Chosen(drawing.count, drawing.seed)
         self._failed_alike: list[str] | None = [] if stop_early else None
-        self._rows: int | None = None  # most images in a pass inside of a batch
+        self._rows: int | None = None  # most images in a pass within a batch
         self._rows_that_fit: int | None = None
 
     def __call__(self, inputs: Iterable[Input | Failure]) -> Scored:
@@ -258,7 +258,7 @@ class Scorer:
         try:
             with limited(self._rows) as passes:
                 self._add(batch, self._evaluate(batch), scored)
-        except Exception as error:  # the model is somebody's own, and may raise anything
+        except Exception as error:  # the model is the user's, and may raise anything
             message = _message(error)
             if isinstance(error, SampleError) and max(error.samples) < len(batch):
                 undefined = dict.fromkeys(error.samples, ": ".join(filter(None, [error.wrong, error.todo])))
@@ -270,7 +270,7 @@ class Scorer:
         else:
             self._failed_alike, self._rows_that_fit = None, self._rows
             return []
-        # Only here are the tensors gone that the exception held.
+        # Only here are the tensors that the exception held released.
         if undefined:
             scored.errors += [batch[number].failure("score", wrong) for number, wrong in undefined.items()]
             left = [item for number, item in enumerate(batch) if number not in undefined]
@@ -281,13 +281,13 @@ class Scorer:
         if len(batch) > 1:
             half = (len(batch) + 1) // 2
             return [batch[half:], batch[:half]]
-        self._rows = self._rows_that_fit  # for it is not the number that this image fails on
+        self._rows = self._rows_that_fit  # this image does not fail because of the number
         scored.errors.append(batch[0].failure("memory" if out_of_memory else "model", message))
         self._check_first(message)
         return []
 
     def _shrink(self, images: int, rows: int, fewer: int) -> None:
-        """Go on with fewer images in a batch, or in a pass inside of one."""
+        """Go on with fewer images in a batch, or in a pass within one."""
         most, going_on = max(images, rows), []
         if images > fewer:
             self._batch_size = fewer
@@ -304,14 +304,14 @@ class Scorer:
         )
 
     def _check_first(self, message: str) -> None:
-        """Raise where the model has failed on so many images alike, and on no other, that it is not theirs."""
+        """Raise if the model has failed in the same way on all of so many images that they are not the cause."""
         if self._failed_alike is None:
             return
         self._failed_alike.append(message)
         if len(set(self._failed_alike)) > 1:
             self._failed_alike = None
         elif len(self._failed_alike) == _ALIKE:
-            raise RuntimeError(f"all of the first {_ALIKE} images failed alike: {message}")
+            raise RuntimeError(f"all of the first {_ALIKE} images failed in the same way: {message}")
 
     def _evaluate(self, batch: list[Input]) -> Evaluation:
         x = torch.stack([item.x for item in batch]).to(self._device)
@@ -342,7 +342,7 @@ class Scorer:
             scores = {
                 name: values.double()
                 for name, values in evaluation.scores[method].items()
-                if not METRICS[name].of_methods  # a summary compares methods, over the images that all have
+                if not METRICS[name].of_methods  # the summary compares methods, over the images that all of them scored
             }
             for name, values in scores.items():
                 check_finite(f"{method}: the {name}", values)
@@ -379,7 +379,7 @@ class Scorer:
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
-    """Return values (H, W, 1 or 3) in [0, 1] as a file, no larger than a report shows them."""
+    """Return an image (H, W, 1 or 3) in [0, 1] as a JPEG file, no larger than reports show it."""
     values = (picture * 255).round().astype(np.uint8)
     image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
     image.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE))
@@ -389,11 +389,11 @@ def _jpeg(picture: np.ndarray) -> bytes:
 
 
 def _check_labels(labels: Sequence[int | None], classes: int | None) -> None:
-    """Raise SampleError where labels are classes that the model does not have: none of its predictions is right."""
+    """Raise SampleError if labels are classes that the model lacks: no prediction could be right."""
     for label in labels:
         if label is not None and classes is not None and label >= classes:
             raise SampleError(
-                f"the label {label} is none of the model's {classes} classes, which count from 0",
+                f"the label {label} is not one of the model's {classes} classes, which count from 0",
                 [number for number, other in enumerate(labels) if other == label],
             )
 
@@ -411,5 +411,5 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _device_is_lost(error: Exception) -> bool:
-    """Whether nothing will run on the device any more, as after an assertion that failed in a kernel."""
+    """Whether the device is unusable from now on, as after a failed assertion in a kernel."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)

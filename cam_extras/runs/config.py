@@ -19,16 +19,16 @@ from cam_extras._options import check_fields, fits, hints_of
 
 @dataclass(frozen=True)
 class Setting:
-    """What there is to a field of `RunConfig` beside its type and its default.
+    """What is known of a field of `RunConfig` besides its type and default.
 
     Args:
         help: for `--help`; the default is added to it.
         metavar: how a value is shown there.
-        written: the type of what flags and YAML have for it, where Python may give an object instead.
-        of_run: whether it is a setting of the run, and a key of YAML; others say how it is started.
-        compared: whether results depend on it, so that a run is resumed with the same alone.
+        written: its type in flags and YAML, where Python may give an object instead.
+        of_run: whether it is a setting of the run, and a key in YAML; others say how to start it.
+        compared: whether results depend on it, so that it must be the same to resume a run.
         singular: another flag, which takes one value and may be repeated.
-        choices: values that are flags of their own, and what they do.
+        choices: values that have their own flags, and what they do.
     """
 
     help: str = ""
@@ -52,35 +52,35 @@ def _check_finite(name: str, value: object) -> None:
 
 
 _Methods = Sequence[str] | Mapping[str, Mapping[str, Any] | None]
-PYTHON = Setting(of_run=False)  # an argument that has no flag
+PYTHON = Setting(of_run=False)  # an argument without a flag
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunConfig:
-    """The settings of a run. `cam_extras.run.evaluate` says what each is; a resolved one has objects for names.
+    """The settings of a run. `cam_extras.run.evaluate` describes each; once resolved, names become objects.
 
     Raises:
-        TypeError: a setting is of another type.
-        ValueError: a setting is out of its range.
+        TypeError: a setting has the wrong type.
+        ValueError: a setting is out of range.
     """
 
     model: Annotated[
         Any,
         Setting(
-            "torchvision model; timm/NAME; its weights file (NAME-HASH.pth); or FILE.py:FUNCTION or MODULE:FUNCTION, "
-            "which returns a model",
+            "torchvision model; timm/NAME; its weights file (NAME-HASH.pth); or FILE.py:FUNCTION or MODULE:FUNCTION "
+            "that returns a model",
             "NAME|FILE",
             written=str,
         ),
     ]
     weights: Annotated[
-        str | None, Setting("local weights, instead of those that are downloaded", "FILE", compared=False)
+        str | None, Setting("local weights file, used instead of a download", "FILE", compared=False)
     ] = None
     transform: Annotated[
         Any,
         Setting(
-            "returns what makes an input of an image; default: the weights' own, or for a model of your own that of "
-            "ImageNet",
+            "function that returns the image transform; default: that of the weights, or ImageNet's for a model of "
+            "your own",
             "SOURCE:FUNCTION",
             written=str,
             compared=False,
@@ -90,13 +90,18 @@ class RunConfig:
         "auto"
     )
     data: Annotated[
-        Any, Setting("folder (of folders, one a class), CSV or Parquet with paths, or glob", "PATH|GLOB", written=str)
+        Any,
+        Setting(
+            "folder (or one folder per class), CSV or Parquet with paths, or glob",
+            "PATH|GLOB",
+            written=str,
+        ),
     ]
     methods: Annotated[
         Any,
         Setting(
-            "of `cam-extras list`, also pytorch-grad-cam's, such as ScoreCAM, or your own, FILE.py:CLASS; with "
-            "hyper-parameters as OptiCAM:max_iterations=30,tolerance=0",
+            "names from `cam-extras list` or pytorch-grad-cam, such as ScoreCAM, or your own, FILE.py:CLASS; "
+            "hyper-parameters follow a colon: OptiCAM:max_iterations=30,tolerance=0",
             "METHOD",
             written=_Methods,
             singular="method",
@@ -105,54 +110,59 @@ class RunConfig:
     metrics: Annotated[
         Any,
         Setting(
-            "names or short names of `cam-extras list`, or your own, FILE.py:FUNCTION",
+            "names or short names from `cam-extras list`, or your own, FILE.py:FUNCTION",
             "METRIC",
             written=Sequence[str],
             singular="metric",
         ),
     ] = DEFAULT_METRICS
     options: Annotated[
-        Any, Setting("of metrics, such as threshold=0.3 schedule=mi", "NAME=VALUE", written=Mapping[str, Any])
+        Any, Setting("options of metrics, such as threshold=0.3 schedule=mi", "NAME=VALUE", written=Mapping[str, Any])
     ] = None
     target: Annotated[Any, Setting("the class to explain", "predicted|label|CLASS", written=str | int)] = "predicted"
     output: Annotated[str | os.PathLike[str], Setting("the folder to write to", "DIR", written=str, compared=False)] = (
         "cam-extras-output/evaluate"
     )
-    limit: Annotated[Annotated[int, at_least(1)] | None, Setting("the first N images only", "N")] = None
+    limit: Annotated[Annotated[int, at_least(1)] | None, Setting("use only the first N images", "N")] = None
     batch_size: Annotated[
         Literal["auto"] | Annotated[int, at_least(1)],
-        Setting("images at a time; halved where memory runs out", "auto|N"),
+        Setting("images per batch; halved if memory runs out", "auto|N"),
     ] = "auto"
-    images_per_part: Annotated[int, at_least(1), Setting("most images that an interruption costs", "N")] = 32
-    device: Annotated[Any, Setting("default: cuda where there is one", "DEVICE", written=str)] = None
-    engine: Annotated[Literal["local", "ray"], Setting("what does the work", compared=False)] = "local"
-    workers: Annotated[int, at_least(1), Setting("of Ray: copies of the model", "N", compared=False)] = 1
+    images_per_part: Annotated[int, at_least(1), Setting("most images whose results an interruption loses", "N")] = 32
+    device: Annotated[Any, Setting("default: cuda if available", "DEVICE", written=str)] = None
+    engine: Annotated[Literal["local", "ray"], Setting("what runs the evaluation", compared=False)] = "local"
+    workers: Annotated[int, at_least(1), Setting("for Ray: number of copies of the model", "N", compared=False)] = 1
     gpus_per_worker: Annotated[
         Annotated[float, _check_finite] | None,
-        Setting("of Ray: a part of one will do; default: 1 on a GPU", "N", compared=False),
+        Setting("for Ray: may be a fraction; default: 1 on a GPU", "N", compared=False),
     ] = None
     address: Annotated[
         str | None,
-        Setting("of a running Ray cluster; default: Ray is started on this machine", "ADDRESS", compared=False),
+        Setting("address of a running Ray cluster; default: start Ray on this machine", "ADDRESS", compared=False),
     ] = None
-    seed: Annotated[int, _check_seed, Setting("of methods, metrics, bootstrap and random pictures", "N")] = 0
-    maps: Annotated[bool, Setting("keep the maps, as float16")] = False
-    pictures: Annotated[int, at_least(0), Setting("best, worst and random images in the report, of each", "N")] = 8
+    seed: Annotated[int, _check_seed, Setting("seed of methods, metrics, bootstrap and random pictures", "N")] = 0
+    maps: Annotated[bool, Setting("keep the maps in the results, as float16")] = False
+    pictures: Annotated[
+        int, at_least(0), Setting("number of best, worst and random images in the report, each", "N")
+    ] = 8
     mode: Annotated[
         Literal["new", "resume", "overwrite"],
         Setting(
             of_run=False,
-            choices=(("resume", "go on with the run in the output folder"), ("overwrite", "start anew there")),
+            choices=(
+                ("resume", "continue the run in the folder"),
+                ("overwrite", "replace the run in the folder"),
+            ),
         ),
     ] = "new"
-    retry_errors: Annotated[bool, Setting("with --resume: do again what has images without scores", of_run=False)] = (
-        False
-    )
+    retry_errors: Annotated[
+        bool, Setting("with --resume: redo parts that have images without scores", of_run=False)
+    ] = False
     insist: Annotated[
         bool,
         Setting(
-            "resume though images, functions or the model differ, or where it cannot be told whether they do; go on "
-            "where 32 images in a row cannot be read",
+            "resume even if images, functions or the model have changed, or if that cannot be checked; go on even if "
+            "32 images in a row cannot be read",
             of_run=False,
         ),
     ] = False
@@ -167,7 +177,7 @@ class RunConfig:
         check_fields(self)
         if self.retry_errors and self.mode != "resume":
             raise ValueError('retry_errors=True goes with mode="resume": there is nothing to retry without it')
-        for field in fields(self):  # NumPy's integers are none of JSON's
+        for field in fields(self):  # JSON has no NumPy integers
             value = getattr(self, field.name)
             if not isinstance(value, int) and fits(value, int):
                 object.__setattr__(self, field.name, operator.index(value))
@@ -177,19 +187,19 @@ class RunConfig:
         return dataclasses.replace(self, **changes)
 
     def kept(self) -> dict[str, Any]:
-        """Return the settings of the run as YAML has them, where none is an object of Python."""
+        """Return the settings of the run as in YAML; none of them may be a Python object."""
         values = {name: getattr(self, name) for name, setting in known_settings().items() if setting.of_run}
         return {name: _plain(value) for name, value in values.items()}
 
     def compared(self, **described: Any) -> dict[str, Any]:
-        """Return what results depend on, and a run is resumed by: `described`, and all other settings as they are."""
+        """Return what results depend on, to compare when resuming: `described`, and all other settings as they are."""
         names = [name for name, setting in known_settings().items() if setting.of_run and setting.compared]
         return {name: described.get(name, getattr(self, name)) for name in names}
 
 
 @cache
 def known_settings() -> dict[str, Setting]:
-    """Return what `RunConfig` says of every setting, by name."""
+    """Return the `Setting` of every field of `RunConfig`, by name."""
     return {
         name: next(part for part in get_args(hint) if isinstance(part, Setting))
         for name, hint in hints_of(RunConfig).items()
@@ -198,12 +208,12 @@ def known_settings() -> dict[str, Setting]:
 
 @cache
 def default_values() -> dict[str, Any]:
-    """Return the default of every setting; None where it is needed."""
+    """Return the default of every setting; None if it is required."""
     return {field.name: None if field.default is MISSING else field.default for field in fields(RunConfig)}
 
 
 def written_type(name: str) -> Any:
-    """Return the type of what flags and YAML have for a setting; null, or no flag, stands for a default of None."""
+    """Return the type of a setting in flags and YAML, without None: null, or no flag, stands for that."""
     annotation = known_settings()[name].written or hints_of(RunConfig)[name]
     bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     if NoneType not in get_args(bare):
@@ -212,7 +222,7 @@ def written_type(name: str) -> Any:
 
 
 def types_of(annotation: Any) -> set[Any]:
-    """Return the types that an annotation has side by side."""
+    """Return the types that an annotation accepts."""
     parts = get_args(annotation)
     if get_origin(annotation) is Annotated:
         return types_of(parts[0])
@@ -222,7 +232,7 @@ def types_of(annotation: Any) -> set[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return lists and dicts for what is like them."""
+    """Turn sequences into lists and mappings into dicts."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

@@ -34,7 +34,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return the commit of the working folder and whether files differ from it; None where there is no repository."""
+    """Return the commit of the working folder and whether files differ from it; None outside a repository."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -25,12 +25,12 @@ _WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Collection[str] = (), **defaults: Any) -> None:
-    """Give a parser a flag for every setting.
+    """Add a flag for every setting to a parser.
 
     Args:
-        parser: what it reads is for `read_config`.
-        names: the settings that get one; by default all.
-        defaults: those that are other than `RunConfig`'s, for the help.
+        parser: its result goes to `read_config`.
+        names: the settings that get a flag; by default all.
+        defaults: defaults that differ from `RunConfig`'s, for the help.
     """
     for name, setting in known_settings().items():
         if setting == PYTHON or (names and name not in names):
@@ -68,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser, names: Collection[str] = (), **de
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser `--config` and `--trust-code`."""
+    """Add `--config` and `--trust-code` to a parser."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with settings; flags win over it")
     parser.add_argument(
         "--trust-code",
@@ -78,14 +78,14 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(given: argparse.Namespace, **defaults: Any) -> RunConfig:
-    """Return the configuration: from flags, else from the file, else from `defaults`, else `RunConfig`'s own.
+    """Return the configuration from flags, or else the file, or else `defaults`, or else `RunConfig`'s defaults.
 
-    All that can be said without loading anything is checked: types and ranges, names, and whether files are there.
+    Everything that needs no loading is checked: types and ranges, names, and whether files exist.
 
     Raises:
-        TypeError: a setting is of another type.
-        ValueError: one is out of its range; the file cannot be read, has a setting that there is not, or names code
-            that is not trusted; a setting that is needed is missing; there is no such method, metric or file.
+        TypeError: a setting has the wrong type.
+        ValueError: a setting is out of range; the file cannot be read, has an unknown setting, or names code that is
+            not trusted; a required setting is missing; there is no such method, metric or file.
     """
     path = getattr(given, "config", None)
     of_file = {} if path is None else _read_file(path)
@@ -94,7 +94,7 @@ def read_config(given: argparse.Namespace, **defaults: Any) -> RunConfig:
     if code and not given.trust_code:
         named = ", ".join(f"{name}: {value}" for name, value in code.items())
         raise ValueError(
-            f"{path} names code, which could do anything that you can ({named}): look at it, and add --trust-code to "
+            f"{path} names code, which could do anything that you can ({named}): check it, then add --trust-code to "
             "run it"
         )
     values = defaults | of_file | flags
@@ -126,14 +126,14 @@ def _read_flag(name: str, given: Any) -> Any:
     value: Any = read_settings(given) if name == "options" else given
     for kind in (int, float):
         if isinstance(value, str) and kind in types_of(written_type(name)):
-            with suppress(ValueError):  # what is wrong with it is said when it is checked
+            with suppress(ValueError):  # the check below reports what is wrong
                 value = kind(value)
     value = _checked(f"--{name.replace('_', '-')}", name, value)
     return list(dict.fromkeys(value)) if isinstance(value, list) else value
 
 
 def _checked(said: str, name: str, value: Any) -> Any:
-    """Return a setting as it was written, with names of methods and metrics as they are in the registries."""
+    """Check a setting, and replace names of methods and metrics by those in the registries."""
     if value is None and default_values()[name] is None:
         return None
     check_annotated(said, value, written_type(name))
@@ -143,10 +143,10 @@ def _checked(said: str, name: str, value: Any) -> Any:
 
 
 def find_method(text: str) -> str:
-    """Return a method as the registries name it, of what somebody typed; code of somebody's own stays as it is.
+    """Return a method's name in the registries, given what the user typed; the user's own code stays as it is.
 
     Raises:
-        ValueError: there is none, or its hyper-parameters are not NAME=VALUE.
+        ValueError: there is no such method, or its hyper-parameters are not NAME=VALUE.
 
     >>> find_method("opticam:max_iterations=30"), find_method("my_package.cams:MyCAM")
     ('OptiCAM:max_iterations=30', 'my_package.cams:MyCAM')
@@ -165,10 +165,10 @@ def find_method(text: str) -> str:
 
 
 def find_metric(text: str) -> str:
-    """Return a metric's name, of what somebody typed; code of somebody's own stays as it is.
+    """Return a metric's name, given what the user typed; the user's own code stays as it is.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such metric.
 
     >>> find_metric("AD"), find_metric("Average Drop"), find_metric("my_package.metrics:mine")
     ('average_drop', 'average_drop', 'my_package.metrics:mine')
@@ -181,7 +181,7 @@ def find_metric(text: str) -> str:
 
 
 def _find_named(item: tuple[str, Mapping[str, Any] | None]) -> tuple[str, Mapping[str, Any] | None]:
-    """Find the method of a mapping, which may have a name of its own there."""
+    """Find the method of an entry of a mapping, whose key may be any name."""
     name, hyper = item
     if hyper and isinstance(hyper.get("method"), str):
         return name, {**hyper, "method": find_method(hyper["method"])}
@@ -189,16 +189,16 @@ def _find_named(item: tuple[str, Mapping[str, Any] | None]) -> tuple[str, Mappin
 
 
 def check_location(location: str) -> None:
-    """Raise ValueError unless there may be images at a path or glob."""
+    """Raise ValueError unless a path exists or is a glob."""
     place = os.path.expanduser(location)
     if not os.path.isdir(place) and not os.path.isfile(place) and not _MAGIC.search(place):
         raise ValueError(f"there is no {location!r}: give a folder, a .csv or .parquet file, or a glob")
 
 
 def _check_files(config: RunConfig) -> None:
-    """Raise ValueError where a file that is named is not there, before anything is loaded."""
+    """Raise ValueError if a named file does not exist, before anything is loaded."""
     if not config.output:
-        raise ValueError('the output folder is "", no name: give a folder, "." for the working folder')
+        raise ValueError('the output folder is "": give the name of a folder, or "." for the working folder')
     for code in (config.model, config.transform):
         if code is not None and names_code(code):
             check_file(code)
@@ -211,7 +211,7 @@ def _check_files(config: RunConfig) -> None:
 
 
 def in_flags(message: str) -> str:
-    """Say arguments of the library as flags of the command line.
+    """Rewrite arguments of the library as flags of the command line.
 
     >>> in_flags("go on with mode='resume', or insist=True; give weights=, or engine='local'")
     'go on with --resume, or --insist; give --weights, or --engine local'
@@ -219,7 +219,7 @@ def in_flags(message: str) -> str:
     return _ARGUMENT.sub(_flag, message)
 
 
-# Text of somebody's own, such as a path with "limit=3" in it, is not taken for an argument.
+# Text from users, such as a path with "limit=3" in it, is not taken for an argument.
 _ARGUMENT = re.compile(r"""(?<![\w./\\=-])(\w+)=("\w*"|'[^']*'|True|[\d.]*\d)?(?=[\s,;:)]|\.?$|\.\s)""")
 
 

@@ -1,4 +1,4 @@
-"""Fingerprints of what a run works with: equal in every process for the same things, and other for other things."""
+"""Fingerprints of what a run works with: the same in every process for the same things, different otherwise."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from torch import Tensor, nn
 
 from cam_extras.methods import Method
 
-VERSION = 1  # of what is looked at, and how: fingerprints of different versions cannot be compared
+VERSION = 1  # of what fingerprints cover, and how: fingerprints of different versions cannot be compared
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
-# What says nothing about results: that it is there is all that counts.
+# These say nothing about results: only their presence counts.
 _MUTE = (type(threading.Lock()), type(threading.RLock()), threading.local, logging.Logger, logging.Handler, weakref.ref)
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_OF_METACLASSES = ("_abc_impl", "_backward_cls")  # what these put into classes: caches and numbers of their own
-_MANY = 8  # reasons that are told
+_OF_METACLASSES = ("_abc_impl", "_backward_cls")  # put into classes by metaclasses: caches and counters
+_MANY = 8  # reasons shown at most
 
 
 def identify(things: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fingerprints of things by name, of JSON types.
+    """Return fingerprints of things by name, in JSON types.
 
-    Looked at are values, attributes of objects, the code of functions and classes with defaults, closures and the
-    globals that they name; of models the modules' types, settings, code and tensors. Code that is installed, or of
-    Python's own library or this package, counts by its name alone: its versions are noted elsewhere. Modules imported
-    inside a function are not followed. No memory address, order of a set or `hash` is part of it.
+    They cover values, attributes of objects, and the code of functions and classes with their defaults, closures and
+    the globals they name; for models, the modules' types, settings, code and tensors. Installed code, Python's own
+    library and this package count by name only: their versions are noted elsewhere. Modules imported inside a function
+    are not followed. Memory addresses, the order of sets and `hash` play no part.
 
     Returns:
-        `version`, of what is looked at; `python`, whose bytecode was looked at, None where it was not; `sha256`, by
-        name; `unknown`, where and why it cannot be told what something is.
+        `version`, of what is covered; `python`, whose bytecode was read, None if none was; `sha256`, by name;
+        `unknown`, what could not be identified, and why.
     """
     unknown: list[str] = []
     digests, code = {}, False
@@ -69,7 +69,7 @@ def identify(things: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(value: Any) -> Any:
-    """Return what tells a value from others, of JSON types: fields of dataclasses, hashes of tensors, names of code."""
+    """Return what identifies a value, in JSON types: fields of dataclasses, hashes of tensors, names of code."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Method):
@@ -94,15 +94,15 @@ def _fields(value: Any) -> dict[str, Any]:
     return {field.name: describe(getattr(value, field.name)) for field in fields(value) if field.init}
 
 
-_DEEPEST = 100  # some six calls each, of the thousand that Python allows
+_DEEPEST = 100  # about six calls each, of the thousand that Python allows
 
 
 class Contents:
-    """A thing with a fingerprint made of many, each looked at and let go.
+    """A thing whose fingerprint is made from many others, each read and released in turn.
 
     Args:
-        facts: the things; they may be made when they are asked for.
-        unknown: why it cannot be told what they are; None where it can.
+        facts: the things; may be made lazily.
+        unknown: why they cannot be identified; None if they can.
     """
 
     def __init__(self, facts: Iterable[Any] = (), unknown: str | None = None):
@@ -110,7 +110,7 @@ class Contents:
 
 
 class _Walk:
-    """One walk through all that can be reached from a thing. A digest is made of the digests of its parts."""
+    """One walk through everything that can be reached from a thing. A digest is made from those of its parts."""
 
     def __init__(self, name: str):
         self.unknown: list[str] = []
@@ -118,7 +118,7 @@ class _Walk:
         self._path = [name]
         self._known: dict[int, bytes] = {}
         self._kept: list[Any] = []  # so that no other thing gets the same id
-        self._open: dict[int, int] = {}  # what is being looked at, and how deep that is
+        self._open: dict[int, int] = {}  # things being read, and their depth
 
     def digest(self, thing: Any) -> bytes:
         """Return the digest of a thing."""
@@ -127,7 +127,7 @@ class _Walk:
         if isinstance(thing, Contents):
             return self._contents(thing)
         key = id(thing)
-        if key in self._open:  # relative, for the way to here is no part of the thing
+        if key in self._open:  # relative, as the path to here is not part of the thing
             return _sha("above", str(len(self._open) - self._open[key]))
         if key not in self._known:
             self._open[key] = len(self._open)
@@ -159,7 +159,7 @@ class _Walk:
             return self._cannot_tell(contents.unknown)
         digest = hashlib.sha256()
         for number, fact in enumerate(contents.facts):
-            item = _Walk(f"{'.'.join(self._path)}[{number}]")  # of its own, for what it keeps goes with it
+            item = _Walk(f"{'.'.join(self._path)}[{number}]")  # a separate walk, so that what it keeps is released
             digest.update(item.digest(fact))
             self.unknown += item.unknown
             self.code |= item.code
@@ -202,7 +202,7 @@ class _Walk:
                 return self._object(tensor)
             plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
             values = plain.flatten().view(torch.uint8).numpy().data  # NumPy has no bfloat16
-        except Exception as error:  # a type of tensor may be somebody's own
+        except Exception as error:  # tensor subclasses may raise anything
             return self._cannot_tell(f"the values of a {type(tensor).__name__} cannot be read ({error})")
         return _sha("tensor", _name(type(tensor)), str(tensor.dtype), str(tuple(tensor.shape)), values)
 
@@ -215,7 +215,7 @@ class _Walk:
     def _image(self, image: Image.Image) -> bytes:
         try:
             name = getattr(image, "filename", "")
-            if getattr(image, "tile", None) and name:  # not loaded yet, and not to be kept in memory from here on
+            if getattr(image, "tile", None) and name:  # not loaded yet, and should not stay in memory
                 with Image.open(name) as again:
                     return self._pixels(again)
             return self._pixels(image)
@@ -234,7 +234,7 @@ class _Walk:
             return self._cannot_tell("it is a ScriptModule, whose program cannot be read")
         try:
             settings = _ADDRESS.sub("", module.extra_repr())
-        except Exception as error:  # of a module that is somebody's own
+        except Exception as error:  # modules may raise anything
             settings = self._cannot_tell(f"its extra_repr fails ({type(error).__name__}: {error})").hex()
         graph = isinstance(module, torch.fx.GraphModule)
         attributes = {
@@ -260,7 +260,7 @@ class _Walk:
         return _sha("class", kind.__name__, self._all("members", members))
 
     def _callable(self, thing: Any) -> bytes | None:
-        """Return the digest of code; None where the thing is none."""
+        """Return the digest of code; None if the thing is not code."""
         if isinstance(thing, types.FunctionType):
             return self._function(thing)
         if isinstance(thing, types.CodeType):
@@ -295,7 +295,7 @@ class _Walk:
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 parts.append((name, cell.cell_contents))
-            except ValueError:  # nothing is in it yet
+            except ValueError:  # an empty cell
                 parts.append((name, "an empty cell"))
         if _in_library(code.co_filename):
             return _sha("function", f"{function.__module__}.{function.__qualname__}", self._all("parts", parts))
@@ -308,7 +308,7 @@ class _Walk:
         return _sha("function", self._code(code), self._all("parts", parts), *named)
 
     def _named(self, thing: Any, names: set[str], above: set[int]) -> bytes:
-        """Return the digest of a global; of a module that is somebody's own, those of its entries that code names."""
+        """Return the digest of a global; for the user's own modules, that of the entries that code names."""
         if not isinstance(thing, types.ModuleType) or _is_library_module(thing) or id(thing) in above:
             return self.digest(thing)
         entries = sorted(names & vars(thing).keys())
@@ -326,7 +326,7 @@ class _Walk:
         return _sha("code", code.co_code, exceptions, str(counts), *names, *constants)
 
     def _object(self, thing: Any) -> bytes:
-        """Return the digest of what pickling would write of an object."""
+        """Return the digest of what pickling would write for an object."""
         kind = type(thing)
         if isinstance(thing, Iterator):
             return self._cannot_tell(f"what comes out of a {kind.__name__} is known only when it has been read")
@@ -336,13 +336,13 @@ class _Walk:
                 return _sha("global", _name(kind), reduced)
             parts = list(reduced[:3])
             parts += [[*items] if items is not None else None for items in reduced[3:5]]
-        except Exception as error:  # it may be somebody's own
+        except Exception as error:  # objects may raise anything
             return self._cannot_tell(f"a {kind.__name__} does not tell what it holds ({error})")
         return self._all("object", [("made by", parts[0]), *_state(parts[1:])])
 
 
 def _state(parts: list[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what pickling writes beside the function that makes an object, attributes by name."""
+    """Yield what pickling writes besides the function that makes an object, attributes by name."""
     yield "made of", parts[0]
     for part in parts[1:]:
         if isinstance(part, dict) and all(isinstance(name, str) for name in part):
@@ -352,7 +352,7 @@ def _state(parts: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def hash_file(path: str) -> str | None:
-    """Return the SHA-256 of a file; None where it cannot be read, which is said when it is read."""
+    """Return the SHA-256 of a file; None if it cannot be read, which is reported later."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb", buffering=0) as file:
@@ -364,7 +364,7 @@ def hash_file(path: str) -> str | None:
 
 
 def _sha(*parts: Any) -> bytes:
-    """Return a digest of texts and bytes, each with its length, so that none can pass for two."""
+    """Return a digest of texts and bytes, each with its length, so that different splits differ."""
     digest = hashlib.sha256()
     for part in parts:
         content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -390,10 +390,10 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=1)
 def _library() -> tuple[str, ...]:
-    """Return the folders of installed code, of Python's own library and of this package."""
+    """Return the folders of installed code, Python's own library and this package."""
     paths = sysconfig.get_paths()
     folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    of_site: list[str] = getattr(site, "getsitepackages", list)()  # which some virtual environments have not
+    of_site: list[str] = getattr(site, "getsitepackages", list)()  # missing in some virtual environments
     folders |= {*of_site, site.getusersitepackages(), os.path.dirname(os.path.dirname(__file__))}
     return tuple(os.path.join(os.path.normcase(os.path.realpath(folder)), "") for folder in folders if folder)
 
@@ -411,9 +411,9 @@ def _is_library_module(module: types.ModuleType) -> bool:
 
 
 def _is_library(kind: type) -> bool:
-    """Whether a class is found where it says that it is, in code that is installed."""
+    """Whether a class is found under its own name, in installed code."""
     found: Any = sys.modules.get(kind.__module__)
-    if not kind.__flags__ & 1 << 9:  # no heap type: made in C
+    if not kind.__flags__ & 1 << 9:  # not a heap type: made in C
         return True
     if not isinstance(found, types.ModuleType) or not _is_library_module(found):
         return False

@@ -12,20 +12,20 @@ from PIL import Image, ImageOps
 
 _WHITE = (255, 255, 255, 255)
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
-# Formats that Pillow has a program outside read, Ghostscript, or that may hold such an image.
+# Formats that Pillow reads with an external program, Ghostscript, or that may contain such an image.
 _READ_ELSEWHERE = ("EPS", "IPTC")
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose values "I" Pillow scales to 16 bits
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image file as RGB with 8 bits a channel, turned upright; what is transparent becomes white.
+    """Read an image file as RGB with 8 bits a channel, turned upright; transparent parts become white.
 
-    Of several pictures in a file it is the first. Colour profiles are ignored, and more than 8 bits are scaled, not
+    Of several pictures in a file, the first is read. Colour profiles are ignored, and more than 8 bits are scaled, not
     clipped.
 
     Raises:
-        ValueError: there is no such file, it is empty, cut off, no image, or one of more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS`, its values have no known range (floating point, 32-bit integers), or it is
+        ValueError: there is no such file; it is empty, truncated, not an image, or has more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS`; its values have no known range (floating point, 32-bit integers); or it is
             PostScript (EPS), which is a program.
     """
     if not os.path.isfile(path):  # unlike Path.is_file it never raises
@@ -36,12 +36,12 @@ def read_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             _check_size(image)
             return to_rgb(image)
-    except Exception as error:  # what decoders make of garbage may be any error
+    except Exception as error:  # decoders may raise anything on garbage
         raise ValueError(f"cannot read {path}: {str(error) or type(error).__name__}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image as `read_image` does that of a file: upright RGB, transparent parts white.
+    """Return an image as `read_image` returns a file: upright RGB, transparent parts white.
 
     Raises:
         ValueError: its values have no known range (floating point, 32-bit integers), or it is PostScript (EPS).
@@ -60,7 +60,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _check_size(image: Image.Image) -> None:
-    """Refuse what Pillow only warns of: it raises at twice its limit."""
+    """Refuse images above Pillow's limit; Pillow only warns up to twice the limit."""
     pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
     if limit is not None and pixels > limit:
         raise Image.DecompressionBombError(
@@ -69,7 +69,7 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _eight_bits(image: Image.Image, tiff_tags: Mapping[int, Any]) -> np.ndarray:
-    """Scale grey values of 16 bits; Pillow leaves those of 12 bits, and those with 0 for white, as they are in TIFF."""
+    """Scale 16-bit grey values; from TIFF, Pillow leaves 12-bit values, and values with 0 for white, unchanged."""
     largest = 4095 if tiff_tags.get(_TIFF_BITS) == (12,) else 65535
     values = np.asarray(image).astype(np.uint32)
     if tiff_tags.get(_TIFF_PHOTOMETRIC) == 0:

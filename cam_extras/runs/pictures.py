@@ -1,4 +1,4 @@
-"""Which images the report shows: the best, the worst and some at random, known before the last image is."""
+"""Which images the report shows: the best, the worst and some at random, chosen while the run goes on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def image_values(
         indices: the image of each row.
         methods: the method of each row.
         scores: the score of each row.
-        metric: what they are scores of, a key of `METRICS`.
+        metric: the metric of the scores, a key of `METRICS`.
         controls: methods that are left out, unless there are no others.
     """
     rows = list(zip(indices, methods, scores, strict=True))
@@ -37,8 +37,8 @@ def image_values(
 def choose_images(values: Mapping[int, float], count: int, seed: int) -> dict[str, list[int]]:
     """Return the indices of the best, the worst and random images, `count` of each, from their values.
 
-    What is chosen from a set and what is chosen from another tells what is chosen from both: an image that is not
-    chosen among some is not among more.
+    The choice from two sets together follows from the choices from each: an image not chosen from a set is not chosen
+    from a larger one.
 
     >>> choose_images({0: 0.5, 1: 0.9, 2: 0.1}, 1, seed=0)
     {'best': [1], 'worst': [2], 'random': [2]}
@@ -59,7 +59,7 @@ class Chosen:
         self._values: dict[int, float] = {}
 
     def add(self, values: Mapping[int, float]) -> Sequence[int]:
-        """Take the values of more images and return which of these are among the chosen now."""
+        """Add the values of more images and return which of them are now among the chosen."""
         together = {**self._values, **values}
         chosen = {index for group in choose_images(together, self._count, self._seed).values() for index in group}
         self._values = {index: together[index] for index in chosen}

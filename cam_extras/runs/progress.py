@@ -1,4 +1,4 @@
-"""How far a run is, in a terminal."""
+"""The progress bar of a run, in a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Speed(ProgressColumn):
 
 @contextmanager
 def progress_bar(images: int | None, done: int, shown: bool | None) -> Iterator[Callable[[int], None]]:
-    """Show how far a run is, on the terminal's error stream, and yield what moves it on."""
+    """Show a progress bar on the standard error stream, and yield a function that advances it."""
     columns = (TextColumn("explaining and scoring"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     disable = not (sys.stderr.isatty() if shown is None else shown)
     with Progress(*columns, console=Console(stderr=True), disable=disable, speed_estimate_period=120) as progress:

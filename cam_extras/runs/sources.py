@@ -53,9 +53,9 @@ class Sample:
 
     Attributes:
         index: its place in the data set, from 0.
-        path: its file, relative to the data where it lies below it and as given elsewhere; "item {index}" where no
-            file is known.
-        label: its class, where that is known.
+        path: its file, relative to the data if it lies below it, otherwise as given; "item {index}" if no file is
+            known.
+        label: its class, if known.
         image: a Pillow image, RGB, as `read_image` returns it; or an input as the model takes it, shape (C, *S).
         boxes: where the object is: integers (B, 4), xmin, ymin, xmax, ymax in pixels of the image, the maximum
             exclusive.
@@ -76,22 +76,22 @@ class Source(ABC):
     @property
     @abstractmethod
     def size(self) -> int | None:
-        """How many images there are; None where only the end tells."""
+        """The number of images; None if it is known only at the end."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what tells this data from other data, of JSON types, without a look at its images."""
+        """Return what distinguishes this data from other data, in JSON types, without reading its images."""
 
     @abstractmethod
     def contents(self) -> Contents:
-        """Return what images show, for `cam_extras.runs.identity.identify`."""
+        """Return what the images show, for `cam_extras.runs.identity.identify`."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Sample]: ...
 
 
 class Indexed(Source):
-    """A source that any image can be asked of."""
+    """A source whose images can be read in any order."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -102,11 +102,11 @@ class Indexed(Source):
 
     @abstractmethod
     def read(self, index: int) -> Sample:
-        """Return a sample, or raise an error for one that cannot be read."""
+        """Return a sample, or raise an error if it cannot be read."""
 
     @property
     def size(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         return len(self)
 
     def __iter__(self) -> Iterator[Sample]:
@@ -115,14 +115,14 @@ class Indexed(Source):
 
 @dataclass(frozen=True, eq=False)
 class Files(Indexed):
-    """Image files, none of which is opened before it is read.
+    """Image files, opened only when they are read.
 
     Attributes:
         location: the folder, table or glob, as given.
-        root: the folder, absolute, that paths are relative to.
-        paths: of the files, relative or absolute.
-        labels: of the files.
-        boxes: of those files, by index, that have any.
+        root: the absolute folder that paths are relative to.
+        paths: one per file, relative or absolute.
+        labels: one per file.
+        boxes: by index, for the files that have any.
     """
 
     location: str
@@ -170,12 +170,12 @@ class Files(Indexed):
 
 
 class Items(Indexed):
-    """The items of a map-style data set or a list; those of data sets of torchvision have the paths of their files.
+    """The items of a map-style data set or a list; torchvision data sets also give the paths of their files.
 
     Args:
-        data: it has a length, and an item for each index.
+        data: has a length, and an item for each index.
         labels: how labels are read.
-        limit: take the first items only, so many.
+        limit: take only the first `limit` items.
     """
 
     def __init__(self, data: Any, labels: Labels, limit: int | None = None):
@@ -195,15 +195,15 @@ class Items(Indexed):
         """Return a sample.
 
         Raises:
-            TypeError: the item is nothing that can be understood.
-            ValueError: there is no such label, or boxes and masks do not fit.
+            TypeError: the item has an unknown format.
+            ValueError: there is no such label, or boxes or mask do not fit.
         """
         with _one_at_a_time:
             item = _parts(self._data[index])
             return _sample(index, self._path(index, {**self._known(index), **item}), item, self._labels)
 
     def describe(self) -> dict[str, Any]:
-        """Return kind and root, the number of items, the transform, and a hash over what is known without reading."""
+        """Return kind, root, number of items, transform, and a hash of what is known without reading."""
         whole, _ = self._at(0)
         facts = (
             (self.path(index), self._at(index)[1], known.get("label"), known.get("boxes"))
@@ -219,7 +219,7 @@ class Items(Indexed):
         }
 
     def contents(self) -> Contents:
-        """Return the data set and hashes of its files, if it says which they are; else its items, read one by one."""
+        """Return the data set and hashes of its files, if it names them; otherwise its items, read one by one."""
         whole, _ = self._at(0)
         if not isinstance(whole, list | tuple):
             files = [self._known(index).get("path") for index in range(len(self))]
@@ -231,11 +231,11 @@ class Items(Indexed):
         try:
             with _one_at_a_time:
                 return self._data[index]
-        except Exception as error:  # of data sets that are somebody's own; it is said when the item is read for the run
+        except Exception as error:  # data sets may raise anything; it is reported when the run reads the item
             return f"error: {_name_of(error)}"
 
     def _at(self, index: int) -> tuple[Any, int]:
-        """Return the data set that subsets are of, and the place of an item in it."""
+        """Return the data set behind any `Subset`s, and the place of an item in it."""
         data: Any = self._data
         while isinstance(data, Subset):
             data, index = data.dataset, int(data.indices[index])
@@ -266,12 +266,12 @@ class Items(Indexed):
 
 
 class Stream(Source):
-    """What comes out of an iterable, in that order; it can be read once more if the iterable can.
+    """The items of an iterable, in its order; can be read again if the iterable can.
 
     Args:
-        data: of items, or of batches of them.
+        data: yields items, or batches of them.
         labels: how labels are read.
-        limit: take the first samples only, so many.
+        limit: take only the first `limit` samples.
     """
 
     def __init__(self, data: Iterable[Any], labels: Labels, limit: int | None = None):
@@ -290,17 +290,17 @@ class Stream(Source):
 
     @property
     def size(self) -> int | None:
-        """How many images there are; None where only the end tells."""
+        """The number of images; None if it is known only at the end."""
         return None if self._known is None else len(self._known)
 
     def describe(self) -> dict[str, Any]:
-        """Return what is known before the end, which is less than of other sources."""
+        """Return what is known before the end, which is less than for other sources."""
         if self._known is not None:
             return {**self._known.describe(), "loader": _name_of(self._data)}
         return {"kind": _name_of(self._data), "images": None}
 
     def contents(self) -> Contents:
-        """Return those of the data set of a `DataLoader`; elsewhere they are known only when all has been read."""
+        """Return those of a `DataLoader`'s data set; of anything else they are unknown until all has been read."""
         if self._known is not None:
             return self._known.contents()
         return Contents(unknown=f"what comes out of a {type(self._data).__name__} is known only when it has been read")
@@ -326,8 +326,8 @@ class Labels:
     """How labels are read.
 
     Args:
-        categories: the names of the classes, where they are known.
-        needed: whether a name that is none of theirs is an error; where not, it is an unknown label.
+        categories: class names, if known.
+        needed: whether an unknown class name is an error; otherwise it counts as an unknown label.
     """
 
     def __init__(self, categories: Sequence[str] = (), needed: bool = False):
@@ -335,24 +335,24 @@ class Labels:
         self._numbers: dict[str, int | None] = {}
         for number, name in enumerate(categories):
             key = name.strip().lower()
-            self._numbers[key] = None if key in self._numbers else number  # of two that have it, it names neither
+            self._numbers[key] = None if key in self._numbers else number  # a name that two classes share names neither
 
     def number(self, text: str) -> int | None:
-        """Return the class that is given by number or by name."""
+        """Return the class of a number or a name."""
         if text.isascii() and text.isdigit():
             return int(text)
         return self._numbers.get(text.lower())
 
     def read(self, value: Any, where: str) -> int | None:
-        """Return the class that a label stands for, None for a label that is missing.
+        """Return the class that a label stands for, None for a missing label.
 
         Args:
-            value: a number, a text or an array with one of them.
-            where: what has the label.
+            value: a number, a text, or an array of one of them.
+            where: the item that has the label, for messages.
 
         Raises:
-            ValueError: it is neither a number from 0 on, of the known classes where they are, nor a text; or a name
-                that is not known, where one is needed.
+            ValueError: it is not a text or a number from 0 to the last known class; or the name is unknown and
+                labels are needed.
         """
         if isinstance(value, Tensor | np.ndarray | np.generic):
             values = value.reshape(-1).tolist()
@@ -366,7 +366,7 @@ class Labels:
                 if self.needed:
                     raise ValueError(f"{where}: {self._unknown(text)}") from None
                 return None
-        if isinstance(value, float):  # what tables make of numbers where one is missing
+        if isinstance(value, float):  # tables turn integers into floats if one is missing
             if math.isnan(value):
                 return None
             value = int(value) if value.is_integer() else value
@@ -375,13 +375,13 @@ class Labels:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
             raise ValueError(f"{where}: a label must be a class number, 0 or more, or a name; got {value!r:.80}")
         if self.classes and value >= self.classes:
-            raise ValueError(f"{where}: the label {value} is none of the {self.classes} classes, which count from 0")
+            raise ValueError(f"{where}: the label {value} is not one of the {self.classes} classes, which count from 0")
         return value
 
     def _unknown(self, name: str) -> str:
         if not self.classes:
-            return f"the class {name!r} has no number, for the names of the classes are not known: give its number"
-        classes = "two" if name.lower() in self._numbers else "none"
+            return f"the number of class {name!r} is not known, as the model has no class names: give the number"
+        classes = "more than one" if name.lower() in self._numbers else "none"
         return f"{name!r} is the name of {classes} of the {self.classes} classes: give the number"
 
 
@@ -390,39 +390,39 @@ def open_source(
 ) -> Source:
     """Open a data set; no image is read.
 
-    Labels are class numbers, or texts: digits for a number, anything else for the name of a class, in upper or lower
-    case. A name that is none of `categories` is an unknown label.
+    Labels are class numbers or texts: digits for a number, anything else for a class name, in upper or lower case.
+    A name that is not among `categories` is an unknown label.
 
-    - A folder, with all that is below it, in the order of relative paths. Skipped are what is hidden, that is, has a
-      name that starts with ".", and every file without one of the extensions by which Pillow knows image files. Without
-      images of its own its sub-folders are classes: by number or name; or, where that fits no sub-folder, in the order
-      of their names (as `torchvision.datasets.ImageFolder` has it, an empty one too) if no categories are known or
-      exactly as many.
-    - A table, .csv or .parquet, with a column of files (path, file, filename or image), relative to the table's folder
-      or absolute, and optional columns of labels (label, class_index, target or class) and boxes (xmin, ymin, xmax,
-      ymax, whole pixels of the upright image, the maximum exclusive). Several rows of a file are several boxes of an
-      image, whose place is that of the first.
-    - A glob such as "photos/**/*.jpg", without labels; skipped is what is skipped in folders.
-    - A list of paths of images, without labels.
-    - A data set with a length and an item for each index, as those of torchvision, or a list. Items are an image, a
-      pair (image, label), or a dict with "image" and optionally "label", "path", "boxes" (B, 4) and "mask" (H, W). An
+    - A folder, with everything below it, in the order of relative paths. Hidden files and folders (names starting with
+      ".") are skipped, and so is every file whose extension Pillow does not know as an image. If no image lies in the
+      folder itself, its sub-folders are the classes, by number or name. If no sub-folder's name fits, and no categories
+      are known or there are exactly as many, classes follow the order of the names (as in
+      `torchvision.datasets.ImageFolder`, empty folders included).
+    - A table, .csv or .parquet, with a column of files (path, file, filename or image), absolute or relative to the
+      table's folder, and optional columns of labels (label, class_index, target or class) and boxes (xmin, ymin, xmax,
+      ymax, whole pixels of the upright image, the maximum exclusive). Several rows for one file give several boxes of
+      that image, which takes the place of its first row.
+    - A glob such as "photos/**/*.jpg", without labels; it skips what folders skip.
+    - A list of image paths, without labels.
+    - A data set with a length and an item for each index, such as those of torchvision, or a list. An item is an image,
+      a pair (image, label), or a dict with "image" and optionally "label", "path", "boxes" (B, 4) and "mask" (H, W). An
       image is a Pillow image, which becomes upright RGB as files do, or an input tensor (C, *S). Items are read one at
-      a time. To tell whether a run can be resumed they are all read once before a run starts, unless the data set says
-      which files they are of, as `torchvision.datasets.ImageFolder` does: then its files are.
+      a time. To check whether a run can be resumed, all are read once before it starts; if the data set names the
+      files of its items, as `torchvision.datasets.ImageFolder` does, the files are read instead.
     - A `DataLoader` that does not shuffle. Its batches are x, (x, y) or dicts of the same keys, x of shape (N, C, *S).
-    - Any other iterable, of such items. An item is a batch if it has a label for each of the first dimension of a
-      tensor of four or more; a tensor alone is always one input. An error of the iterable ends the run.
+    - Any other iterable of such items. An item is a batch if its image is a tensor of four or more dimensions with one
+      label per element of the first; a tensor alone is always one input. An error in the iterable ends the run.
 
     Args:
         data: see above.
-        categories: names of the classes, where they are known.
-        labels_needed: raise an error where labels are unknown; that of a single image may still be missing.
-        limit: take the first images only, so many.
+        categories: class names, if known.
+        labels_needed: raise an error if there are no labels; a single image may still lack one.
+        limit: take only the first `limit` images.
 
     Raises:
-        TypeError: data or limit are nothing that can be understood.
-        ValueError: there is no such file, there are no images, labels are needed and there are none, a row of a table
-            is wrong, or a `DataLoader` shuffles.
+        TypeError: data or limit has an unsupported type.
+        ValueError: there is no such file, there are no images, labels are needed but missing, a row of a table is
+            wrong, or a `DataLoader` shuffles.
     """
     if limit is not None:
         check_count("limit", limit)
@@ -462,8 +462,8 @@ def _open_files(location: str, labels: Labels, limit: int | None) -> Files:
         of_paths = [None] * len(paths)
     if not paths:
         raise ValueError(
-            f"there are no images in {location!r}: what counts are files that are not hidden, ending in "
-            f"{', '.join(sorted(_extensions()))}; or rows of a table"
+            f"there are no images in {location!r}: expected rows in a table, or files that are not hidden and end in "
+            f"{', '.join(sorted(_extensions()))}"
         )
     if labels.needed and all(label is None for label in of_paths):
         raise ValueError(
@@ -498,7 +498,7 @@ def _in_folder(folder: str, labels: Labels) -> tuple[list[str], list[int | None]
     if unknown and labels.needed:
         raise ValueError(
             f"the class numbers of {len(unknown)} of the {len(names)} folders in {folder!r} are not known, such as "
-            f"that of {unknown[0]!r}: rename them to numbers or names of classes, or give a CSV file with class numbers"
+            f"{unknown[0]!r}: rename them to numbers or names of classes, or give a CSV file with class numbers"
         )
     return paths, [numbers[path.partition("/")[0]] for path in paths]
 
@@ -521,7 +521,7 @@ def _below(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # Of a link in a circle the entry raises an error, and of all else it knows without asking the disk.
+    # For a circular link the entry raises an error; for anything else it knows without reading the disk.
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
@@ -560,14 +560,14 @@ def _in_table(table: str, labels: Labels) -> tuple[list[str], list[int | None], 
 
 
 def _read_table(table: str) -> dict[str, list[Any]]:
-    """Return the columns that are needed, by the names they have here."""
+    """Return the needed columns, by the names used here."""
     try:
         if table.lower().endswith(".csv"):
             parse = pa_csv.ParseOptions(newlines_in_values=True)
             with pa_csv.open_csv(table, parse_options=parse) as reader:
                 names = _columns(table, reader.schema.names)
             convert = pa_csv.ConvertOptions(
-                column_types={name: pa.string() for name in names.values()},  # "007" is no number
+                column_types={name: pa.string() for name in names.values()},  # "007" is not a number
                 include_columns=list(names.values()),
                 null_values=[""],
                 strings_can_be_null=True,
@@ -578,14 +578,14 @@ def _read_table(table: str) -> dict[str, list[Any]]:
                 names = _columns(table, file.schema_arrow.names)
                 read = file.read(columns=list(names.values()))
         else:
-            raise ValueError(f"{table} is no table: expected a folder, a .csv or .parquet file, or a glob")
+            raise ValueError(f"{table} is not a table: expected a folder, a .csv or .parquet file, or a glob")
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"cannot read {table}: {error}") from error
     return {key: read[name].to_pylist() for key, name in names.items()}
 
 
 def _columns(table: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the names in a table of the columns that are needed, or raise ValueError."""
+    """Return what a table calls the needed columns, or raise ValueError."""
     found: dict[str, str] = {}
     choices = {"file": _FILE_COLUMNS, "label": _LABEL_COLUMNS, **{side: (side,) for side in _BOX_COLUMNS}}
     for key, accepted in choices.items():
@@ -605,7 +605,7 @@ def _columns(table: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def _box(values: Sequence[Any], where: str) -> _Box | None:
-    """Return a box of numbers or texts; None where there is nothing."""
+    """Return a box from numbers or texts; None if all are missing."""
     try:
         sides = [math.nan if value is None else float(value) for value in values]
     except (TypeError, ValueError):
@@ -634,7 +634,7 @@ def _parts(item: Any) -> Mapping[str, Any]:
 
 
 def _is_batch(parts: Mapping[str, Any]) -> bool:
-    """Tell whether what an iterable yields is a batch as `DataLoader` makes them."""
+    """Tell whether an item of an iterable is a batch such as a `DataLoader` makes."""
     image, label = parts["image"], parts.get("label")
     return (
         isinstance(image, Tensor)
@@ -696,8 +696,8 @@ def _check_order(loader: DataLoader[Any]) -> None:
         in_order = type(batches) is BatchSampler and type(batches.sampler) is SequentialSampler
     if not in_order or (loader.num_workers > 1 and not getattr(loader, "in_order", True)):
         raise ValueError(
-            "the DataLoader shuffles, or has a sampler of its own, and a run counts images in the order of the data "
-            "set, always the same: give the data set itself, or a DataLoader with shuffle=False and no sampler"
+            "the DataLoader shuffles or has its own sampler, but a run numbers images in the order of the data set: "
+            "give the data set itself, or a DataLoader with shuffle=False and no sampler"
         )
 
 
@@ -712,7 +712,7 @@ def _path_in(parts: Mapping[str, Any], root: str | None = None) -> str | None:
 
 
 def _relative(path: str | os.PathLike[str], root: str | None) -> str:
-    """Return a path relative to a folder if it lies below it, as given otherwise, with forward slashes."""
+    """Return a path, relative to a folder if it lies below it, with forward slashes."""
     pure = PurePath(path)
     if root is not None and pure.is_relative_to(root):
         pure = pure.relative_to(root)
@@ -728,7 +728,7 @@ def _hashes(files: Iterable[str]) -> Iterator[str | None]:
 def _bytes_of(file: str) -> int | None:
     try:
         return os.stat(file).st_size
-    except (OSError, ValueError):  # that it cannot be read is said when it is read
+    except (OSError, ValueError):  # reading it reports the error
         return None
 
 
@@ -748,7 +748,7 @@ def _name_of(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    """Say what came."""
+    """Describe a value for a message."""
     if isinstance(value, Tensor | np.ndarray):
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):

@@ -28,7 +28,7 @@ from cam_extras.runs.identity import hash_file
 MODES = ("new", "resume", "overwrite")
 _RUN, _PARTS, _RESULTS, _ERRORS, _SUMMARY = "run.json", "parts", "results.parquet", "errors.parquet", "summary.json"
 _SUMS = "tables.sha256"
-# What stands for a run beside its parts, whoever writes it; what is made of the parts comes first.
+# The files of a run besides its parts, whoever writes them; those made from the parts come first.
 RUN_FILES = ("report.html", "config.yaml", "summary.csv", _SUMMARY, _SUMS, _RESULTS, _ERRORS, _RUN)
 _PART = re.compile(r"(\d{8,})\.parquet")
 _OF_PARTS = re.compile(r"\d{8,}((\.errors|\.pictures)?\.parquet|\.sha256)")
@@ -48,8 +48,8 @@ _CURVES = ("insertion_curve", "deletion_curve", "curve_fractions")
 _MAPS = (pa.field("map", pa.binary()), pa.field("map_shape", pa.list_(pa.int32())))
 _PICTURES = pa.schema([("index", pa.int64()), ("method", pa.string()), ("picture", pa.binary())])
 _FAILURES = pa.schema([("index", pa.int64()), ("path", pa.string()), ("stage", pa.string()), ("message", pa.string())])
-_CONTROLS = {"FakeCAM", "RandomCAM"}  # of runs that do not tell which methods are
-_here: set[Path] = set()  # folders open in this process, which a POSIX lock does not keep from itself
+_CONTROLS = {"FakeCAM", "RandomCAM"}  # for runs that do not list their controls
+_here: set[Path] = set()  # folders open in this process: a POSIX lock keeps out only other processes
 
 
 class NoSpaceError(OSError):
@@ -61,9 +61,9 @@ class Failure:
     """An image that has no scores.
 
     Attributes:
-        index: its place in the data set.
+        index: its position in the data set.
         path: its file.
-        stage: what was being done.
+        stage: the step that failed.
         message: what went wrong.
     """
 
@@ -74,10 +74,10 @@ class Failure:
 
 
 class Store:
-    """The folder of one run. Part k holds what came out for a fixed slice of the data set; close it, or use `with`.
+    """The folder of one run. Part k holds the results of a fixed slice of the data set. Close it, or use `with`.
 
-    `run.json` has the configuration, and the environment of every start. `parts/` has a file of results for each part
-    that is done, a file of errors and one of pictures for each of those that has any, and the checksums of these.
+    `run.json` has the configuration, and the environment of every start. `parts/` has, for each part that is done, a
+    file of results, a file of errors and one of pictures if there are any, and their checksums.
 
     >>> with Store.open("run", {"model": "resnet50"}, "resume", metrics=["adcc"]) as store:  # doctest: +SKIP
     ...     for part in set(range(100)) - store.done():
@@ -105,29 +105,29 @@ class Store:
         insist: bool = False,
         files: Sequence[str] = RUN_FILES,
     ) -> Store:
-        """Start a run in a folder, or go on with the one that is there.
+        """Start a run in a folder, or resume the one that is there.
 
         Args:
-            folder: made where there is none.
-            configuration: all that results depend on, of JSON types.
-            mode: "new", for a folder without a run; "resume", to go on with a run of the same configuration or to
-                start one; "overwrite", to remove the files that the `run.json` of the run there lists, and no others,
-                and start anew.
-            metrics: names of the columns of scores.
+            folder: created if it does not exist.
+            configuration: everything that results depend on, in JSON types.
+            mode: "new", for a folder without a run; "resume", to continue a run of the same configuration or to
+                start one; "overwrite", to remove the files listed in the `run.json` of the run there, and no others,
+                and start again.
+            metrics: names of the score columns.
             curves: whether rows have an `insertion_curve`, a `deletion_curve` and their `curve_fractions`.
             maps: whether rows have a `map` and its `map_shape`, see `pack_map`.
-            dims: how many dimensions a score has, by name, where it is no single number; it is a list of lists then.
-            environment: facts that may change between starts, such as versions and the date, of JSON types.
-            identity: what `cam_extras.runs.identity.identify` says of all that results depend on.
-            insist: go on with a run though its identity differs, or cannot be told; `run.json` notes it.
-            files: names of the files beside the parts that the run will write; `run.json` lists them.
+            dims: by name, the number of dimensions of each score that is not a single number but nested lists.
+            environment: facts that may change between starts, such as versions and the date, in JSON types.
+            identity: what `cam_extras.runs.identity.identify` returns for everything that results depend on.
+            insist: resume even if the identity differs or cannot be checked; `run.json` notes it.
+            files: names of the files that the run will write besides the parts; `run.json` lists them.
 
         Raises:
-            TypeError: a value is of no JSON type; the key is named.
-            ValueError: a value is NaN or infinite; the folder holds a file of one of these names, or parts, that no
-                `run.json` lists; or the mode does not fit what is in the folder, with every difference of the
-                configuration and the identity.
-            RuntimeError: another process works on the folder.
+            TypeError: a value is not of a JSON type; the message names the key.
+            ValueError: a value is NaN or infinite; the folder holds parts or files of these names that no
+                `run.json` lists; or the mode does not fit what is in the folder: the message lists every difference
+                in configuration and identity.
+            RuntimeError: another process is working on the folder.
             NoSpaceError: the disk is full.
         """
         check_choice("mode", mode, MODES)
@@ -137,7 +137,7 @@ class Store:
         scores = [pa.field(name, _nested((dims or {}).get(name, 0))) for name in metrics]
         lists = [pa.field(name, pa.list_(pa.float64())) for name in _CURVES if curves]
         schema = pa.schema([*_FIXED, *scores, *lists, *(_MAPS if maps else ())])
-        check_not_in_the_way(folder, files)  # here too, so that a folder that is refused stays as it is
+        check_not_in_the_way(folder, files)  # here too, so that a refused folder stays unchanged
         folder = Path(folder).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         store = cls(folder, schema, _lock(folder))
@@ -170,7 +170,7 @@ class Store:
         if mode == "overwrite" and before is not None:
             for name in listed:
                 if name != _RUN and os.path.lexists(self.folder / name):
-                    (self.folder / name).unlink()  # run.json stays until the new one is there: no part is ever without
+                    (self.folder / name).unlink()  # run.json stays until it is replaced: parts are never without one
             for path in _parts_in(self.folder):
                 path.unlink()
             if self._parts.exists():
@@ -182,13 +182,13 @@ class Store:
         self._drop_damaged()
 
     def _resumed(self, run: dict[str, Any], stored: dict[str, Any], insist: bool) -> dict[str, Any]:
-        """Return the stored run with one more start, or raise ValueError unless it is the one to go on with."""
+        """Return the stored run with one more start, or raise ValueError if it is not the run to resume."""
         configuration, columns, starts = stored["configuration"], stored["columns"], stored["starts"]
         identity = run["identity"]
         if identity and (stored.get("identity") or {}).get("version") != identity["version"]:
             raise ValueError(
                 f"{self.folder} holds a run of another version of cam_extras, whose fingerprints of images, functions "
-                "and modules cannot be compared with those of this one: finish it with that version, or give another "
+                "and modules cannot be compared with this version's: finish it with that version, or give another "
                 'folder, or mode="overwrite" to start anew'
             )
         differences = [*_differences(configuration, run["configuration"])]
@@ -218,7 +218,7 @@ class Store:
         return {part for part in self.done() if ".errors" in dict(self._sums(part))}
 
     def _drop_damaged(self) -> None:
-        """Have the parts that are not as they were written done again, and warn of each."""
+        """Drop the parts that are damaged, so that they are done again, and warn about each."""
         for part in sorted(self.done()):
             try:
                 for kind in {"": "", **dict(self._sums(part))}:
@@ -236,58 +236,58 @@ class Store:
         *,
         replace: bool = False,
     ) -> None:
-        """Write a part, which is done with that.
+        """Write a part, which then counts as done.
 
         Args:
             part: its number.
-            rows: a dict for each row, or a dict of columns; None, or no such key, is what is not known of an image.
+            rows: one dict per row, or a dict of columns; None, or a missing key, stands for an unknown value.
             errors: the images of the part without scores.
-            pictures: for the report, of some images of the part: dicts with `index`, `method`, "" for the image itself,
-                and `picture`, the bytes of an image file.
-            replace: whether it may be done already.
+            pictures: pictures of some images of the part, for the report: dicts with `index`, `method` ("" for the
+                image itself) and `picture`, the bytes of an image file.
+            replace: whether the part may be done already.
 
         Raises:
-            TypeError: a value is of another type than its column.
-            ValueError: the part is done; or there is no such column, nothing in one that every row has, or a score
-                that is NaN or infinite.
-            NoSpaceError: the disk is full; the parts that are done are whole.
+            TypeError: a value has another type than its column.
+            ValueError: the part is done already; there is no such column; a required value is missing; or a score is
+                NaN or infinite.
+            NoSpaceError: the disk is full; the parts that are done are intact.
         """
         check_count("part", part, least=0)
         results = self._table(rows)
         path = self._part(part)
         if path.exists() and not replace:
-            raise ValueError(f"part {part} is done")
+            raise ValueError(f"part {part} is done already")
         failures = [{name: _text(value) for name, value in asdict(error).items()} for error in errors]
         contents = {"": _parquet(self.schema, results)}
         for kind, schema, found in ((".errors", _FAILURES, failures), (".pictures", _PICTURES, list(pictures))):
             if found:
                 contents[kind] = _parquet(schema, pa.Table.from_pylist(found, schema))
         path.unlink(missing_ok=True)
-        # The results last: a part is done when they are there, and then all of it is.
+        # Results come last: they mark the part as done, so its other files must be there before.
         for kind in (".errors", ".pictures"):
             if kind in contents:
                 _write_bytes(self._part(part, kind), contents[kind])
             else:
-                self._part(part, kind).unlink(missing_ok=True)  # of an attempt that was cut short
+                self._part(part, kind).unlink(missing_ok=True)  # left by an interrupted attempt
         self._write_sums(part, [(kind, _sha256(content)) for kind, content in contents.items()])
         _write_bytes(path, contents[""])
 
     def _write_sums(self, part: int, sums: Iterable[tuple[str, str]]) -> None:
-        """Note the checksums of a part's files, by kind, as `sha256sum --check` reads them."""
+        """Write the checksums of a part's files, by kind, in the format of `sha256sum --check`."""
         lines = (f"{checksum}  {self._part(part, kind).name}\n" for kind, checksum in sums)
         _write_bytes(_sums_of(self._part(part)), "".join(lines).encode())
 
     def _sums(self, part: int) -> list[tuple[str, str]]:
-        """Return kinds and checksums of a part's files, or raise ValueError where they are not known."""
+        """Return kinds and checksums of a part's files, or raise ValueError if they are not known."""
         kinds = {self._part(part, kind).name: kind for kind in ("", ".errors", ".pictures")}
         return [(kinds[name], checksum) for checksum, name in _read_sums(_sums_of(self._part(part))) if name in kinds]
 
     def keep_pictures(self, indices: Collection[int]) -> None:
-        """Remove the pictures of all other images, so that those that are there depend on the results alone.
+        """Remove the pictures of all other images, so that those left depend on the results alone.
 
         Raises:
             ValueError: a file is damaged.
-            NoSpaceError: the disk is full; the parts are whole.
+            NoSpaceError: the disk is full; the parts are intact.
         """
         for part in sorted(self.done()):
             path, sums = self._part(part, ".pictures"), self._sums(part)
@@ -296,7 +296,7 @@ class Store:
             chosen = table.filter(pa.array([index in indices for index in table["index"].to_pylist()], pa.bool_()))
             content = _parquet(_PICTURES, chosen)
             after = [*others, (".pictures", _sha256(content))] if len(chosen) else others
-            # Wherever this is cut short, the file is one of those that are noted, or none is noted.
+            # Wherever this is interrupted, the checksum of the file is among those noted, or none is noted.
             if after != sums:
                 self._write_sums(part, [*sums, after[-1]] if len(chosen) else after)
             if not len(chosen):
@@ -340,11 +340,11 @@ class Store:
         yield from self._read(".pictures", _PICTURES)
 
     def finish(self) -> None:
-        """Write `results.parquet` and `errors.parquet`, the same to the bit however often the run was interrupted.
+        """Write `results.parquet` and `errors.parquet`, bit for bit the same however often the run was interrupted.
 
         Raises:
             ValueError: a part is damaged.
-            NoSpaceError: the disk is full; the parts are whole.
+            NoSpaceError: the disk is full; the parts are intact.
         """
         (self.folder / _SUMS).unlink(missing_ok=True)
         _write_parquet(self.folder / _ERRORS, _FAILURES, self._read(".errors", _FAILURES))
@@ -376,20 +376,20 @@ class Store:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has been finished, read from its folder.
+    """A finished run, read from its folder.
 
     Attributes:
         folder: where it is.
 
     Raises:
-        ValueError: when something of it is asked for that is not there or cannot be read.
+        ValueError: on reading an attribute whose file is missing or cannot be read.
     """
 
     folder: Path
 
     @cached_property
     def configuration(self) -> dict[str, Any]:
-        """All that the results depend on."""
+        """Everything that the results depend on."""
         configuration: dict[str, Any] = self._json(_RUN)["configuration"]
         return configuration
 
@@ -401,7 +401,7 @@ class Run:
 
     @cached_property
     def controls(self) -> frozenset[str]:
-        """The methods that are controls, see `cam_extras.methods.Method.control`, by the names that results have."""
+        """The methods that are controls, see `cam_extras.methods.Method.control`, by their names in the results."""
         told = self.starts[-1].get("controls") if self.starts else None
         if told is not None:
             return frozenset(told)
@@ -425,7 +425,7 @@ class Run:
         return rows
 
     def pictures(self) -> dict[int, dict[str, bytes]]:
-        """Return image files by index and method, "" for the image itself, of those images that were drawn."""
+        """Return image files by index and method ("" for the image itself), for the images that were drawn."""
         drawn: dict[int, dict[str, bytes]] = {}
         for path in sorted((self.folder / _PARTS).glob("*.pictures.parquet")):
             for row in self._of_part(path).to_pylist():
@@ -447,7 +447,7 @@ class Run:
     def _table(self, name: str) -> pa.Table:
         try:
             sums = self.folder / _SUMS
-            if sums.exists():  # which runs of earlier versions have not
+            if sums.exists():  # runs of earlier versions have none
                 _check_sum(self.folder / name, sums, hash_file(str(self.folder / name)))
             return _read_parquet(self.folder / name)
         except (OSError, ValueError) as error:
@@ -461,11 +461,11 @@ class Run:
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """Return what the `run.json` of a folder holds, or None where there is none or none that a run wrote."""
+    """Return the contents of a folder's `run.json`, or None if there is none, or none that a run wrote."""
     try:
         run = json.loads((folder / _RUN).read_text(encoding="utf-8"))
         columns = [field.name for field in _FIXED]
-        files = run.setdefault("files", [*RUN_FILES])  # what earlier versions wrote without a list
+        files = run.setdefault("files", [*RUN_FILES])  # earlier versions wrote no list
         ours = (
             isinstance(run["configuration"], dict)
             and run["columns"][: len(columns)] == columns
@@ -478,14 +478,14 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 def check_not_in_the_way(folder: str | os.PathLike[str], files: Sequence[str] = RUN_FILES) -> None:
-    """Raise ValueError where a run would write over what stands in a folder and belongs to no run; nothing is touched.
+    """Raise ValueError if a run would overwrite files in a folder that belong to no run; nothing is touched.
 
     Args:
         folder: need not exist.
-        files: names of the files beside the parts that the run will write.
+        files: names of the files that the run will write besides the parts.
     """
     if not os.fspath(folder):
-        raise ValueError('the output folder is "", no name: give a folder, "." for the working folder')
+        raise ValueError('the output folder is "": give the name of a folder, or "." for the working folder')
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"the output {folder} is a file: give a folder")
@@ -519,11 +519,11 @@ def unpack_map(row: Mapping[str, Any]) -> np.ndarray:
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all, whatever stops the process or the machine.
+    """Write a file completely or not at all, even if the process or the machine stops.
 
     Args:
-        path: the file, which is replaced where there is one.
-        write: writes what is in it.
+        path: the file, replaced if it exists.
+        write: writes its contents.
 
     Raises:
         NoSpaceError: the disk, or a quota on it, is full.
@@ -551,7 +551,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in a folder outlive a crash of the machine; Windows cannot be asked to."""
+    """Make the names in a folder survive a crash of the machine; not possible on Windows."""
     if sys.platform != "win32":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -561,7 +561,7 @@ def _sync(folder: Path) -> None:
 
 
 def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write tables in row groups of a size that is theirs alone, holding one group at a time."""
+    """Write tables in row groups whose size depends on the tables alone, holding one group at a time."""
 
     def write(file: BinaryIO) -> None:
         with _writer(file, schema) as writer:
@@ -584,7 +584,7 @@ def _writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _parquet(schema: pa.Schema, table: pa.Table) -> bytes:
-    """Return what is in the file of a table that is written at once."""
+    """Return the contents of a Parquet file with a table in one row group."""
     file = io.BytesIO()
     with _writer(file, schema) as writer:
         if len(table):
@@ -606,7 +606,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
     atomic_write(path, lambda file: file.write(content))
 
 
-# Checksums of pages, which Parquet has of its own, leave out its headers: files have one as a whole.
+# Parquet's own page checksums leave out its headers, so whole files have checksums too.
 
 
 def _sha256(content: bytes) -> str:
@@ -614,12 +614,12 @@ def _sha256(content: bytes) -> str:
 
 
 def _sums_of(part: Path) -> Path:
-    """Return the file that has the checksums of a part, given any of the part's files."""
+    """Return the checksum file of a part, given any of the part's files."""
     return part.with_name(f"{part.name.partition('.')[0]}.sha256")
 
 
 def _read_sums(sums: Path) -> list[tuple[str, str]]:
-    """Return checksums and names of files, or raise ValueError where they are not to be had."""
+    """Return checksums and names of files, or raise ValueError if they cannot be read."""
     try:
         lines = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines()]
         return [(checksum, name) for checksum, name in lines]
@@ -628,13 +628,13 @@ def _read_sums(sums: Path) -> list[tuple[str, str]]:
 
 
 def _check_sum(path: Path, sums: Path, checksum: str | None) -> None:
-    """Raise ValueError unless a file has one of the checksums that are noted for it."""
+    """Raise ValueError unless a file has one of the checksums noted for it."""
     if (checksum, path.name) not in _read_sums(sums):
-        raise ValueError(f"{path} is damaged: it is not what was written, by the checksum in {sums.name}")
+        raise ValueError(f"{path} is damaged: it does not match its checksum in {sums.name}")
 
 
 def _read_checked(path: Path) -> bytes:
-    """Return what is in a file of a part, or raise ValueError where that is not what was written."""
+    """Return the contents of a file of a part, or raise ValueError if it is damaged."""
     content = path.read_bytes()
     _check_sum(path, _sums_of(path), _sha256(content))
     return content
@@ -643,7 +643,7 @@ def _read_checked(path: Path) -> bytes:
 def _lock(folder: Path) -> int:
     """Return a descriptor that keeps other processes out of a folder until it is closed or the process ends.
 
-    A POSIX lock goes with the process that took it: workers that it forked do not keep it once it is killed.
+    A POSIX lock belongs to the process that took it: forked workers do not keep it if that is killed.
     """
     if folder in _here:
         raise RuntimeError(f"{folder} is open already in this process: close it first")
@@ -660,19 +660,21 @@ def _lock(folder: Path) -> int:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             os.close(lock)
-            raise RuntimeError(f"another process works on {folder}: wait for it, or give another folder") from error
-        warnings.warn(f"{folder} cannot be locked ({error}): let one process alone work on it", stacklevel=3)
+            raise RuntimeError(
+                f"another process is working on {folder}: wait for it, or give another folder"
+            ) from error
+        warnings.warn(f"{folder} cannot be locked ({error}): let only one process work on it", stacklevel=3)
     _here.add(folder)
     return lock
 
 
 def _text(value: Any) -> Any:
-    """Spell out what UTF-8 has no place for: names of files may hold any bytes."""
+    """Escape what UTF-8 cannot encode: file names may hold any bytes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _nested(dims: int) -> pa.DataType:
-    """Return the type of lists of numbers, so many deep."""
+    """Return the type of lists of numbers, nested `dims` deep."""
     return pa.list_(_nested(dims - 1)) if dims else pa.float64()
 
 
@@ -704,17 +706,17 @@ def _differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: st
 
 
 _LOOKED_AT = {
-    "data": "the images show something else, or other items are read",
-    "model": "its modules, their settings, their tensors or their code are others",
+    "data": "the images have changed, or other items are read",
+    "model": "its modules, their settings, their tensors or their code have changed",
 }
 
 
 def _doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for everything that is not known to be what it was."""
+    """Yield a line for everything that may have changed."""
     if stored["python"] != given["python"]:
-        yield f"python: the bytecode is of {stored['python']}, and of {given['python']} now: it cannot be compared"
+        yield f"python: the bytecode is of {stored['python']}, and now of {given['python']}: it cannot be compared"
     for name in {**stored["sha256"], **given["sha256"]}:
         if stored["sha256"].get(name) != given["sha256"].get(name):
-            yield f"{name}: {_LOOKED_AT.get(name, 'its values, its attributes or its code are others')}"
+            yield f"{name}: {_LOOKED_AT.get(name, 'its values, its attributes or its code have changed')}"
     for unknown in dict.fromkeys([*stored["unknown"], *given["unknown"]]):
-        yield f"it cannot be told: {unknown}"
+        yield f"cannot be checked: {unknown}"

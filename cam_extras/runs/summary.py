@@ -1,4 +1,4 @@
-"""What a run says: the value of the set for each method and metric, with bootstrap intervals, and two runs compared."""
+"""Summaries of a run, one value over the set per method and metric with bootstrap intervals, and paired comparisons."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _DRAWN_AT_ONCE = 2**22
 
 @dataclass(frozen=True)
 class _Statistic:
-    """A number of a set of images: a function of the means of columns (k, N) over the images that have all of them.
+    """A number for a set of images: a function of the means of columns (k, N) over the images that have all of them.
 
-    The columns are those of one or more scores, each of one or more numbers: `shapes` says of which.
+    The columns are those of one or more scores, each of one or more numbers; `shapes` has the shape of each score.
     """
 
     function: Callable[..., Tensor]
@@ -38,7 +38,7 @@ class _Statistic:
 
     @classmethod
     def of(cls, function: Callable[..., Tensor], *scores: np.ndarray) -> _Statistic:
-        """Make one of scores (N, *shape), of which the function takes the means, (..., *shape) each."""
+        """Make one from scores (N, *shape); the function takes their means, (..., *shape) each."""
         columns = np.concatenate([values.reshape(len(values), -1).T for values in scores])
         return cls(function, columns, tuple(values.shape[1:] for values in scores))
 
@@ -70,29 +70,29 @@ def summarise(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> list[Row]:
-    """Return a row for each method and metric: the value of the set and its bootstrap percentile interval over images.
+    """Return a row for each method and metric: the value over the set with its bootstrap percentile interval.
 
-    A value is over the images that have the score: `images` of them, where `missing` have one of another method or
-    metric only. All methods see the same resamples of images; where a resample has none with the score it is left out
-    of the interval. Metrics that compare methods are added wherever two or more have what these need, over the images
-    that have it of every method: where there are average drops `win_percentage`, the share in [0, 1] of images on which
-    a method has the least. Controls do not compete.
+    A value is over the `images` that have the score; `missing` counts those that only have scores of other methods or
+    metrics. All methods see the same resamples of images; a resample in which no image has the score is left out of
+    the interval. Metrics that compare methods are added if two or more methods have the scores needed, over the images
+    that have them for every method: from average drops `win_percentage`, the share in [0, 1] of images on which a
+    method has the lowest. Controls do not compete.
 
     Args:
-        table: a `pyarrow.Table`, or columns by name, with `index`, `method`, the metrics and what those of means need;
-            None or NaN is a score that there is not. A score of several numbers is a list, or a list of lists.
+        table: a `pyarrow.Table`, or columns by name, with `index`, `method`, the metrics, and the scores that
+            metrics of means need; None or NaN is a missing score. A score of several numbers is a list, maybe nested.
         metrics: keys of `METRICS`.
         controls: methods that are not compared with others.
-        samples: of the bootstrap.
+        samples: number of bootstrap resamples.
         seed: of the bootstrap.
-        confidence: the share of the resamples that is in the interval.
+        confidence: the share of resamples within the interval.
 
     Returns:
         Dicts with the keys `FIELDS`; `value`, `low` and `high` are None where no image has the score.
 
     Raises:
-        TypeError: a count or seed is no integer.
-        ValueError: there is no such metric or column, two rows of one image and method, or a score that is infinite.
+        TypeError: a count or seed is not an integer.
+        ValueError: there is no such metric or column, two rows of one image and method, or an infinite score.
     """
     images, scores = _by_method(table, "index", metrics)
     if not images:
@@ -127,13 +127,13 @@ def paired_differences(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> list[Row]:
-    """Return for each method and metric how much the second run's value of the set is above the first's.
+    """Return for each method and metric how far the second run's value over the set is above the first's.
 
-    Both values are over the pairs, the images (by `path`) that have the score in both runs, and so is the bootstrap:
-    it draws images, with both scores of each. For all metrics but those of means this is the mean difference.
+    Both values are over pairs: images (by `path`) that have the score in both runs. The bootstrap draws images, with
+    both scores of each. Except for metrics of means, this is the mean difference.
 
     Args:
-        table_a: the first run, as for `summarise` but with `path` for `index`.
+        table_a: the first run, as for `summarise`, but with `path` instead of `index`.
         table_b: the second.
         metrics: see `summarise`.
         samples: see `summarise`.
@@ -142,14 +142,14 @@ def paired_differences(
 
     Returns:
         Dicts with `method`, `metric`, the values `a` and `b`, `difference` (b - a) with `low` and `high`, and `pairs`;
-        all numbers None where there are no pairs, as for a method of one run alone.
+        all numbers are None if there are no pairs, as for a method that only one run has.
 
     Raises:
         TypeError: see `summarise`.
-        ValueError: see `summarise`; or a metric compares methods, which is done within a run.
+        ValueError: see `summarise`; or a metric compares methods, which works only within a run.
     """
     if comparing := [name for name in metrics if name in METRICS and METRICS[name].of_methods]:
-        raise ValueError(f"{', '.join(comparing)} compares the methods of a run, and has no pairs: leave it out")
+        raise ValueError(f"{', '.join(comparing)} compares the methods of one run, so it has no pairs: leave it out")
     (paths_a, scores_a), (paths_b, scores_b) = (_by_method(table, "path", metrics) for table in (table_a, table_b))
     common, at_a, at_b = np.intersect1d(
         np.asarray(paths_a, dtype=object), np.asarray(paths_b, dtype=object), assume_unique=True, return_indices=True
@@ -180,8 +180,8 @@ def paired_differences(
 def resampled_means(columns: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """Return the means (samples, k) of columns (k, N) over bootstrap resamples of the N images.
 
-    All columns, and all calls with as many images and the same seed, see the same resamples. NaN is a score that there
-    is not, and left out; where a resample has none, its mean is NaN.
+    All columns, and all calls with the same number of images and seed, see the same resamples. NaN is a missing score
+    and is left out; the mean of a resample without scores is NaN.
     """
     images = columns.shape[1]
     present = ~np.isnan(columns)
@@ -191,7 +191,7 @@ def resampled_means(columns: np.ndarray, samples: int, seed: int) -> np.ndarray:
     for start in range(0, samples, at_once := max(1, _DRAWN_AT_ONCE // images)):
         count = min(at_once, samples - start)
         drawn = rng.integers(0, images, (count, images)) + images * np.arange(count)[:, None]
-        # How often each image was drawn: a product with that is all sums of all columns at once.
+        # How often each image was drawn: its product with the matrix gives all sums at once.
         sums.append(np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(float) @ matrix)
     of_values, counts = np.split(np.concatenate(sums), 2, axis=1)
     means: np.ndarray = np.divide(of_values, counts, out=np.full_like(counts, np.nan), where=counts > 0)
@@ -199,13 +199,13 @@ def resampled_means(columns: np.ndarray, samples: int, seed: int) -> np.ndarray:
 
 
 def write_summary(folder: str | Path, rows: Sequence[Row]) -> None:
-    """Write rows to `summary.csv` and `summary.json` in a folder, each file whole or not at all.
+    """Write rows to `summary.csv` and `summary.json` in a folder, each file completely or not at all.
 
     Raises:
         NoSpaceError: the disk is full.
     """
     lines = io.StringIO(newline="")
-    # A carriage return is not quoted otherwise, and what follows it would be a row of its own.
+    # Without quotes, a carriage return would start a new row.
     writer = csv.DictWriter(lines, rows[0] if rows else FIELDS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
@@ -223,13 +223,13 @@ def _statistic(name: str, columns: Mapping[str, np.ndarray], images: int) -> _St
 
 
 def _empty(name: str) -> tuple[int, ...]:
-    """Return a shape for the scores of a sample where nobody has any."""
+    """Return a shape for the scores of an image if no image has any."""
     vector = METRICS[name].vector
     return (1,) * vector.dims if vector else ()
 
 
 def _compared(metric: Metric, competing: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """Return the scores (M, N) of a metric that compares methods, NaN where one of them has not what it needs."""
+    """Return the scores (M, N) of a metric that compares methods, NaN if a method lacks a score it needs."""
     needed = np.stack([[columns[need] for columns in competing] for need in metric.needs])
     common = ~np.isnan(needed).any(axis=(0, 1))
     found = np.full(needed.shape[1:], np.nan)
@@ -239,7 +239,7 @@ def _compared(metric: Metric, competing: Sequence[Mapping[str, np.ndarray]]) -> 
 
 
 def _paired(a: _Statistic, b: _Statistic, at_a: np.ndarray, at_b: np.ndarray) -> tuple[_Statistic, ...]:
-    """Return the statistics of the pairs of two runs: of the first, of the second and the difference."""
+    """Return the statistics of the pairs of two runs: first run, second run and difference."""
     both = np.concatenate([a.columns[:, at_a], b.columns[:, at_b]])
     both[:, np.isnan(both).any(axis=0)] = np.nan
     columns, scores = len(a.columns), len(a.shapes)
@@ -252,7 +252,7 @@ def _paired(a: _Statistic, b: _Statistic, at_a: np.ndarray, at_b: np.ndarray) ->
 
 
 def _by_method(table: Any, key: str, metrics: Iterable[str]) -> tuple[list[Any], dict[str, dict[str, np.ndarray]]]:
-    """Return the images in order, and for each method and column the scores of all images, NaN where there is none."""
+    """Return the images in order, and for each method and column the scores of all images, NaN if missing."""
     for name in metrics:
         check_name("metric", name, METRICS)
     there = table.column_names if hasattr(table, "column_names") else list(table)
@@ -278,7 +278,7 @@ def _by_method(table: Any, key: str, metrics: Iterable[str]) -> tuple[list[Any],
         values = np.full((len(methods) * len(images), *shape), np.nan)
         values[cells] = np.array([np.full(shape, np.nan) if score is None else score for score in column], dtype=float)
         if np.isinf(values).any():
-            raise ValueError(f"the {name} is infinite: a set that has it has no mean")
+            raise ValueError(f"the {name} is infinite for an image, so the set has no mean")
         for method, row_of_values in zip(methods, values.reshape(len(methods), len(images), *shape), strict=True):
             scores[method][name] = row_of_values
     return images, scores
@@ -306,7 +306,7 @@ def _intervals(
     )
     intervals: list[tuple[float | None, float | None]] = []
     for statistic, of_statistic in zip(statistics, means, strict=True):
-        some = torch.from_numpy(of_statistic[~np.isnan(of_statistic[:, 0])])  # all its columns have the same gaps
+        some = torch.from_numpy(of_statistic[~np.isnan(of_statistic[:, 0])])  # all columns miss the same resamples
         if len(some):
             tails = [(1 - confidence) / 2, (1 + confidence) / 2]
             low, high = np.quantile(statistic.of_averages(some).numpy(), tails)

@@ -179,7 +179,7 @@ class TestCommand:
         page.write_text(page.read_text("utf-8") + "<!-- kept -->", "utf-8")
         capsys.readouterr()
         assert main(command) == 2
-        assert "comparison.html is there already: give another file by --output, or --overw" in capsys.readouterr().err
+        assert "comparison.html exists already: give another file with --output, or --over" in capsys.readouterr().err
         assert page.read_text("utf-8").endswith("<!-- kept -->")
         assert main([*command, "--overwrite"]) == 0
         assert not page.read_text("utf-8").endswith("<!-- kept -->")
@@ -189,7 +189,7 @@ class TestCommand:
                 theirs.write_text("<html>mine</html>")
             before = theirs.read_bytes()
             assert main([*command, "--output", str(theirs), "--overwrite"]) == 2
-            assert "is there, and no comparison of two runs: give another file" in capsys.readouterr().err
+            assert "exists, and is not a comparison of two runs: give another file" in capsys.readouterr().err
             assert theirs.read_bytes() == before
 
 

@@ -461,7 +461,7 @@ class TestGallery:
 
     def test_not_all_could_be_drawn(self, tmp_path):
         page = Page(page_of(make_run(tmp_path, rows_of([1, 3]), drawn=[3])))
-        assert "Of 1 of 2 images chosen there is no picture." in page.text
+        assert "There is no picture of 1 of the 2 images chosen." in page.text
         assert len(page.all("article")) == 1
         page = Page(page_of(make_run(tmp_path, rows_of([1, 3]))))
         assert "There are no pictures: no image was scored that can be drawn." in page.text

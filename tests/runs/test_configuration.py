@@ -343,7 +343,7 @@ class TestSettings:
         (tmp_path / "run.yaml").write_text("data: x\n" + text)
         arguments = ["--config", str(tmp_path / "run.yaml")]
         arguments += ["--model", "resnet18"] if "model" not in text else []
-        with pytest.raises(ValueError, match=rf"run\.yaml names code, .* \({named}\): look at it, and add --tru"):
+        with pytest.raises(ValueError, match=rf"run\.yaml names code, .* \({named}\): check it, then add --tru"):
             self.read(*arguments)
         name, value = named.split(": ")
         assert value in str(self.read(*arguments, "--trust-code")[name])

@@ -445,7 +445,7 @@ class TestResume:
 
         first = run("new")
         with pytest.raises(
-            ValueError, match="it cannot be told: data: what comes out of a list_iterator is known only"
+            ValueError, match="cannot be checked: data: what comes out of a list_iterator is known only"
         ):
             run("resume")
         assert run("resume", insist=True).results.equals(first.results)
@@ -473,7 +473,7 @@ class TestResume:
         stored = json.loads((tmp_path / "run.json").read_text())
         stored["identity"]["python"] = "cpython-39"
         (tmp_path / "run.json").write_text(json.dumps(stored))
-        with pytest.raises(ValueError, match=r"python: the bytecode is of cpython-39, and of .* now"):
+        with pytest.raises(ValueError, match=r"python: the bytecode is of cpython-39, and now of .*:"):
             run(mode="resume")
 
     def test_by_command(self, tmp_path, capsys):
@@ -501,9 +501,9 @@ class TestResume:
         capsys.readouterr()
         assert main([*command, "--resume"]) == 2
         error = capsys.readouterr().err
-        assert "data: the images show something else" in error
+        assert "data: the images have changed" in error
         assert "or another folder, --overwrite to start anew, or --insist to go on all the same" in error
         assert main([*command, "--resume", "--insist"]) == 0
         assert Run(tmp_path / "out").starts[-1]["insisted"] == [
-            "data: the images show something else, or other items are read"
+            "data: the images have changed, or other items are read"
         ]

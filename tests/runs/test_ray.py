@@ -192,7 +192,9 @@ class TestRuns:
         """The run stops with the message of the local engine and no other, and keeps none of the parts."""
         white = [torch.full((1, 64, 64), 2.0)] * 20
         classifier.model.log = str(tmp_path / "log")
-        with pytest.raises(RuntimeError, match=r"^all of the first 16 images failed alike: RuntimeError: this picture"):
+        with pytest.raises(
+            RuntimeError, match=r"^all of the first 16 images failed in the same way: RuntimeError: this picture"
+        ):
             evaluate(
                 classifier.model,
                 f"features.{LAYER}",

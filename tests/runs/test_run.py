@@ -180,7 +180,7 @@ class TestArguments:
 
     def test_a_device_without_values_is_refused_before_the_model_is_moved(self, digits, tmp_path):
         model = load_classifier()
-        with untouched(model), pytest.raises(ValueError, match="device='meta' has no values"):
+        with untouched(model), pytest.raises(ValueError, match="device='meta' holds no values"):
             evaluate(model, LAYER, digits, tmp_path / "out", transform=PREPARE, device="meta", **QUICK)
         assert all(parameter.device.type == "cpu" for parameter in model.parameters())
         assert not (tmp_path / "out").exists()
@@ -306,7 +306,7 @@ class TestArguments:
                 TypeError,
                 r"target must be 'predicted', 'label' or the number of a class; got \[1, 2\]",
             ),
-            ({"target": 0.5}, TypeError, "got 0.5: for a class of its own for each image give the data labels"),
+            ({"target": 0.5}, TypeError, "got 0.5: to explain a different class of each image, give the data"),
             ({"target": True}, TypeError, "got True"),
             ({"target": 1.0}, TypeError, "got 1.0"),
             ({"target": torch.tensor([1, 2])}, TypeError, "got tensor"),
@@ -370,7 +370,7 @@ class TestTrouble:
 
     def test_a_model_that_takes_no_image_stops_the_run(self, digits, tmp_path):
         colour = transforms.Compose([transforms.ToTensor()])
-        with pytest.raises(RuntimeError, match=r"all of the first 16 images failed alike: .*3 channels"):
+        with pytest.raises(RuntimeError, match=r"all of the first 16 images failed in the same way: .*3 channels"):
             evaluate(load_classifier(), LAYER, digits, tmp_path, transform=colour, **QUICK | {"images_per_part": 32})
 
     def test_no_image_at_all(self, tmp_path):
@@ -381,7 +381,7 @@ class TestTrouble:
         assert len(run.errors) == 2
         assert run.summary == []
         assert (tmp_path / "out" / "report.html").exists()
-        with pytest.raises(ValueError, match=r"not one image can be explained; of the first, empty.jpg: cannot read"):
+        with pytest.raises(ValueError, match=r"no image can be explained; the first, empty.jpg: cannot read"):
             evaluate(load_classifier(), "auto", tmp_path, tmp_path / "auto", transform=PREPARE, **QUICK)
 
     @pytest.mark.parametrize(
@@ -395,14 +395,14 @@ class TestTrouble:
     def test_what_is_said_of_images_that_can_be_read(self, options, match, tmp_path):
         images = [Image.new("RGB", (28, 28)) for _ in range(3)]
         given = QUICK | {"transform": PREPARE} | options
-        with pytest.raises(ValueError, match=f"image can be explained; of the first, item 0: .*{match}") as raised:
+        with pytest.raises(ValueError, match=f"no image can be explained; the first, item 0: .*{match}") as raised:
             evaluate(load_classifier(), "auto", images, tmp_path / "auto", **given)
         assert "read" not in str(raised.value)
 
     def test_a_layer_is_not_looked_for_in_data_that_comes_in_order(self, tmp_path):
         """A loader may be read as often as one likes: that is not why."""
         loader = DataLoader([(torch.zeros(1, 64, 64), 0)] * 3, batch_size=2)
-        with pytest.raises(ValueError, match=r"of this data none can be asked for, they come in order: name the layer"):
+        with pytest.raises(ValueError, match=r"this data can only be read once, in order: name the layer"):
             evaluate(load_classifier(), "auto", loader, tmp_path / "auto", **QUICK)
 
 
@@ -571,7 +571,7 @@ class TestPassingErrors:
             pytest.raises(
                 RuntimeError,
                 match=r"32 images in a row cannot be read, the last .*: there is no image .*"
-                r'go on with mode="resume", retry_errors=True; or with insist=True where',
+                r'go on with mode="resume", retry_errors=True; or with insist=True if',
             ),
         ):
             self.run(images, tmp_path / "cut")
@@ -601,7 +601,7 @@ class TestPassingErrors:
             (tmp_path / "broken" / f"{number:02}.png").write_bytes(b"no")
         assert main([*command, f"--data={tmp_path / 'broken'}", f"--output={tmp_path / 'out'}"]) == 2
         error = capsys.readouterr().err
-        assert "go on with --resume, --retry-errors; or with --insist where these files" in error
+        assert "go on with --resume, --retry-errors; or with --insist if these files" in error
 
     def test_by_command(self, command, images, tmp_path, capsys):
         command = [f"--data={images}" if part.startswith("--data") else part for part in command]
@@ -857,7 +857,7 @@ class TestCommand:
         for path in folder.glob("[0-9].png"):
             path.unlink()
         assert main([*command, f"--output={tmp_path / 'none'}", f"--data={folder}"]) == 2
-        assert "not one of 12 images could be scored" in capsys.readouterr().err
+        assert "none of 12 images could be scored" in capsys.readouterr().err
 
     def test_interrupted(self, command, tmp_path, capsys, monkeypatch):
         def interrupt(*args, **options):
@@ -879,7 +879,7 @@ class TestCommand:
             (["--data=nowhere"], "there is no 'nowhere'"),
             (["--target=label", "--data=SOME"], "has no labels"),
             (["--metrics", "pointing_game"], "a metric asks where the object is"),
-            (["--device=abacus"], "'abacus' is not to be had here"),
+            (["--device=abacus"], "'abacus' is not available here"),
         ],
     )
     def test_mistakes_are_told_in_one_line(self, command, digits, tmp_path, capsys, arguments, match):

@@ -288,7 +288,9 @@ class TestTrouble:
 
     def test_first_images_that_all_fail_alike(self):
         model = Troubled(raising_on(*range(IMAGES)))
-        with pytest.raises(RuntimeError, match="all of the first 16 images failed alike: RuntimeError: this picture"):
+        with pytest.raises(
+            RuntimeError, match="all of the first 16 images failed in the same way: RuntimeError: this picture"
+        ):
             scorer(model, metrics=["average_drop"])(self.many(20))
         assert len(scorer(model, metrics=["average_drop"])(self.many(15)).errors) == 15
         assert len(scorer(model, metrics=["average_drop"], stop_early=False)(self.many(20)).errors) == 20
@@ -436,7 +438,7 @@ class TestReader:
                 Sample(0, "0.png", 1, image, torch.tensor([[100, 0, 120, 5], [0, 80, 5, 90]])),
                 {"object_needed": True},
                 "transform",
-                "the boxes lie outside of the image, which is 100 pixels wide and 80 high",
+                "the boxes lie outside the image, which is 100 pixels wide and 80 high",
             ),
             (Sample(0, "0.png", 1, image), {"transform": None}, "transform", "got Image: give a transform"),
             (

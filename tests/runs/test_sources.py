@@ -135,7 +135,7 @@ class TestFolders:
             open_source(str(tmp_path))
         with pytest.raises(ValueError, match="there is no 'nowhere'"):
             open_source("nowhere")
-        with pytest.raises(ValueError, match=r"notes\.txt is no table"):
+        with pytest.raises(ValueError, match=r"notes\.txt is not a table"):
             open_source(tmp_path / "notes.txt")
 
     @pytest.mark.skipif(os.name == "nt", reason="the home folder has another variable there")
@@ -306,7 +306,7 @@ class TestTables:
     def test_labels_of_no_class(self, tmp_path):
         write(tmp_path / "a.csv", "file,label", "0.png,0", f"1.png,{len(CATEGORIES)}")
         assert open_source(tmp_path / "a.csv").labels == (0, len(CATEGORIES))
-        match = rf"a\.csv, row 2: the label {len(CATEGORIES)} is none of the {len(CATEGORIES)} classes"
+        match = rf"a\.csv, row 2: the label {len(CATEGORIES)} is not one of the {len(CATEGORIES)} classes"
         with pytest.raises(ValueError, match=match):
             open_source(tmp_path / "a.csv", categories=CATEGORIES)
         write(tmp_path / "a.csv", "file,label", f"1.png,{'1' * 20}")
@@ -323,9 +323,9 @@ class TestTables:
         write(tmp_path / "a.csv", "file,class", "0.png,tench", "1.png,cardigan")
         assert open_source(tmp_path / "a.csv", categories=CATEGORIES).labels == (0, None)
         for categories, problem in (
-            (CATEGORIES, "row 2: 'cardigan' is the name of two of the 5 classes"),
+            (CATEGORIES, "row 2: 'cardigan' is the name of more than one of the 5 classes"),
             (("tench", "goldfish"), "row 2: 'cardigan' is the name of none of the 2 classes"),
-            ((), "row 1: the class 'tench' has no number"),
+            ((), "row 1: the number of class 'tench' is not known"),
         ):
             with pytest.raises(ValueError, match=problem):
                 open_source(tmp_path / "a.csv", categories=categories, labels_needed=True)
@@ -555,7 +555,7 @@ class TestItems:
 
     def test_labels_that_are_needed(self):
         source = open_source([(torch.zeros(3, 4, 4), "x"), torch.zeros(3, 4, 4)], labels_needed=True)
-        with pytest.raises(ValueError, match="item 0: the class 'x' has no number"):
+        with pytest.raises(ValueError, match="item 0: the number of class 'x' is not known"):
             source.read(0)
         assert source.read(1).label is None
         assert open_source([(torch.zeros(3, 4, 4), "x")]).read(0).label is None

@@ -179,7 +179,7 @@ def test_wins_by_name():
     assert summarise(columns, ["win_percentage"], samples=5) == rows[1::2]
     with pytest.raises(ValueError, match="the table has no column average_drop"):
         summarise({name: columns[name] for name in ("index", "method")}, ["win_percentage"])
-    with pytest.raises(ValueError, match="win_percentage compares the methods of a run, and has no pairs"):
+    with pytest.raises(ValueError, match="win_percentage compares the methods of one run, so it has no pairs"):
         paired_differences(columns, columns, ["win_percentage"])
 
 

@@ -1,4 +1,4 @@
-"""The local engine: images are read ahead in threads while the model works on those before them."""
+"""The local engine: threads read images ahead while the model works on earlier ones."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is done with every image, wherever that is.
+    """What to do with every image, in whatever process.
 
     Args:
-        config: of the run, resolved: its model is a module, its layer a dotted name, its methods are by name, its
-            options the dataclass, and it has no data.
-        reader: makes inputs of images.
+        config: the resolved settings of the run: its model is a module, its layer a dotted name, its methods a mapping
+            by name, its options the dataclass, and it has no data.
+        reader: turns images into inputs.
         drawing: see `Scorer`.
-        metrics: by name, for other processes, in whose `METRICS` those of the user's own are not.
+        metrics: by name, for other processes, whose `METRICS` lack the user's own.
     """
 
     config: RunConfig
@@ -46,7 +46,7 @@ class Job:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def scorer(self, device: torch.device, **options: Any) -> Scorer:
-        """Make what scores inputs on the device where the model is."""
+        """Make the scorer, for the device where the model is."""
         config = self.config
         for name, metric in self.metrics.items():
             METRICS.setdefault(name, metric)
@@ -69,7 +69,7 @@ class Job:
         )
 
     def parts(self, images: int) -> range:
-        """Number the parts of so many images: part k has those from k * `images_per_part` on."""
+        """Return the numbers of the parts: part k starts at image k * `images_per_part`."""
         return range(math.ceil(images / self.config.images_per_part))
 
     def part_of(self, index: int) -> int:
@@ -77,7 +77,7 @@ class Job:
         return index // self.config.images_per_part
 
     def inputs(self, source: Source, done: set[int]) -> Iterator[Callable[[], Input | Failure]]:
-        """Yield for each image of the parts that are not done what makes an input of it."""
+        """Yield for each image of the parts not yet done a function that makes its input."""
         if isinstance(source, Indexed):
             for index in range(len(source)):
                 if self.part_of(index) not in done:
@@ -91,12 +91,12 @@ class Job:
 def local_parts(
     job: Job, source: Source, done: set[int], device: torch.device, on_progress: Callable[[int], None]
 ) -> Iterator[tuple[int, Scored]]:
-    """Yield the number of each part that is not done, with what came out for it.
+    """Yield the number of each part that is not done, with its results.
 
     Args:
-        job: what is done with every image.
-        source: where they come from.
-        done: the parts that are.
+        job: what to do with every image.
+        source: where images come from.
+        done: the parts that are done.
         device: where the model is.
         on_progress: called with the number of images that are done.
 
@@ -113,7 +113,7 @@ def local_parts(
 
 
 def _ahead(calls: Iterable[Callable[[], _Item]]) -> Generator[_Item, None, None]:
-    """Yield what calls return, in order, made in threads before it is asked for."""
+    """Yield the results of calls in order; threads make the calls ahead of time."""
     with ThreadPoolExecutor(_READERS, "reader") as pool:
         waiting: deque[Future[_Item]] = deque()
         try:

@@ -1,4 +1,4 @@
-"""The Ray engine: parts of a data set are read in tasks and scored in actors, each of which holds the model."""
+"""The Ray engine: tasks read the parts of a data set, and actors, each with the model, score them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from cam_extras.runs.engines.local import Job
 from cam_extras.runs.sources import Indexed, Source
 from cam_extras.runs.store import Failure
 
-_LEAST_VERSION = (2, 60)  # the first that is known to ask for a token of its own accord
-_READERS = 4  # tasks at a time for each worker, at most; with as many as workers Ray Data would have the workers read
-_CPUS = 0.5  # that a worker or a task asks for: little, so that tasks find a place beside the workers
-_ATTEMPTS = 4  # at a part whose process died each time: with no end, what crashes it would keep a run for ever
+_LEAST_VERSION = (2, 60)  # the first known to require a token by default
+_READERS = 4  # most tasks at a time per worker; with as many tasks as workers, Ray Data would let the workers read
+_CPUS = 0.5  # requested by each worker or task: little, so that tasks fit beside the workers
+_ATTEMPTS = 4  # at a part whose process keeps dying: without a limit, a crash would keep the run busy for ever
 
 
 def ray_parts(
@@ -42,31 +42,31 @@ def ray_parts(
     device: torch.device,
     on_progress: Callable[[int], None],
 ) -> Iterator[tuple[int, Scored]]:
-    """Return an iterator over the number of each part that is not done, in any order, with what came out for it.
+    """Return an iterator over the number of each part that is not done, in any order, with its results.
 
     What needs no running Ray is checked before this returns. Ray is started, or a cluster joined, when the first part
-    is asked for, and stopped or left when the iterator ends or is closed. A Ray that this process uses already is used
-    and left as it is.
+    is requested, and stopped or left when the iterator ends or is closed. If this process already uses Ray, that is
+    used and left as it is.
 
     Args:
-        job: what is done with every image; the workers get all of it. Its configuration says how many `workers` there
-            are; their `gpus_per_worker`, by default one where the model is on a GPU; and the `address` of a running
-            cluster, "auto" for the one this machine belongs to, None for what RAY_ADDRESS says in the environment, and
-            where it says nothing for a Ray on this machine alone.
-        source: where they come from; the workers read them, from the same paths.
-        done: the parts that are.
-        device: where the model is; the workers have it on a device of the same type.
+        job: what to do with every image; the workers get all of it. Its configuration gives the number of `workers`;
+            their `gpus_per_worker`, by default one if the model is on a GPU; and the `address` of a running cluster:
+            "auto" for the one this machine belongs to; None for the environment variable RAY_ADDRESS or, if that is
+            not set, a Ray on this machine only.
+        source: where images come from; the workers read them from the same paths.
+        done: the parts that are done.
+        device: where the model is; the workers use a device of the same type.
         on_progress: called with the number of images that are done.
 
     Raises:
-        ValueError: Ray is not installed; the images can be read in one order only; something cannot be sent to the
+        ValueError: Ray is not installed; the images can only be read in order; something cannot be sent to the
             workers; there is no such cluster, or it is too small.
         RuntimeError: see `Scorer`; or the processes that worked on a part died, one after the other.
     """
     ray = _import_ray()
     if not isinstance(source, Indexed):
         raise ValueError(
-            "engine='ray' reads images side by side, and these can only be read one after the other: give a folder, a "
+            "engine='ray' reads images in parallel, but these can only be read one after the other: give a folder, a "
             "table, a glob or a data set with a length and an item for each index, or engine='local'"
         )
     config = job.config
@@ -88,7 +88,7 @@ def ray_parts(
                 held.append((part, scored))
                 if part == first:
                     first = None
-                # Parts after the first wait for it: where every image fails alike, none of them is to be kept.
+                # Later parts wait for the first: if all its images fail alike, nothing is kept.
                 while first is None and held:
                     on_progress(min(config.images_per_part, len(source) - held[0][0] * config.images_per_part))
                     yield held.pop(0)
@@ -114,7 +114,7 @@ def _import_ray() -> ModuleType:
 
 @contextmanager
 def _running(ray: ModuleType, address: str | None, workers: int) -> Iterator[None]:
-    """Have Ray running, and as before after that."""
+    """Keep Ray running during the block, then restore the state before."""
     if ray.is_initialized():
         yield
         return
@@ -129,7 +129,7 @@ def _running(ray: ModuleType, address: str | None, workers: int) -> Iterator[Non
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # processes here find the modules found here
     variables["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE")  # which Ray sets
     on_termination = signal.getsignal(signal.SIGTERM)
-    with _environment(**variables):  # to the end, for Ray Data looks there whether to collect statistics of usage
+    with _environment(**variables):  # to the end, as Ray Data checks here whether to collect usage statistics
         try:
             try:
                 with _on_loopback() if address == "local" else nullcontext():
@@ -139,13 +139,13 @@ def _running(ray: ModuleType, address: str | None, workers: int) -> Iterator[Non
             yield
         finally:
             ray.shutdown()
-            if threading.current_thread() is threading.main_thread():  # Ray has put its own there
+            if threading.current_thread() is threading.main_thread():  # Ray has installed its own handler
                 signal.signal(signal.SIGTERM, on_termination)
 
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Have a Ray that is started listen to this machine alone, as it does by itself where it has no clusters."""
+    """Make a new Ray listen to this machine only, as it does by default without clusters."""
     from ray._private import ray_constants
 
     clusters = ray_constants.ENABLE_RAY_CLUSTER  # read when Ray is imported, and by its other processes from there:
@@ -158,10 +158,10 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-    """Raise ValueError where nothing listens, which Ray takes a quarter of an hour to find out."""
+    """Raise ValueError if nothing listens; Ray itself takes a quarter of an hour to notice."""
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
-        raise ValueError(f"address= must be HOST:PORT, as `ray start --head` tells it, or 'auto'; got {address!r}")
+        raise ValueError(f"address= must be HOST:PORT, as `ray start --head` prints it, or 'auto'; got {address!r}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
@@ -184,7 +184,7 @@ def _environment(**variables: str | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what Ray Data has to say off the terminal; its log files have it."""
+    """Keep messages of Ray Data off the terminal; its log files have them."""
     consoles = [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
     levels = [handler.level for handler in consoles]
     for handler in consoles:
@@ -215,7 +215,7 @@ def _results(
     context.execution_no_progress_timeout_s = -1  # a part takes as long as it takes
     context.max_consecutive_actor_init_deaths = _ATTEMPTS
     with ray.data.DataContext.current(context):
-        # One part is one block throughout: what is in memory is what is being worked on, and little more.
+        # One part is one block throughout, so memory holds little more than what is being worked on.
         parts = ray.data.from_items([{"part": part} for part in todo], override_num_blocks=len(todo))
         inputs = parts.map_batches(
             _read,
@@ -255,7 +255,7 @@ def _results(
 
 
 def _threads(ray: ModuleType, workers: int, gpus: float) -> int:
-    """Return how many threads a worker is to use, or raise ValueError where Ray has no place for that many workers."""
+    """Return the number of threads per worker, or raise ValueError if Ray has no room for that many workers."""
     there = ray.cluster_resources()
     cpus = there.get("CPU", 0)
     for kind, needed, found in (("CPUs", _CPUS * (workers + 1), cpus), ("GPUs", gpus * workers, there.get("GPU", 0))):
@@ -268,9 +268,9 @@ def _threads(ray: ModuleType, workers: int, gpus: float) -> int:
 
 
 def _count_attempts(ray: ModuleType) -> Any:
-    """Start an actor that counts how often a part was begun, for Ray tries again without end where a process died."""
+    """Start an actor that counts attempts at each part, as Ray retries without limit when a process dies."""
 
-    class Attempts:  # here, so that its process has no need to import this module, and torch with it
+    class Attempts:  # defined here, so that its process need not import this module and torch
         def __init__(self) -> None:
             self._begun: dict[tuple[str, int], int] = {}
 
@@ -286,8 +286,8 @@ def _begin(attempts: Any, what: str, part: int) -> None:
 
     if ray.get(attempts.begin.remote(what, part)) > _ATTEMPTS:
         raise RuntimeError(
-            f"{_ATTEMPTS} processes died {what} part {part}, one after the other: see whether memory runs out, or "
-            "whether an image makes the process crash"
+            f"{_ATTEMPTS} processes died {what} part {part}, one after the other: check whether memory runs out, or "
+            "whether an image crashes the process"
         )
 
 
@@ -311,7 +311,7 @@ def _reading(shipped: Any) -> tuple[Reader, Indexed, int]:
 
 
 def _alone(item: Input | Failure) -> Input | Failure:
-    """Return an input that is no view of something larger, for all of that would be sent along."""
+    """Return an input that is not a view of a larger tensor, as all of that would be sent along."""
     if isinstance(item, Failure):
         return item
 
@@ -342,7 +342,7 @@ class _Worker:
 
     def _scored(self, part: int, inputs: list[Input | Failure]) -> Scored:
         _begin(self._attempts, "scoring", part)
-        if part == self._first:  # the first images are those of the first part, not those that come here first
+        if part == self._first:  # "first" means the images of the first part, not the first ones to arrive here
             return self._job.scorer(self._device, stop_early=True)(inputs)
         return self._scorer(inputs)
 
@@ -358,12 +358,12 @@ class _Worker:
 
 @dataclass
 class _Outcome:
-    """What a call in another process came to.
+    """The outcome of a call in another process.
 
     Attributes:
         value: what it returned.
         error: what it raised.
-        trace: where.
+        trace: its traceback.
         warned: message, category, file and line of each warning.
     """
 
@@ -376,7 +376,7 @@ class _Outcome:
     def of(cls, call: Callable[[], Any]) -> _Outcome:
         outcome = cls()
         with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")  # which of them are shown is for the process that was started to say
+            warnings.simplefilter("always")  # the main process decides which are shown
             try:
                 outcome.value = call()
             except Exception as error:
@@ -390,7 +390,7 @@ class _Outcome:
 def _sendable(error: Exception) -> Exception:
     try:
         _load(_dump(error))
-    except Exception:  # its class may do anything when it is made again
+    except Exception:  # unpickling its class may do anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
@@ -403,7 +403,7 @@ def _pack(job: Job, source: Indexed) -> dict[str, bytes]:
     """Return what tasks and actors need, or raise ValueError naming what cannot be sent to them."""
     try:
         return {"reading": _dump((job.reader, source, job.config.images_per_part)), "scoring": _dump(job)}
-    except Exception:  # pickling calls what is somebody's own
+    except Exception:  # pickling calls the user's code
         for name, value in {
             "data": source,
             "transform": job.reader.transform,
@@ -417,7 +417,7 @@ def _pack(job: Job, source: Indexed) -> dict[str, bytes]:
             except Exception as error:
                 raise ValueError(
                     f"the {name} cannot be sent to the workers of Ray ({type(error).__name__}: {error}): "
-                    "leave out what cannot be pickled, such as open files, locks and generators, or take engine='local'"
+                    "leave out what cannot be pickled, such as open files, locks and generators, or use engine='local'"
                 ) from error
         raise
 
@@ -429,13 +429,13 @@ def _unpack(shipped: Any, devices: dict[str, str] | None = None) -> Any:
         return _load(ray.get(shipped), devices)
     except Exception as error:
         raise RuntimeError(
-            f"a worker of Ray cannot make use of what it was sent ({type(error).__name__}: {error}): it needs the same "
-            "versions of the same packages, and to find every module that this process has imported"
+            f"a worker of Ray cannot unpickle what it was sent ({type(error).__name__}: {error}): it needs the same "
+            "versions of the same packages, and must find every module that this process has imported"
         ) from error
 
 
 def _dump(value: Any) -> bytes:
-    """Pickle a value, its functions and classes too where they are of no module that could be imported."""
+    """Pickle a value, including its functions and classes if no importable module has them."""
     from ray import cloudpickle
 
     file = io.BytesIO()
@@ -444,5 +444,5 @@ def _dump(value: Any) -> bytes:
 
 
 def _load(data: Any, devices: dict[str, str] | None = None) -> Any:
-    """Return what `_dump` pickled, its tensors on other devices."""
+    """Unpickle what `_dump` pickled, with its tensors moved to other devices."""
     return torch.load(io.BytesIO(data), devices, weights_only=False)
