@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cam_extras._checks import stacklevel_of_the_caller
 from cam_extras._options import bare, check_fields, expected, hints_of, meaning_of
-from cam_extras.metrics.base import METRICS, QUANTITIES, Entry, Metric, declared_options, made_of
+from cam_extras.metrics.base import METRICS, declared_options
 
 Fill = Annotated[
     float | Tensor,
@@ -66,11 +66,8 @@ class Options:
         check_fields(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the metrics: their class is made anew wherever it is read, of your own metrics, too."""
-        metrics, name = self._made_for
-        entries = {entry.name: entry for metric in metrics if metric in METRICS for entry in made_of(metric)}
-        own = [entry for entry in entries.values() if not entry.function.__module__.startswith("cam_extras.")]
-        return _restored, (metrics, name, _values(self), own)
+        """Pickle by the metrics: their class is made anew, wherever it is read."""
+        return _restored, (*self._made_for, _values(self))
 
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -78,9 +75,7 @@ class Options:
         def __getattr__(self, name: str) -> Any: ...
 
 
-def _restored(metrics: tuple[str, ...], name: str, values: Mapping[str, Any], own: Sequence[Entry]) -> Options:
-    for entry in own:  # another process need not have them
-        (METRICS if isinstance(entry, Metric) else QUANTITIES).setdefault(entry.name, entry)  # type: ignore[arg-type]
+def _restored(metrics: tuple[str, ...], name: str, values: Mapping[str, Any]) -> Options:
     return options_class(metrics, name)(**values)
 
 

@@ -45,11 +45,13 @@ class Job:
     drawing: Drawing | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the metrics first: options, which come later, are read by their names."""
+        return _job, (_Listed(self.metrics), self.config, self.reader, self.drawing)
+
     def scorer(self, device: torch.device, **options: Any) -> Scorer:
         """Make the scorer, for the device where the model is."""
         config = self.config
-        for name, metric in self.metrics.items():
-            METRICS.setdefault(name, metric)
         evaluator = Evaluator(
             config.model,
             find_layer(config.model, config.layer),
@@ -86,6 +88,23 @@ class Job:
             for sample in source:
                 if self.part_of(sample.index) not in done:
                     yield partial(self.reader.prepare, sample)
+
+
+class _Listed(dict[str, Metric]):
+    """Metrics that are listed in `METRICS` wherever they are unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _list, (dict(self),)
+
+
+def _list(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    for name, metric in metrics.items():
+        METRICS.setdefault(name, metric)
+    return metrics
+
+
+def _job(metrics: Mapping[str, Metric], config: RunConfig, reader: Reader, drawing: Drawing | None) -> Job:
+    return Job(config, reader, drawing, metrics)
 
 
 def local_parts(
