@@ -98,7 +98,7 @@ METHODS = (
     ),
     MethodEntry(
         name="OptiCAM",
-        meaning="contributions softmax(u)_k A_k, with u such that the model sees the class in the masked image.",
+        meaning="contributions softmax(u)_k A_k, with u optimised so that the model sees the class in the masked image.",
         paper="Zhang et al., Opti-CAM, 2024",
         control=False,
         hyper={
@@ -117,7 +117,7 @@ METHODS = (
     ),
     MethodEntry(
         name="FakeCAM",
-        meaning="one everywhere but in the top-left input pixel, which is zero; shape (N, 1, *input size).",
+        meaning="one everywhere except in the top-left input pixel, which is zero; shape (N, 1, *input size).",
         paper="Poppi et al., Revisiting the Evaluation of CAM (ADCC), 2021",
         control=True,
         hyper={},

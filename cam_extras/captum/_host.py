@@ -1,4 +1,4 @@
-"""What `LayerAttribution` needs of a method."""
+"""Methods behind the interface of `LayerAttribution`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class MethodAttribution(LayerAttribution):
 
     Args:
         forward_func: the model, or a function that calls it.
-        layer: the layer to explain, a module or its dotted name, or "auto" for the last feature map before pooling,
-            found at the first call; or a list of layers, which share one forward pass.
-        device_ids: not supported; there for Captum's signature.
-        reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
+        layer: the layer to explain: a module, its dotted name, or "auto" for the last feature map before pooling, found
+            at the first call; or a list of layers, which share one forward pass.
+        device_ids: not supported; only there to match Captum's signature.
+        reshape_transform: turns the layer's output into a feature map (N, C, *S), for transformers.
         hyper: the method's hyper-parameters.
 
     Raises:
@@ -78,19 +78,19 @@ class MethodAttribution(LayerAttribution):
         Args:
             inputs: the batch, shape (N, C, *S).
             target: what to explain, in any of Captum's forms: an int, a tuple, a tensor, or a list of ints or tuples;
-                None where the model returns one number a sample; or one function for each sample, as
-                pytorch-grad-cam's targets, which wins over the method's utility. Utilities other than the logit are
-                taken over the first dimension after the batch, the classes of (N, C), (N, C, H, W), ...
-            additional_forward_args: one argument, or a tuple of them, that follows the inputs.
+                None if the model returns one number per sample; or one function per sample, like pytorch-grad-cam's
+                targets, which overrides the method's utility. Utilities other than the logit are computed over the
+                first dimension after the batch, the classes of (N, C), (N, C, H, W), ...
+            additional_forward_args: one argument, or a tuple of arguments, passed after the inputs.
             attribute_to_layer_input: explain the layer's input instead of its output.
             relu_attributions: rectify the result.
             attr_dim_summation: sum over channels.
-            grad_kwargs: not supported; there for Captum's signature.
+            grad_kwargs: not supported; only there to match Captum's signature.
 
         Returns:
-            Shape (N, 1, *S), or (N, C, *S) without the sum, in the input's dtype: signed contributions. A list
-            where a list of layers was given, and otherwise a tuple where the input came in one, without which
-            `sensitivity_max` mistakes samples for tensors.
+            Signed contributions of shape (N, 1, *S), or (N, C, *S) without the sum, in the input's dtype. A list if a
+            list of layers was given; otherwise a tuple if the input was a tuple, without which `sensitivity_max` would
+            mistake samples for tensors.
 
         Raises:
             TypeError: see `Probe`.
@@ -118,7 +118,7 @@ class MethodAttribution(LayerAttribution):
             attribution = self.method(probe)
             if attr_dim_summation:
                 attribution = attribution.sum(dim=1, keepdim=True)
-            check_finite("the attribution", attribution)  # before what makes 0 of -inf
+            check_finite("the attribution", attribution)  # before relu, which would turn -inf into 0
             if relu_attributions:
                 attribution = attribution.relu()
             attributions.append(_in_type_of(x, attribution) if x.is_floating_point() else attribution)
@@ -128,7 +128,7 @@ class MethodAttribution(LayerAttribution):
 
 
 class _Selection:
-    """Captum's own reading of a target, with errors that say what does not fit."""
+    """A target as Captum reads it, with errors that say what does not fit."""
 
     def __init__(self, target: Any):
         self.target = target
@@ -143,7 +143,7 @@ class _Selection:
             ) from error
 
     def of_samples(self, samples: Tensor) -> _Selection:
-        """Return the target of some of the samples; an int, a tuple and a tensor of one number hold for all."""
+        """Return the target for some of the samples; an int, a tuple or a one-element tensor applies to all."""
         if isinstance(self.target, Tensor) and self.target.numel() > 1:
             return _Selection(self.target[samples.to(self.target.device)])
         if isinstance(self.target, list):

@@ -1,4 +1,4 @@
-"""Methods x metrics on a batch: the input's forward pass serves all methods, a masked one all metrics."""
+"""Methods x metrics on a batch: methods share the input's forward pass, metrics share those of masked inputs."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from cam_extras.utilities import as_classes, select_class
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out for one batch.
+    """The results for one batch.
 
     Attributes:
         target: the class explained, shape (N,).
         predicted: the class predicted, shape (N,).
         confidence: softmax probability of the class explained, shape (N,).
-        maps: for each method its maps (N, *S), in [0, 1].
-        scores: for each method and metric the scores (N,), of box accuracy (N, T, D); of metrics that compare methods
-            for those that are no controls.
-        curves: for each method the insertion and deletion curves that metrics asked for.
-        weights: for each method the channel weights (N, K) of x and of its counterfactual, `weights` and
-            `counterfactual_weights`, that metrics asked for.
+        maps: maps (N, *S) of each method, in [0, 1].
+        scores: scores (N,) of each method and metric, (N, T, D) for box accuracy; metrics that compare methods leave
+            out controls.
+        curves: insertion and deletion curves of each method, if metrics needed them.
+        weights: channel weights (N, K) of each method for x and its counterfactual, `weights` and
+            `counterfactual_weights`, if metrics needed them.
         controls: the methods that are controls, see `cam_extras.methods.Method.control`.
-        classes: how many the model tells apart.
+        classes: the number of classes of the model.
     """
 
     target: Tensor
@@ -60,7 +60,7 @@ class Evaluation:
     classes: int | None = None
 
     def of_set(self) -> dict[str, dict[str, float]]:
-        """Return for each method and metric the value of the whole set.
+        """Return the value of the whole set for each method and metric.
 
         >>> evaluator(x).of_set()["GradCAM"]["adcc"]  # doctest: +SKIP
         """
@@ -69,12 +69,12 @@ class Evaluation:
         }
 
     def win_percentage(self, metric: str = "average_drop") -> dict[str, float]:
-        """Return for each method the share of samples on which it has the best score of all, ties shared.
+        """Return for each method the share of samples on which it has the best score; ties are shared.
 
-        Controls do not compete: what they win is not worth winning.
+        Controls do not compete: a win of theirs means nothing.
 
         Raises:
-            ValueError: there are not two or more methods that are no controls.
+            ValueError: there are fewer than two methods that are not controls.
         """
         competing = _competing(self.scores, self.controls)
         drops = torch.stack([self.scores[name][metric] for name in competing])
@@ -84,31 +84,30 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Explains batches with every method and scores the maps with every metric, sharing forward passes.
+    """Explains batches with every method and scores the maps with every metric; forward passes are shared.
 
-    A batch costs a forward pass; for each method, where a metric asks: one of x*H, for its confidence and its map
-    together, one of x*(1-H), one of the pixels above the threshold, the points of insertion and deletion curves, one
-    of the counterfactual; and for all batches one image of nothing but the `fill`, which is why the model must not
-    change while an evaluator is used.
+    A batch costs one forward pass, and further ones for each method if a metric needs them: one of x*H, for its
+    confidence and its map together; one of x*(1-H); one of the pixels above the threshold; one for each point of the
+    insertion and deletion curves; one of the counterfactual. An image filled with `fill` is run once for all batches,
+    so the model must not change while an evaluator is in use.
 
     Args:
         model: the model, left as found.
         layer: the layer to explain: a module, its dotted name, or "auto" for the last feature map before pooling, found
             at the first call.
-        methods: one or several: names, classes, instances, or a mapping of names of your own to these, see
+        methods: one or several: names, classes, instances, or a mapping from your own names to these, see
             `cam_extras.methods.as_methods`.
-        metrics: a name of `cam_extras.metrics.METRICS`, or a list of them; capitals do not matter, and short names do.
-            By default those that need neither the place of the object nor channel weights, and four forward passes a
-            method.
-        options: of the metrics, {"threshold": 0.7}, or the options dataclass of one, see
-            `cam_extras.metrics.as_options`. A method with a `fill` of its own, such as Opti-CAM, wants the same; a
-            warning says where it has another.
+        metrics: a name in `cam_extras.metrics.METRICS`, or a list of them; case does not matter, and short names work.
+            By default those that need neither object locations nor channel weights, at four forward passes per method.
+        options: options of the metrics, {"threshold": 0.7}, or the options dataclass of one, see
+            `cam_extras.metrics.as_options`. A method with its own `fill`, such as Opti-CAM, should use the same;
+            otherwise there is a warning.
         reshape_transform: see `Probe`.
 
     Raises:
-        ValueError: there is no metric of that name, or no such option; or a metric compares methods, and there are
-            not two that are no controls.
-        TypeError: a metric needs channel weights and a method has none; or methods or layer are none.
+        ValueError: there is no metric of that name, or no such option; or a metric compares methods, and fewer than two
+            are not controls.
+        TypeError: a metric needs channel weights and a method has none; or methods or layer have the wrong type.
 
     >>> evaluator = Evaluator(model, model.layer4, {"GradCAM": GradCAM()})  # doctest: +SKIP
     >>> evaluator(x).of_set()["GradCAM"]["adcc"]  # doctest: +SKIP
@@ -162,10 +161,10 @@ class Evaluator:
 
         Args:
             x: the batch, shape (N, C, *S).
-            target: the class to explain, or one for each sample; by default the predicted class. Or host targets that
-                read one class and say which, such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
-            boxes: where the object is, for each sample (B, 4), see `cam_extras.metrics.localisation`.
-            masks: the same as boolean masks (N, H, W).
+            target: the class to explain, or one per sample; by default the predicted class. Or host targets that name
+                the class they read, such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
+            boxes: the object's boxes, (B, 4) for each sample, see `cam_extras.metrics.localisation`.
+            masks: the object's boolean masks (N, H, W).
             on_progress: called with the name of each method when it is done.
 
         Raises:
@@ -207,7 +206,7 @@ class Evaluator:
 
 
 class _Explained(Explained):
-    """A probe and a method; whatever is asked of it shares the probe's forward pass."""
+    """A probe and a method; everything computed from them shares the probe's forward pass."""
 
     def __init__(self, probe: Probe, method: Method, nothing: dict[tuple[object, ...], Tensor]):
         self.x, self.target = probe.x, probe.target
@@ -240,7 +239,7 @@ class _Explained(Explained):
 
 
 def _competing(methods: Iterable[str], controls: Collection[str]) -> list[str]:
-    """Return the methods that are compared: what a control wins is not worth winning."""
+    """Return the methods that are compared, without controls."""
     competing = [name for name in methods if name not in controls]
     if len(competing) < 2:
         raise ValueError(f"expected two or more methods that are no controls; got {', '.join(competing) or 'none'}")

@@ -1,4 +1,4 @@
-"""Saturation on the way from a baseline to the image: Buono et al., "Expected Grad-CAM", 2024."""
+"""Saturation along the path from a baseline to the image: Buono et al., "Expected Grad-CAM", 2024."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cam_extras.utilities import Logit, Softmax
 
 
 class SaturationCurves(NamedTuple):
-    """What a model makes of x0 + a (x - x0), for T values of a from 0 to 1; in float64.
+    """A model's response to x0 + a (x - x0), for T values of a from 0 to 1; in float64.
 
     Attributes:
         fractions: a, shape (T,), in order.
-        logit: of the class explained, shape (N, T).
+        logit: logit of the class explained, shape (N, T).
         softmax: its probability, shape (N, T), in [0, 1].
         similarity: cosine similarity of the layer's embedding with that of x, shape (N, T), in [-1, 1]; 1 at a = 1.
-            It is 0 where the embedding is all 0 (a net without biases, at black) and so has no direction.
+            It is 0 where the embedding is all 0 and has no direction (a net without biases, at black).
     """
 
     fractions: Tensor
@@ -52,34 +52,34 @@ def saturation_curves(
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
     internal_batch_size: int | None = None,
 ) -> SaturationCurves:
-    """Follow a class's logit and probability, and the layer's embedding, from a baseline x0 to x.
+    """Follow a class's logit and probability, and a layer's embedding, from a baseline x0 to x.
 
-    Where they flatten before a = 1 the model is saturated at x: the gradient there says little of what the path to x
-    has built up, and methods that average over the path (Expected and Integrated Grad-CAM) say more. Costs a forward
-    pass for the batch and `steps` for each image.
+    Where they flatten before a = 1, the model is saturated at x: the gradient there says little about what was built up
+    along the path, and methods that average over the path (Expected and Integrated Grad-CAM) say more. It costs one
+    forward pass for the batch and `steps` for each image.
 
-    Three decisions where the paper is not explicit. The embedding is the layer's whole feature map as one vector, all
-    channels and cells, as in the work that it follows (Sundararajan et al., "Gradients of Counterfactuals", 2016); with
-    a `reshape_transform` it is of what that keeps. The class is that of x on the whole path. The values of a are
-    regular, i / steps, where the paper draws 25 of them at random: both ends are there, and images have them in common.
+    The paper leaves three points open. The embedding is the layer's whole feature map as one vector, all channels and
+    cells, as in the work it follows (Sundararajan et al., "Gradients of Counterfactuals", 2016); with a
+    `reshape_transform`, what that keeps. The class is that of x on the whole path. The values of a are regular, i /
+    steps, where the paper draws 25 at random: this includes both ends, and is the same for all images.
 
     Args:
         model: the model, left as found. It must return scores of two or more classes.
         layer: the layer whose embedding is compared.
         x: the batch, shape (N, C, *S).
-        baseline: x0, a number or a tensor that broadcasts to x, in the values that the model sees; see
+        baseline: x0, a number or a tensor that broadcasts to x, in the model's input space; see
             `cam_extras.maps.black`.
-        steps: from x0 to x, so that T = steps + 1.
+        steps: number of steps from x0 to x, so that T = steps + 1.
         target: the class to explain, or one for each sample; by default the class predicted for x.
         reshape_transform: see `Probe`.
-        internal_batch_size: images in a forward pass at most, but for the first, of the batch; by default 32, and on
-            the CPU no more than have as many pixels as 4 of 224 x 224, which its cache holds.
+        internal_batch_size: most images in a forward pass, except the first, of the whole batch; by default 32, on the
+            CPU only as many as have the pixels of four 224 x 224 images, which fit in its cache.
 
     Raises:
         TypeError: see `Probe`; or the input is not made of floating-point numbers, or the target is a function.
         ValueError: see `Probe`; or a count is less than 1, the baseline is not finite or has another shape, the model
-            does not return class scores, what it returns is not finite, or the embedding of x is all 0, which nothing
-            can be compared with: samples are named.
+            does not return class scores, its output is not finite, or the embedding of x is all 0, so that nothing can
+            be compared with it: samples are named.
 
     Buono et al., "Expected Grad-CAM: Towards gradient faithfulness", 2024, appendix B.1, figures 2a, 10 and 11.
     """

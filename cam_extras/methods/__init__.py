@@ -1,4 +1,4 @@
-"""The methods: one file a paper, pure tensor functions and one frozen dataclass each, listed by name in `METHODS`.
+"""The methods: one file per paper, each with pure tensor functions and a frozen dataclass, listed in `METHODS`.
 
 >>> sorted(METHODS)[:3]
 ['ExpectedGradCAM', 'FakeCAM', 'GradCAM']
@@ -23,7 +23,7 @@ from cam_extras.methods.named import as_method, as_methods
 
 # isort: on
 
-# Those that take one forward pass, and the two controls.
+# The methods that need one forward pass, and the two controls.
 DEFAULT_METHODS = (
     "GradCAM",
     "HiResCAM",
@@ -35,7 +35,7 @@ DEFAULT_METHODS = (
     "RandomCAM",
 )
 
-# Those that take one forward pass, and the two controls.
+# The methods that need one forward pass, and the two controls.
 DEFAULT_METHODS = (
     "GradCAM",
     "HiResCAM",

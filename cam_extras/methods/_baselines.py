@@ -1,4 +1,4 @@
-"""Baselines: where the paths of Expected Grad-CAM start, and what the layer makes of them."""
+"""Baselines: where the paths of Expected Grad-CAM start, and the layer's activations there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Difference: TypeAlias = Literal["activation", "none", "input"]
 
 
 def check_baselines(baselines: str | Tensor | BaselineFunction) -> None:
-    """Raise TypeError or ValueError unless these are baselines, for an input of some shape."""
+    """Raise TypeError or ValueError unless these can be baselines; the input's shape is not checked."""
     if isinstance(baselines, Tensor):
         if not baselines.is_floating_point():
             raise TypeError(f"baselines must be of floating point; got {baselines.dtype}")
@@ -39,9 +39,9 @@ def check_baselines(baselines: str | Tensor | BaselineFunction) -> None:
 
 
 class Baselines(ABC):
-    """The baselines x' of every step and sample, and the differences D that they make in the layer.
+    """The baselines x' for every step and sample, and the differences D they make in the layer.
 
-    Steps (k,) and samples (m,) make images (k, m, C, *S) and differences (k, m, K, *S').
+    Steps (k,) and samples (m,) give images (k, m, C, *S) and differences (k, m, K, *S').
     """
 
     def __init__(self, probe: Probe, x: Tensor, difference: str):
@@ -53,7 +53,7 @@ class Baselines(ABC):
 
     @abstractmethod
     def activations(self, steps: Tensor, samples: Tensor, images: Tensor) -> Tensor:
-        """Return A(x - x') for the difference "input", else A(x')."""
+        """Return A(x - x') if the difference is "input", else A(x')."""
 
     def differences(self, steps: Tensor, samples: Tensor, images: Tensor) -> Tensor | float:
         """Return D."""
@@ -64,7 +64,7 @@ class Baselines(ABC):
 
 
 class KnownBaselines(Baselines):
-    """Baselines that occur more than once: rows of `pool` (R, C, *S), chosen by `index` (n, N)."""
+    """Baselines that are used more than once: rows of `pool` (R, C, *S), chosen by `index` (n, N)."""
 
     def __init__(self, probe: Probe, x: Tensor, difference: str, pool: Tensor, index: Tensor, batch_size: int | None):
         super().__init__(probe, x, difference)
@@ -75,13 +75,13 @@ class KnownBaselines(Baselines):
         return self.pool[self.index[steps][:, samples]]
 
     def activations(self, steps: Tensor, samples: Tensor, images: Tensor) -> Tensor:
-        """Return A(x - x') for the difference "input", else A(x')."""
+        """Return A(x - x') if the difference is "input", else A(x')."""
         known, where = self._known
         return known[where[steps][:, samples]]
 
     @cached_property
     def _known(self) -> tuple[Tensor, Tensor]:
-        """The activations of all inputs that are needed, each computed once, and their rows (n, N)."""
+        """The activations of all inputs needed, each computed once, and their row numbers (n, N)."""
         numbers = torch.arange(len(self.x), device=self.x.device)
         needed = self.index + len(self.pool) * numbers if self.difference == "input" else self.index
         if self.difference == "activation" and self.pool is self.x:
@@ -89,7 +89,7 @@ class KnownBaselines(Baselines):
         if self.probe.divisible:
             needed, where = needed.unique(return_inverse=True)
             passes = needed.split(rows_for(self.probe, self.batch_size))
-        else:  # a pass has one input of every sample
+        else:  # each pass holds one input for every sample
             needed, where = needed.unique(dim=0, return_inverse=True)
             passes, where = needed.unbind(), len(numbers) * where[:, None] + numbers
         return torch.cat([self.probe.at(self._inputs(part)).activations for part in passes]), where
@@ -102,7 +102,7 @@ class KnownBaselines(Baselines):
 
 
 class FreshBaselines(Baselines):
-    """Baselines of which each occurs once, made when they are needed: `make` gives those of a step for some samples."""
+    """Baselines that are used once, made when needed: `make` returns those of one step for some samples."""
 
     def __init__(self, probe: Probe, x: Tensor, difference: str, make: Callable[[int, Tensor], Tensor]):
         super().__init__(probe, x, difference)
@@ -113,7 +113,7 @@ class FreshBaselines(Baselines):
         return torch.stack([self.make(step, samples) for step in steps.tolist()])
 
     def activations(self, steps: Tensor, samples: Tensor, images: Tensor) -> Tensor:
-        """Return A(x - x') for the difference "input", else A(x')."""
+        """Return A(x - x') if the difference is "input", else A(x')."""
         inputs = self.x[samples] - images if self.difference == "input" else images
         activations = probe_at(self.probe, inputs, samples).activations
         return activations.reshape(*inputs.shape[:2], *activations.shape[1:])
@@ -128,10 +128,10 @@ def make_baselines(
     generator: torch.Generator,
     batch_size: int | None,
 ) -> Baselines:
-    """Choose the baselines of every step, of which there is one for each of the `seeds`, for images x (N, C, *S).
+    """Choose the baselines of every step for images x (N, C, *S); there is one step for each of the `seeds`.
 
     Raises:
-        ValueError: a tensor has another shape than the images or is elsewhere, or there is no other image.
+        ValueError: a tensor has a different shape from the images or is on another device, or there is no other image.
     """
     steps, samples = len(seeds), torch.arange(len(x), device="cpu")
     if isinstance(baselines, Tensor):
@@ -168,7 +168,7 @@ def _like_images(images: Tensor, x: Tensor) -> Tensor:
 
 
 def _call(function: BaselineFunction, x: Tensor, seed: int, samples: Tensor) -> Tensor:
-    """Call the user's function for each sample on its own, so that none depends on the others."""
+    """Call the user's function for each sample separately, so that no sample depends on the others."""
     images = []
     for sample in samples.tolist():
         image = function(x[sample : sample + 1].clone(), generator_of(seed))
@@ -187,14 +187,14 @@ def _call(function: BaselineFunction, x: Tensor, seed: int, samples: Tensor) -> 
 
 
 def _random_images(x: Tensor, seed: Tensor) -> Tensor:
-    """Draw images, uniform between the least and the greatest value of each of x."""
+    """Draw images, uniform between the minimum and maximum of each image in x."""
     low, high = extremes(x)
     return (low + high) / 2 + noise_for(x, seed, 1.0, "uniform")[0]
 
 
 def blur(x: Tensor, width: float = 0.05) -> Tensor:
     """Blur images (N, C, *S) with a Gaussian whose standard deviation is `width` times the size; no padding."""
-    with torch.autocast(x.device.type, enabled=False):  # which would round the image to half precision
+    with torch.autocast(x.device.type, enabled=False):  # autocast would round the image to half precision
         for dim in range(min(2, x.ndim - 1), x.ndim):
             place = torch.arange(x.shape[dim], dtype=x.dtype, device=x.device)
             kernel = torch.exp(-((place[:, None] - place) ** 2) / (2 * (width * len(place)) ** 2))

@@ -16,8 +16,8 @@ from cam_extras.maps import normalise, resize
 Estimator: TypeAlias = Literal["histogram", "discrete", "knn"]
 Upsampling: TypeAlias = Literal["nearest", "bilinear"]
 GREY_LEVELS = 256
-MOST_BINS = 4096  # memory grows with their number, in joint histograms with its square
-_LARGEST = 1 << 21  # elements of an intermediate result: what stays in the cache is faster
+MOST_BINS = 4096  # memory grows with the number of bins; for joint histograms, with its square
+_LARGEST = 1 << 21  # elements of an intermediate result: results that fit in the cache are faster
 
 
 def mutual_information(
@@ -35,13 +35,13 @@ def mutual_information(
     I = sum_ax p(a, x) ln(p(a, x) / (p(a) p(x))), where every pixel of the image is one draw of (a, x) and the map is
     upsampled to the image.
 
-    With nearest upsampling no map is enlarged: a cell stands for the pixels it covers, whose grey levels are counted
-    once for all channels. That costs a few per cent of a forward pass; bilinear upsampling costs a look at every pixel
-    for every channel, "discrete" most of all.
+    With nearest upsampling no map is enlarged: each cell stands for the pixels it covers, and their grey levels are
+    counted once for all channels. This costs a few per cent of a forward pass. Bilinear upsampling looks at every pixel
+    for every channel; "discrete" is then the slowest.
 
-    The plug-in estimates "histogram" and "discrete" are too large, by about (a - 1)(x - 1) / (2 P) nats for
-    independent variables of a and x values at P pixels. "discrete" says nothing of maps all of whose values differ: it
-    is the same for all of them.
+    The plug-in estimates "histogram" and "discrete" are biased upwards, by about (a - 1)(x - 1) / (2 P) nats for
+    independent variables with a and x values at P pixels. "discrete" cannot rank maps whose values all differ: it is
+    the same for all of them.
 
     Args:
         maps: A, shape (N, K, *S).
@@ -49,17 +49,17 @@ def mutual_information(
         estimator: "histogram", equal-width bins over the range of each map and each image; "discrete", the distinct
             values of each map and 256 grey levels over the range of each image; or "knn", scikit-learn's
             `mutual_info_regression`, slow, on a sample of the pixels.
-        bins: of the histogram, for each of the two variables; 2 to 4096.
+        bins: number of histogram bins for each of the two variables; 2 to 4096.
         upsample: "nearest" or "bilinear" (linear in one dimension, trilinear in three).
-        pixels: how many pixels "knn" looks at.
-        seed: of the choice of these pixels, and of scikit-learn's noise.
+        pixels: how many pixels "knn" samples.
+        seed: for the choice of these pixels, and for scikit-learn's noise.
 
     Returns:
         Shape (N, K), at least 0; 0 for constant maps and images.
 
     Raises:
         ValueError: an option is unknown, a value is not finite, or maps and image differ in the number of samples or
-            of spatial dimensions.
+            spatial dimensions.
 
     "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", equations (6) to (8).
 
@@ -108,13 +108,13 @@ def mutual_information(
         else:
             joint, row = _joint_counts_of_pixels(codes, x[sample], bins)
         information.append(_plug_in(joint.to(maps.dtype), row, grey_counts[sample]))
-    # Not left to rounding: constant maps, which bilinear upsampling makes less than constant, and constant images.
+    # Set to exactly 0, not left to rounding: constant images, and constant maps, which bilinear upsampling perturbs.
     varies = (rows.flatten(1).amin(1) < rows.flatten(1).amax(1)) & (grey_counts.amax(1) < x.shape[1])[samples]
     return (torch.cat(information).clamp(min=0) * varies).to(maps.dtype).view(maps.shape[:2])
 
 
 def grey(image: Tensor) -> Tensor:
-    """Turn images grey, (N, C, *S) -> (N, *S): 0.299 R + 0.587 G + 0.114 B (ITU-R 601); else the mean of channels."""
+    """Turn images grey, (N, C, *S) -> (N, *S): 0.299 R + 0.587 G + 0.114 B (ITU-R 601), or the mean over channels."""
     if image.shape[1] == 3:
         return torch.einsum("nc...,c->n...", image, image.new_tensor([0.299, 0.587, 0.114]))
     return image.mean(dim=1)
@@ -126,7 +126,7 @@ def _bin(values: Tensor, bins: int) -> Tensor:
 
 
 def _cells(size: tuple[int, ...], image_size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the cells of a map that nearest upsampling shows, and which of these (its position) each pixel shows."""
+    """Return the cells that nearest upsampling shows, and for each pixel the position of its cell among them."""
     numbers = torch.arange(math.prod(size), dtype=torch.float64, device=device).view(1, 1, *size)
     shown = F.interpolate(numbers, image_size, mode="nearest").flatten().long()
     cells, of_pixel = torch.unique(shown, return_inverse=True)
@@ -144,12 +144,13 @@ def _joint_counts_of_cells(values: Tensor, counts: Tensor, sample: Tensor) -> tu
     """Count grey levels for every distinct value of a map.
 
     Args:
-        values: of maps, shape (R, cells).
-        counts: of the grey levels in every cell, shape (N, cells, levels).
-        sample: to which each map belongs, shape (R,).
+        values: values of the maps, shape (R, cells).
+        counts: counts of the grey levels in every cell, shape (N, cells, levels).
+        sample: the sample each map belongs to, shape (R,).
 
     Returns:
-        Joint counts, one line for each value of each map, shape (G, levels), and the map it is of, shape (G,).
+        Joint counts, one row for each value of each map, shape (G, levels), and the map each row belongs to, shape
+        (G,).
     """
     cells = values.shape[1]
     ordered, order = values.sort(dim=1)
@@ -170,11 +171,11 @@ def _joint_counts_of_pixels(codes: Tensor, x: Tensor, levels: int) -> tuple[Tens
 
 
 def _plug_in(joint: Tensor, row: Tensor, grey_counts: Tensor) -> Tensor:
-    """Estimate I = H(A) + H(X) - H(A, X) with relative frequencies for probabilities, in float64.
+    """Estimate I = H(A) + H(X) - H(A, X) from relative frequencies, in float64.
 
     Args:
-        joint: counts of the grey levels, one line for each value of each map, shape (G, levels).
-        row: the map that a line is of, shape (G,).
+        joint: counts of the grey levels, one row for each value of each map, shape (G, levels).
+        row: the map each row belongs to, shape (G,).
         grey_counts: counts of the grey levels in the image of each map, shape (R, levels).
     """
     pixels = grey_counts[0].sum()
@@ -185,7 +186,7 @@ def _plug_in(joint: Tensor, row: Tensor, grey_counts: Tensor) -> Tensor:
 
 
 def _sum_n_log_n(counts: Tensor) -> Tensor:
-    """Sum n ln n over the last dimension of counts, several times faster than by `torch.xlogy`."""
+    """Sum n ln n over the last dimension of counts, several times faster than `torch.xlogy`."""
     return counts.clamp(min=1).log_().mul_(counts).sum(dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""What methods share that average over points around an image, or on the way to it."""
+"""Shared by methods that average over points around an image, or along a path to it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Distribution: TypeAlias = Literal["uniform", "normal"]
 
 @dataclass(frozen=True, kw_only=True)
 class SampledMethod(GradientMethod):
-    """A method that averages over n points in the input's space for every image.
+    """A method that averages over n points in input space for every image.
 
     Args:
-        n_samples: n, points an image.
-        internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
-            whole batch, a pass has one point of every image of the batch instead.
+        n_samples: n, points per image.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
+            batch, a pass holds one point for every image of the batch instead.
     """
 
     n_samples: int = 16
@@ -42,9 +42,9 @@ class SampledMethod(GradientMethod):
         """Return 1/n sum_s t_s, shape (N, ...).
 
         Args:
-            probe: of the images.
+            probe: the probe at the images.
             term: (steps (k,), samples (m,)) -> t for the k * m points of one pass, shape (k, m, ...). Steps are on the
-                CPU, as random numbers are; samples on the input's device.
+                CPU, like the random numbers; samples are on the input's device.
         """
         samples = torch.arange(len(probe.x), device=probe.x.device)
         rows = rows_for(probe, self.internal_batch_size)
@@ -59,12 +59,12 @@ class SampledMethod(GradientMethod):
 def probe_at(probe: Probe, points: Tensor, samples: Tensor) -> Probe:
     """Return the probe at points (k, m, C, *S) of m samples: k * m rows."""
     rows = points.flatten(0, 1).to(probe.x.dtype)
-    # Where samples cannot be chosen, `average` asks for one point of every sample.
+    # If samples cannot be chosen, `average` asks for one point for every sample.
     return probe.at(rows, samples.repeat(len(points))) if probe.divisible else probe.at(rows)
 
 
 def as_image(probe: Probe) -> Tensor:
-    """Return the input in float32 or better, or raise TypeError where there is nothing between two inputs."""
+    """Return the input in float32 or better, or raise TypeError for integers."""
     if not probe.x.is_floating_point():
         raise TypeError(
             f"the input holds {probe.x.dtype}; expected floating point: between two integers there is no path, and "
@@ -73,11 +73,11 @@ def as_image(probe: Probe) -> Tensor:
     return probe.x.to(torch.promote_types(probe.x.dtype, torch.float32))
 
 
-# Random numbers come from the CPU, with types and devices spelt out: the defaults are the user's to change.
+# Random numbers come from the CPU, with explicit types and devices: users may change the defaults.
 
 
 def generator_of(seed: int) -> torch.Generator:
-    """Return a generator of its own."""
+    """Return a new CPU generator."""
     return torch.Generator("cpu").manual_seed(int(seed))
 
 
@@ -87,15 +87,15 @@ def seeds_of(count: int, generator: torch.Generator) -> Tensor:
 
 
 def stratified(count: int, generator: torch.Generator) -> Tensor:
-    """Draw positions, one in each of `count` equal parts of [0, 1], in order: shape (count,)."""
+    """Draw sorted positions, one in each of `count` equal parts of [0, 1]: shape (count,)."""
     inside = torch.rand(count, generator=generator, dtype=torch.float64, device="cpu")
     return (torch.arange(count, dtype=torch.float64, device="cpu") + inside) / count
 
 
 def in_turn(choices: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw from range(choices), all of them in random order before one comes again: shape (count,).
+    """Draw from range(choices), using all of them in random order before any repeats: shape (count,).
 
-    Where positions on the paths are in order, those of each baseline are spread over the whole path too.
+    If positions on the paths are sorted, this spreads the positions of each baseline over the whole path too.
     """
     rounds = [
         torch.randperm(choices, generator=generator, dtype=torch.int64, device="cpu")
@@ -105,12 +105,12 @@ def in_turn(choices: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 def noise_for(x: Tensor, seeds: Tensor, width: float, distribution: Distribution) -> Tensor:
-    """Draw noise of mean 0 for images (m, C, *S), the same for each but for its scale: shape (k, m, C, *S).
+    """Draw noise of mean 0 for images (m, C, *S), the same for each except for its scale: shape (k, m, C, *S).
 
     Args:
         x: the images.
         seeds: one for each of the k draws.
-        width: as a part of an image's range: of the interval where uniform, the standard deviation where normal.
+        width: as a fraction of an image's range: the full interval if "uniform", the standard deviation if "normal".
         distribution: "uniform" or "normal".
     """
     draws = []
@@ -126,12 +126,12 @@ def noise_for(x: Tensor, seeds: Tensor, width: float, distribution: Distribution
 
 
 def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return every image's least and greatest value, shape (N, 1, ...)."""
+    """Return the minimum and maximum of every image, shape (N, 1, ...)."""
     image = tuple(range(1, x.ndim))
     return x.amin(image, keepdim=True), x.amax(image, keepdim=True)
 
 
 def check_noise(width: float) -> None:
-    """Raise ValueError unless the width of noise is a finite number, 0 or more."""
+    """Raise ValueError unless the noise width is a finite number, 0 or more."""
     if not 0 <= width < math.inf:
         raise ValueError(f"noise must be a finite number, 0 or more; got {width}")

@@ -1,4 +1,4 @@
-"""The contract of a method: probe -> contributions (N, C, *S); and where methods are listed."""
+"""The interface of a method, probe -> contributions (N, C, *S), and the registry of methods."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from cam_extras.utilities import UtilityName
 class Method(ABC):
     """A class activation map method. Its fields are its hyper-parameters.
 
-    Calling it with a `Probe` returns its contributions (N, C, *S) at the layer's resolution, neither summed over
-    channels nor rectified; methods that do not look at channels return C = 1.
+    Calling it with a `Probe` returns its contributions (N, C, *S) at the layer's resolution, not yet summed over
+    channels or rectified; methods that do not use channels return C = 1.
     """
 
     paper: ClassVar[str]
-    second_order: ClassVar[bool] = False  # whether it asks for Hessian-vector products
-    # Whether it explains nothing, and is there to compare methods with: tables set it apart, and it wins nothing.
+    second_order: ClassVar[bool] = False  # whether it needs Hessian-vector products
+    # Whether it is a control, which explains nothing and is only there for comparison. Tables list controls separately,
+    # and they cannot win.
     control: ClassVar[bool] = False
-    old_names: ClassVar[Mapping[str, str]] = {}  # of hyper-parameters, and what they are called now
+    old_names: ClassVar[Mapping[str, str]] = {}  # old names of hyper-parameters -> current names
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -45,7 +46,7 @@ class Method(ABC):
 
     @classmethod
     def make(cls, hyper: Mapping[str, Any]) -> Method:
-        """Make the method from hyper-parameters by name; raise TypeError for one that it does not have."""
+        """Make the method from named hyper-parameters; raise TypeError for an unknown one."""
         hyper = with_new_names(hyper, cls.old_names)
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(hyper) - set(known))
@@ -55,7 +56,7 @@ class Method(ABC):
         return cls(**hyper)
 
     def _see(self, probe: Probe) -> Probe:
-        """Return the probe as the method looks at it."""
+        """Return the probe with the method's settings."""
         return probe
 
     def __getattr__(self, name: str) -> Any:
@@ -71,8 +72,8 @@ class GradientMethod(Method):
     """A method that differentiates a utility of a class.
 
     Args:
-        utility: what is differentiated, a key of `cam_extras.utilities.UTILITIES`: "logit", "softmax", "log_softmax" or
-            "rest". A function given to the host wins over it.
+        utility: the utility to differentiate, a key of `cam_extras.utilities.UTILITIES`: "logit", "softmax",
+            "log_softmax" or "rest". A function given to the host overrides it.
     """
 
     old_names: ClassVar[Mapping[str, str]] = {"score": "utility"}
@@ -80,7 +81,7 @@ class GradientMethod(Method):
     utility: UtilityName = "logit"
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Take a default that a class sets by the field's old name."""
+        """Accept a default that a class sets under the field's old name."""
         super().__init_subclass__(**options)
         if "score" in inspect.get_annotations(cls):
             warn(f"the field 'score' of {cls.__name__}", "'utility'")
@@ -105,7 +106,7 @@ class GradientMethod(Method):
 class ChannelMethod(Method):
     """A method that weighs the layer's channels: contributions w_k A_k.
 
-    A class derives from it, and from `GradientMethod` where it differentiates a utility, and defines `weights`.
+    Subclasses define `weights`. If they differentiate a utility, they also derive from `GradientMethod`.
     """
 
     @abstractmethod
@@ -114,7 +115,7 @@ class ChannelMethod(Method):
 
     @property
     def weighs_channels(self) -> bool:
-        """Whether it does so with these hyper-parameters."""
+        """Whether it weighs channels with these hyper-parameters."""
         return True
 
     def channel_weights(self, probe: Probe) -> Tensor:
@@ -131,20 +132,20 @@ class ChannelMethod(Method):
 
 
 METHODS: dict[str, type[Method]] = {}
-"""Name -> class, in the order in which they are listed."""
+"""Name -> class, in order of registration."""
 
 _Method = TypeVar("_Method", bound=type[Method])
 
 
 def method(cls: _Method) -> _Method:
-    """List a method in `METHODS` under the name of its class, which hosts and runs know from then on.
+    """List a method in `METHODS` under its class name; from then on hosts and runs know it.
 
-    A class decorator, above `@dataclass(frozen=True, kw_only=True)`.
+    A class decorator, to be put above `@dataclass(frozen=True, kw_only=True)`.
 
     Raises:
-        TypeError: it is no `Method`, or no frozen dataclass of its own.
-        ValueError: there is a method of that name, or it does not say which paper it is from. To define one of your own
-            anew, take the old one out: `METHODS.pop(name)`.
+        TypeError: the class is not a `Method`, or not itself a frozen dataclass.
+        ValueError: the name is taken, or the class does not name its paper. To redefine your own method, remove the old
+            one first: `METHODS.pop(name)`.
     """
     if not isinstance(cls, type) or not issubclass(cls, Method):
         raise TypeError(f"a method must derive from cam_extras.methods.Method; got {cls!r:.80}")
@@ -167,15 +168,15 @@ def method(cls: _Method) -> _Method:
 
 
 def controls_of(methods: Mapping[str, Method]) -> list[str]:
-    """Return the names of those methods that are controls."""
+    """Return the names of the methods that are controls."""
     return [name for name, method in methods.items() if method.control]
 
 
 def channel_weights(method: Method) -> Callable[[Probe], Tensor]:
-    """Return the function of a method that gives the weights of the layer's channels, probe -> (N, K).
+    """Return the method's function for the weights of the layer's channels, probe -> (N, K).
 
     Raises:
-        TypeError: it has none, with these hyper-parameters or at all.
+        TypeError: the method has no channel weights, with these hyper-parameters or at all.
     """
     if isinstance(method, ChannelMethod) and method.weighs_channels:
         return method.channel_weights
@@ -208,10 +209,10 @@ def weigh_channels(weights: Tensor, activations: Tensor) -> Tensor:
 
 
 def above_minimum(contributions: Tensor) -> Tensor:
-    """Subtract from contributions (N, C, *S) the minimum of their sum over space, in equal shares of the channels.
+    """Subtract the spatial minimum of the sum over channels from contributions (N, C, *S), split evenly over channels.
 
-    Hosts rectify the sum over channels, which would take away what a method means to show of negative sums; they
-    normalise by minimum and maximum afterwards, so that the shift itself does not show.
+    Hosts rectify the sum over channels, which would remove negative values that a method means to show. They apply
+    min-max normalisation afterwards, so the shift itself has no effect on the map.
     """
     summed = contributions.sum(dim=1, keepdim=True)
     return contributions - summed.amin(dim=tuple(range(1, summed.ndim)), keepdim=True) / contributions.shape[1]

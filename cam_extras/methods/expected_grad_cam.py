@@ -29,44 +29,44 @@ class ExpectedGradCAM(ChannelMethod, SampledMethod):
     """Expected Grad-CAM: contributions w_k A_k(x) with gradients averaged along paths from random baselines to x.
 
     w_k = mean_S[ 1/n sum_s D_k(x, x'_s) G_k(z_s) ] with z_s = x' + a_s (x - x') + e_s for s = 1 ... n, baselines x'_s,
-    positions a_s ~ U(0, 1), noise e_s, and G the gradient of the utility of the class that is explained at x; the
-    paper's smoothing kernel k is the noise. D is
+    positions a_s ~ U(0, 1), noise e_s, and G the gradient of the utility of the class explained at x. The paper's
+    smoothing kernel k is the noise. D is
 
     ============  ===============================================================
-    `activation`  A(x) - A(x'), the difference that the path makes in the layer
+    `activation`  A(x) - A(x'), the change in the layer along the path
     `none`        1: the expected gradient alone
-    `input`       A(x - x'), as equation (21) of the paper has it to the letter
+    `input`       A(x - x'), equation (21) of the paper taken literally
     ============  ===============================================================
 
-    Use it where a gradient at x alone says little because the model is saturated there, on layers whose activations are
-    not negative: w_k is a contribution already, whose sign a negative A_k would turn.
+    Use it where the model is saturated at x, so that the gradient there says little, and on layers without negative
+    activations: w_k is already a contribution, and a negative A_k would flip its sign.
 
-    Positions are stratified, one in each of n equal parts of [0, 1], and all baselines of a set are used equally
-    often. Every image of a batch gets the same random numbers, so that its map depends neither on the batch it came in
-    nor on its place there. An image costs n + 1 forward passes, and one for each of its baselines: one that comes more
-    than once is computed once, and other images of the batch are known.
+    Positions are stratified, one in each of n equal parts of [0, 1], and all baselines of a set are used equally often.
+    Every image of a batch gets the same random numbers, so its map does not depend on the batch or on its place in it.
+    An image costs n + 1 forward passes, and one more for each distinct baseline, except for other images of the batch,
+    whose activations are known.
 
     Args:
-        utility: of the class, which is differentiated: a key of `cam_extras.utilities.UTILITIES`. A function given
-            to the host wins over it.
+        utility: the utility of the class to differentiate: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host overrides it.
         n_samples: n.
-        internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
-            whole batch, a pass has one point of every image of the batch instead.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
+            batch, a pass holds one point for every image of the batch instead.
         baselines: where paths start: "zeros"; "blur", the image without its detail; "noise", uniform between the
-            image's least and greatest value; "batch", the other images of the batch, with which a map does depend on
-            them; a tensor (R, C, *S) of reference images; or a function (x, generator) -> like x. A function is called
-            for one image at a time, shape (1, C, *S), with the same random numbers for each.
+            image's minimum and maximum; "batch", the other images of the batch, on which the map then depends; a tensor
+            (R, C, *S) of reference images; or a function (x, generator) -> tensor like x, called for one image at a
+            time, shape (1, C, *S), with the same random numbers for each.
         difference: D: "activation", "none" or "input".
-        noise: width of e as a part of the image's range, the greatest minus the least of its values: of the whole
-            interval around 0 where uniform, the standard deviation where normal. 0 for none.
-        distribution: of the noise: "uniform" or "normal".
-        seed: of all random numbers.
+        noise: width of e as a fraction of the image's range (maximum minus minimum): the full interval around 0 if
+            "uniform", the standard deviation if "normal". 0 for none.
+        distribution: distribution of the noise, "uniform" or "normal".
+        seed: seed for all random numbers.
 
     Raises:
         TypeError: the input is not made of floating-point numbers, or `baselines` is or returns something else.
-        ValueError: the baselines have another shape than the input, are on another device or not finite, or there is
-            no other image in the batch.
+        ValueError: the baselines differ from the input in shape or device or are not finite, or the batch has no other
+            image.
 
     Buono et al., "Expected Grad-CAM: Towards gradient faithfulness", 2024, equations (18) and (21).
     """
@@ -95,7 +95,7 @@ class ExpectedGradCAM(ChannelMethod, SampledMethod):
         generator = generator_of(self.seed)
         drawn = stratified(self.n_samples, generator)
         positions = drawn if positions is None else positions
-        # One seed a step: which steps and samples share a pass has no influence on what is drawn.
+        # One seed per step: the draws do not depend on which steps and samples share a pass.
         baseline_seeds, noise_seeds = seeds_of(2 * self.n_samples, generator).reshape(2, -1)
         baselines = make_baselines(
             self.baselines, self.difference, probe, x, baseline_seeds, generator, self.internal_batch_size

@@ -15,10 +15,10 @@ from cam_extras.probe import Probe
 @method
 @dataclass(frozen=True, kw_only=True)
 class FakeCAM(Method):
-    """Fake-CAM: one everywhere but in the top-left input pixel, which is zero; shape (N, 1, *input size).
+    """Fake-CAM: one everywhere except in the top-left input pixel, which is zero; shape (N, 1, *input size).
 
-    Use it to test metrics, at the cost of one forward pass. It explains nothing and yet gets an almost perfect average
-    drop, increase in confidence and coherency: what an honest metric must see through.
+    Use it to test metrics, at the cost of one forward pass. It explains nothing, yet gets an almost perfect average
+    drop, increase in confidence and coherency. A good metric must see through it.
 
     Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
     """
@@ -30,7 +30,7 @@ class FakeCAM(Method):
         """Return ones with one zero, shape (N, 1, *input size).
 
         Raises:
-            ValueError: the input has no pixels, or see `Probe.check_target`.
+            ValueError: the input has no pixels; or see `Probe.check_target`.
         """
         probe.check_target()
         check_pixels(probe.x.shape)

@@ -16,7 +16,7 @@ from cam_extras.probe import Probe
 class GradCAM(ChannelMethod, GradientMethod):
     """Grad-CAM: contributions w_k A_k with w_k = mean_S(G_k).
 
-    The yardstick: use it to compare with. It costs one forward pass and a backward pass that stops at the layer.
+    The baseline method: use it for comparison. It costs one forward pass and a backward pass that stops at the layer.
 
     Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
     """

@@ -16,8 +16,8 @@ from cam_extras.probe import Probe
 class HiResCAM(GradientMethod):
     """HiResCAM: contributions G * A, element by element.
 
-    Use it below the last layer, where a channel may speak for the class in one place and against it in another. It
-    costs one forward pass and a backward pass that stops at the layer.
+    Use it below the last layer, where a channel may support the class in one place and oppose it in another. It costs
+    one forward pass and a backward pass that stops at the layer.
 
     Draelos and Carin, "Use HiResCAM instead of Grad-CAM for Faithful Explanations of Convolutional Neural
     Networks", arXiv:2011.08891, 2020.

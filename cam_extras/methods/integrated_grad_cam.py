@@ -20,20 +20,20 @@ class IntegratedGradCAM(ChannelMethod, SampledMethod):
     """Integrated Grad-CAM: gradients averaged along the straight path from zero to x.
 
     Contributions w_k A_k(x) with w_k = mean_S[ (A(x) - A(0))_k 1/n sum_s G_k(a_s x) ], a_s = (s - 1/2) / n for
-    s = 1 ... n: Expected Grad-CAM with zero as the only baseline, regular positions and no noise. With
-    `variant="maps"`, what the authors' code does: sum_i ReLU( sum_k mean_S(G_k(x_i)) A_k(x_i) ), x_i = (i / n) x for
-    i = 0 ... n - 1, shape (N, 1, *S).
+    s = 1 ... n: Expected Grad-CAM with zero as the only baseline, regular positions and no noise. `variant="maps"` does
+    what the authors' code does: sum_i ReLU( sum_k mean_S(G_k(x_i)) A_k(x_i) ), x_i = (i / n) x for i = 0 ... n - 1,
+    shape (N, 1, *S).
 
-    Use it where the model is saturated at x and zero is a natural absence, or to compare with its paper. An image costs
-    n + 1 forward passes and the batch one more.
+    Use it where the model is saturated at x and zero is a natural baseline, or to compare with the paper. An image
+    costs n + 1 forward passes, plus one for the batch.
 
     Args:
-        utility: of the class, which is differentiated: a key of `cam_extras.utilities.UTILITIES`. A function given
-            to the host wins over it.
+        utility: the utility of the class to differentiate: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host overrides it.
         n_samples: n.
-        internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
-            whole batch, a pass has one point of every image of the batch instead.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
+            batch, a pass holds one point for every image of the batch instead.
         variant: "weights" or "maps".
 
     Raises:

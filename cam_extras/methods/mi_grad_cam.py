@@ -29,23 +29,23 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class MIGradCAM(ChannelMethod, GradientMethod):
     """MI-Grad-CAM: contributions w_k A_k with w_k = mean_S(G_k) m_k, m_k = I(A_k; X) / sum_j I(A_j; X).
 
-    I is the mutual information between a channel and the grey image, see `mutual_information`. Where it is 0 for all
-    channels of a sample, all m_k are equal, which leaves Grad-CAM, and a warning says so.
+    I is the mutual information between a channel and the grey image, see `mutual_information`. If it is 0 for all
+    channels of a sample, all m_k are equal, which gives Grad-CAM, with a warning.
 
-    Use it to quieten channels that fire whatever the image shows, in layers whose maps have a few dozen cells or more.
-    It costs one forward pass, a backward pass that stops at the layer, and with the histogram a fifth of a forward pass
-    for 1000 to 2000 channels of 7 x 7 cells.
+    Use it to damp channels that fire whatever the image shows, in layers whose maps have a few dozen cells or more. It
+    costs one forward pass and a backward pass that stops at the layer; the histogram adds a fifth of a forward pass for
+    1000 to 2000 channels of 7 x 7 cells.
 
     Args:
-        utility: of the class, which is differentiated: a key of `cam_extras.utilities.UTILITIES`. A function given
-            to the host wins over it.
-        estimator: of the mutual information: "histogram", "discrete" or "knn".
-        bins: of the histogram, for each of the two variables; 2 to 4096.
-        upsample: how channels get the image's size: "nearest" or "bilinear".
-        activation: of the sum over channels: "relu", or "leaky_relu", "sigmoid" or "elu" as in the paper's table 9.
-            With one of these three the contributions are the activated sum, (N, 1, *S), above its minimum, so that
-            the front ends' ReLU takes nothing away.
-        seed: of the pixels that "knn" looks at.
+        utility: the utility of the class to differentiate: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host overrides it.
+        estimator: estimator of the mutual information: "histogram", "discrete" or "knn".
+        bins: number of histogram bins for each of the two variables; 2 to 4096.
+        upsample: how channels are upsampled to the image: "nearest" or "bilinear".
+        activation: applied to the sum over channels: "relu", or "leaky_relu", "sigmoid" or "elu" as in the paper's
+            table 9. With the last three the contributions are the activated sum minus its minimum, (N, 1, *S), so that
+            the hosts' ReLU removes nothing.
+        seed: for the choice of pixels that "knn" samples.
 
     "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", equations (9) to (12).
     """
@@ -83,7 +83,7 @@ class MIGradCAM(ChannelMethod, GradientMethod):
         return spatial_mean(probe.gradients) * self.channel_information(probe)
 
     def contributions(self, probe: Probe) -> Tensor:
-        """Return w_k A_k, shape (N, C, *S); with another activation than ReLU the activated sum, (N, 1, *S)."""
+        """Return w_k A_k, shape (N, C, *S); with another activation the activated sum, (N, 1, *S)."""
         contributions = super().contributions(probe)
         if self.activation == "relu":
             return contributions

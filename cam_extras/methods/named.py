@@ -1,4 +1,4 @@
-"""Methods as people give them: by name, class or instance, one or many, ours, pytorch-grad-cam's or their own."""
+"""Methods by name, class or instance, one or many: ours, pytorch-grad-cam's or the user's own."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from cam_extras._text import names_code, read_settings, split_options
 from cam_extras.methods.base import METHODS, Method
 
 AnyMethod: TypeAlias = str | type | Method
-"""A name, a class, one of ours or of pytorch-grad-cam's, or an instance."""
+"""A name, a class (ours or pytorch-grad-cam's), or an instance."""
 
 AnyMethods: TypeAlias = AnyMethod | Iterable[AnyMethod] | Mapping[str, AnyMethod | Mapping[str, Any] | None]
-"""One or several; or a mapping from names of your own to them, or to hyper-parameters."""
+"""One or several; or a mapping from your own names to methods or hyper-parameters."""
 
 
 def as_method(given: AnyMethod, hyper: Mapping[str, Any] | None = None) -> Method:
-    """Return a method, given by name, by class or as it is.
+    """Return a method given by name, class or instance.
 
     Args:
-        given: a name in `METHODS`; of a class of pytorch-grad-cam, such as "ScoreCAM", which comes as an `Upstream`; of
-            what an installed package offers, as an entry point of the group `cam_extras.methods`; or of your own, as
-            "FILE.py:NAME" or "MODULE:NAME". Or a class, of ours, for a host, or of pytorch-grad-cam; or a method.
-        hyper: its hyper-parameters by name; of a method those that change.
+        given: a name, a class or an instance. A name is a key of `METHODS`; a class of pytorch-grad-cam, such as
+            "ScoreCAM", returned as an `Upstream`; an entry point `cam_extras.methods` of an installed package; or your
+            own code, "FILE.py:NAME" or "MODULE:NAME". A class is one of ours, a host's class of a method, or one of
+            pytorch-grad-cam's.
+        hyper: its hyper-parameters by name; for an instance, those to change.
 
     Raises:
-        TypeError: it is none of these, or has no such hyper-parameter.
-        ValueError: there is no method of that name, or a hyper-parameter is out of its range.
+        TypeError: `given` is none of these, or the method has no such hyper-parameter.
+        ValueError: there is no method of that name, or a hyper-parameter is out of range.
     """
     hyper = hyper or {}
     found = _find(given) if isinstance(given, str) else given
@@ -37,10 +38,10 @@ def as_method(given: AnyMethod, hyper: Mapping[str, Any] | None = None) -> Metho
         made = {field.name: getattr(found, field.name) for field in fields(found) if field.init}
         return type(found).make({**made, **hyper}) if hyper else found
     if isinstance(found, type):
-        found = getattr(found, "method_type", found)  # of a class for a host
+        found = getattr(found, "method_type", found)  # a host's class
     if isinstance(found, type) and issubclass(found, Method):
         return found.make(hyper)
-    from cam_extras.pytorch_grad_cam.upstream import UPSTREAM, Upstream  # only where asked for: it imports its host
+    from cam_extras.pytorch_grad_cam.upstream import UPSTREAM, Upstream  # only when needed: it imports pytorch-grad-cam
 
     if found is None:
         check_name("method", given, {**METHODS, **installed("methods"), **UPSTREAM})
@@ -55,17 +56,17 @@ def as_method(given: AnyMethod, hyper: Mapping[str, Any] | None = None) -> Metho
 
 
 def as_methods(given: AnyMethods, seed: int | None = None) -> dict[str, Method]:
-    """Return methods by the names that results have for them.
+    """Return methods by the names that they have in results.
 
     Args:
         given: one or several, see `as_method`, with hyper-parameters after the name as in
-            "OptiCAM:max_iterations=30,utility=softmax"; or a mapping from names of your own to these, or to
-            hyper-parameters, with "method" where the name is not the method's.
-        seed: of those that draw random numbers, are not given as instances, and are given no other.
+            "OptiCAM:max_iterations=30,utility=softmax"; or a mapping from your own names to these, or to
+            hyper-parameters, with a key "method" if the name is not the method's.
+        seed: for methods that draw random numbers, unless they are instances or have their own seed.
 
     Raises:
-        TypeError: what is given are no methods, or one has no such hyper-parameter.
-        ValueError: there is none, no method of that name, or two of the same name.
+        TypeError: something given is not a method, or a method has no such hyper-parameter.
+        ValueError: nothing is given, there is no method of that name, or two have the same name.
     """
     methods: dict[str, Method] = {}
     for name, method in _named(given):
@@ -78,7 +79,7 @@ def as_methods(given: AnyMethods, seed: int | None = None) -> dict[str, Method]:
 
 
 def split_method(text: str) -> tuple[str, str]:
-    """Split what is typed for a method into its name, or the code that is named, and its hyper-parameters.
+    """Split what the user typed into the method's name, or its code, and its hyper-parameters.
 
     >>> split_method("OptiCAM:max_iterations=3"), split_method("mine.py:MyCAM"), split_method("OptiCAM:fast")
     (('OptiCAM', 'max_iterations=3'), ('mine.py:MyCAM', ''), ('OptiCAM', 'fast'))
@@ -88,7 +89,7 @@ def split_method(text: str) -> tuple[str, str]:
 
 
 def _find(name: str) -> Any:
-    """Return what is listed under a name, what a package offers, or what FILE.py:NAME names; None where nothing is."""
+    """Return what a name stands for in `METHODS`, an installed package, or FILE.py:NAME; None if nothing."""
     if name in METHODS:
         return METHODS[name]
     if name in installed("methods"):
@@ -117,7 +118,7 @@ def _named(given: AnyMethods) -> list[tuple[str, Any]]:
 
 
 def _shown(given: AnyMethod) -> str:
-    """Return what results call a method; of FILE.py:NAME no path."""
+    """Return a method's name in results; for FILE.py:NAME without the path."""
     if not isinstance(given, str):
         return (given if isinstance(given, type) else type(given)).__name__
     code, options = split_method(given)
@@ -126,7 +127,7 @@ def _shown(given: AnyMethod) -> str:
 
 
 def _read(name: str, given: Any) -> tuple[AnyMethod, Mapping[str, Any]]:
-    """Return a method and its hyper-parameters, which are in the text of its name or in a mapping."""
+    """Return a method and its hyper-parameters, read from its name or from a mapping."""
     if isinstance(given, Mapping):
         return given.get("method", name), {key: value for key, value in given.items() if key != "method"}
     if given is None:

@@ -25,17 +25,17 @@ from cam_extras.probe import Probe
 
 
 def _divide_by_maximum(maps: Tensor) -> Tensor:
-    maps = maps.relu()  # a mask has no negative values, which those of signed layers are
+    maps = maps.relu()  # a mask has no negative values, but signed layers do
     high = maps.amax(dim=tuple(range(1, maps.ndim)), keepdim=True)
     return torch.where(high > 0, maps / torch.where(high > 0, high, 1), 0)
 
 
 def _start(activations: Tensor) -> Tensor:
-    """Return u to start at, shape (N, C): 0, or the channels' deviations where their mean does not vary over space."""
+    """Return the initial u, shape (N, C): 0, or the channels' deviations if their mean is constant over space."""
     flat = activations.flatten(2)
     spans = flat.amax(dim=2) - flat.amin(dim=2)
     mean = flat.mean(dim=1)
-    # What is left of a mean that is the same in all cells is rounding, and would be enlarged to a mask.
+    # If the mean is the same in all cells, only rounding errors are left, which would be scaled up to a mask.
     varies = mean.amax(dim=1) - mean.amin(dim=1) > 1e-3 * spans.mean(dim=1)
     deviations = flat.std(dim=2, correction=0)
     high = deviations.amax(dim=1, keepdim=True)
@@ -49,19 +49,19 @@ NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
-    "nadam": partial(torch.optim.NAdam, momentum_decay=1e4),  # decays at once: momentum as Adam's
+    "nadam": partial(torch.optim.NAdam, momentum_decay=1e4),  # decays at once, so that momentum is Adam's
 }
 RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "identity": lambda maps: maps}
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """What an optimisation came to.
+    """The result of an optimisation.
 
     Attributes:
         weights: softmax(u), shape (N, C); positive, with sum 1.
         masks: s, shape (N, *input size), in [0, 1].
-        objective: F before every update, one tensor (iterations,) for each sample; they may differ in length.
+        objective: F before every update, one tensor (iterations,) per sample; lengths may differ.
     """
 
     weights: Tensor
@@ -72,7 +72,7 @@ class Optimum:
 @method
 @dataclass(frozen=True, kw_only=True)
 class OptiCAM(ChannelMethod, GradientMethod):
-    """Opti-CAM: contributions softmax(u)_k A_k, with u such that the model sees the class in the masked image.
+    """Opti-CAM: contributions softmax(u)_k A_k, with u optimised so that the model sees the class in the masked image.
 
     S(u) = h(sum_k softmax(u)_k A_k) is enlarged to the input's size and normalised to the mask s = n(Up(S(u))), and
     Adam, or NAdam, maximises one of
@@ -84,46 +84,45 @@ class OptiCAM(ChannelMethod, GradientMethod):
     `iodiff`   -|g(x) - g(x*s)| + |g(x) - g(x*(1-s))|
     =========  =====================================================
 
-    over u, where g is the utility of the class. u starts at 0; where the mean over channels, which that stands for,
-    does not vary over space, as after a LayerNorm with the weights that it is made with, u starts at the channels'
-    standard deviations over space, divided by the greatest. Samples do not influence each other; one that has
-    converged leaves the batch.
+    over u, where g is the utility of the class. u starts at 0, which gives the mean over channels. If that mean is
+    constant over space, as after a LayerNorm with its initial weights, u starts at the channels' standard deviations
+    over space, divided by the largest. Samples do not influence each other; converged samples leave the batch.
 
-    What every host shows is the mask s of the last u. With `normalisation="range"` the contributions carry the minimum
-    of S over space, subtracted in equal shares of the channels, so that their sum is S - min S, which hosts rectify and
-    normalise to s. With the other two they are the mask itself, (N, 1, *input size).
+    Every host shows the mask s of the last u. With `normalisation="range"` the minimum of S over space is subtracted
+    from the contributions, split evenly over channels: their sum is S - min S, which hosts rectify and normalise to s.
+    With the other two they are the mask itself, (N, 1, *input size).
 
     Use it where confidence in what the map shows matters more than time. An iteration costs a forward pass of the
-    masked input and a backward pass to it (two of each for the last two objectives); no gradient of a parameter is
+    masked input and a backward pass to it (two of each for the last two objectives); no parameter gradients are
     computed.
 
-    In float32 the iteration is chaotic: rounding, another batch size for instance, moves single pixels of the final
-    map, but not the average of a metric.
+    In float32 the iteration is chaotic: rounding, for instance with another batch size, changes single pixels of the
+    final map, but not the average of a metric.
 
     Args:
-        utility: g, a key of `cam_extras.utilities.UTILITIES`; a function given to the host wins over it.
+        utility: g, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
         objective: "mask", "diff", "iomask" or "iodiff".
         normalisation: n: "range", min-max; "max", division by the maximum, after a ReLU where values are negative; or
             "sigmoid".
-        rectifier: h, "identity", as in the paper's experiments, or "relu". They differ only for layers whose values can
-            be negative, as those of transformers: there ReLU may leave nothing of the mean channel, where it starts.
+        rectifier: h, "identity", as in the paper's experiments, or "relu". They differ only for layers with negative
+            values, as in transformers: there ReLU may leave nothing of the mean over channels, where u starts.
         optimiser: "adam", or "nadam", Adam with Nesterov's momentum.
-        learning_rate: of the optimiser.
-        max_iterations: updates of u.
+        learning_rate: learning rate of the optimiser.
+        max_iterations: maximum number of updates of u.
         tolerance: a sample has converged when its objective changes by less in one iteration.
-        fill: what stands where the mask is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to an image (C, *S), such as `cam_extras.maps.black(mean, std)`. Metrics of the map want the same.
-        internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
-            whole batch, a pass has all images.
+        fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
+            (C, *S), such as `cam_extras.maps.black(mean, std)`. Use the same for the metrics of the map.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
+            batch, a pass holds all images.
         progress: show a progress bar.
 
     Raises:
-        SampleError: (when called) the objective does not depend on u where it starts: the layer has the same value in
-            all cells, `rectifier="relu"` leaves nothing, or the utility has no gradient. It is a ValueError, and names
-            the samples. Where every mask keeps it, of a saturated probability for instance, a `UserWarning` does.
+        SampleError: (when called) the objective does not depend on u at the start: the layer has the same value in all
+            cells, `rectifier="relu"` leaves nothing, or the utility has no gradient. It is a ValueError that names the
+            samples. If no mask changes the utility, as with a saturated probability, there is only a `UserWarning`.
 
-    `OptiCAM(**OptiCAM.FAST)` has most of its average gain in three tenths of the time: see docs/decisions.md.
+    `OptiCAM(**OptiCAM.FAST)` reaches most of the average gain in three tenths of the time: see docs/decisions.md.
 
     Zhang et al., "Opti-CAM: Optimizing saliency maps for interpretability", 2024, equations (8) to (11), and its
     section 4.6 for objectives and normalisations.
@@ -160,7 +159,7 @@ class OptiCAM(ChannelMethod, GradientMethod):
             raise ValueError(f"tolerance must be 0 or more; got {self.tolerance}")
 
     def optimise(self, probe: Probe) -> Optimum:
-        """Return the optimal weights, their masks, and how the objective came there."""
+        """Return the optimal weights, their masks, and the objective at every step."""
         probe = probe.under(self.utility)
         with torch.inference_mode(False), torch.enable_grad():
             x, activations = probe.x.clone(), probe.activations
@@ -222,8 +221,8 @@ class OptiCAM(ChannelMethod, GradientMethod):
             & (self.rectifier == "relu" or self.normalisation == "max")
         )
         constant = (summed == summed[:, :1]).all(dim=1)
-        # A single channel has nothing to weigh, nor has min-max of two cells, which is the same ramp whatever they are;
-        # and a masked image that does as well as the whole one is what "diff" wants.
+        # A single channel leaves nothing to weigh, and neither do two cells under min-max, which always give 0 and 1.
+        # And "diff" is already at its optimum if the masked image does as well as the whole one.
         nothing_to_weigh = activations.shape[1] == 1 or (self.normalisation == "range" and summed.shape[1] == 2)
         done = torch.full_like(constant, nothing_to_weigh) | ((objective == 0) & (self.objective == "diff"))
         stuck = (gradient == 0).all(dim=1) & (emptied | constant | ~done)
@@ -251,7 +250,7 @@ class OptiCAM(ChannelMethod, GradientMethod):
         for samples, cause, todo in causes:
             if samples.any():
                 raise SampleError(f"Opti-CAM cannot start: {cause}", which(samples), todo)
-        # What is saturated, or an image of nothing but the fill, is no worse for any mask: there is nothing to gain.
+        # If the utility is saturated, or the image is all fill, no mask makes it worse: there is nothing to gain.
         error = SampleError(
             "every mask keeps the utility", which(stuck), "Opti-CAM leaves all channels the same weight"
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from cam_extras.methods.base import ChannelMethod, method
 from cam_extras.probe import Probe
 
-_TURNS = 25  # the more, the less two images have in common, and the more a rounding error matters
+_TURNS = 25  # more turns: two images have less in common, and rounding errors matter more
 
 
 @method
@@ -21,13 +21,13 @@ _TURNS = 25  # the more, the less two images have in common, and the more a roun
 class RandomCAM(ChannelMethod):
     """Random-CAM: contributions w_k A_k with w_k ~ U(-1, 1), drawn for each sample.
 
-    Use it to see what a method is worth, at the cost of one forward pass. The weights of a sample depend on `seed`, the
-    number of channels and the values of its input alone: they are the same at every call and in every batch, other
-    ones for another image, and for the masked image, whose map coherency compares. The baseline of Cai, "CAMs as
+    Use it to see what a method is worth, at the cost of one forward pass. A sample's weights depend only on `seed`, the
+    number of channels and the values of its input. They are the same at every call and in every batch, and differ
+    between images, also between an image and its masked copy, which coherency compares. The baseline of Cai, "CAMs as
     Shapley Value-based Explainers", 2025.
 
     Args:
-        seed: of the weights, together with the input.
+        seed: seed of the weights, used together with the input.
     """
 
     control: ClassVar[bool] = True
@@ -42,29 +42,29 @@ class RandomCAM(ChannelMethod):
 
 
 def random_weights(x: Tensor, channels: int, seed: int) -> Tensor:
-    """Return weights w ~ U(-1, 1) of channels for each sample, shape (N, C), float64 on the CPU.
+    """Return channel weights w ~ U(-1, 1) for each sample, shape (N, C), float64 on the CPU.
 
     w_k = 2 |2 frac(u_k + F (v_k <d, x> / |x| + v'_k log |x|)) - 1| - 1 with F = 25 and u, v, v', d ~ U(-1, 1) from the
-    seed: uniform whatever x is, since u_k is, and another one for another x. A hash of x would do that, too, but for a
-    masked image, which is computed: its last bits are not the same in every batch and on every device, and the weights
-    would have nothing in common. These change as little as x does.
+    seed: uniform for every x, since u_k is, and different for different x. A hash of x would do that too, but not for a
+    masked image: its last bits differ between batches and devices, and the hashes would have nothing in common. These
+    weights change as little as x does.
 
     Args:
-        x: the inputs, shape (N, ...): their values count, whatever their dtype and layout.
+        x: the inputs, shape (N, ...); only their values matter, not dtype or layout.
         channels: C.
-        seed: of u, v, v' and d.
+        seed: seed for u, v, v' and d.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
 
     def draw(*shape: int) -> np.ndarray:
-        # Type and device are spelt out: the defaults are the user's to change.
+        # Explicit type and device: users may change the defaults.
         drawn = torch.empty(shape, dtype=torch.float64, device="cpu").uniform_(-1, 1, generator=generator)
         return drawn.numpy()
 
     start, by_direction, by_size = draw(3, channels)
     direction = draw(x[0].numel())
     weights = []
-    for sample in x.detach().cpu():  # one by one: sums over a batch may be in another order
+    for sample in x.detach().cpu():  # one by one: a batch may be summed in another order
         values = sample.double().contiguous().numpy().ravel()
         size = math.sqrt((values * values).sum()) or 1.0
         turns = start + _TURNS * (by_direction * (direction * values).sum() / size + by_size * math.log(size))

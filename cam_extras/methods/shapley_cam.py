@@ -42,9 +42,9 @@ class _ShapleyMethod(GradientMethod):
 class ShapleyCAM(ChannelMethod, _ShapleyMethod):
     """ShapleyCAM: contributions w_k A_k with w = mean_S(G - 1/2 H A), under the ReST utility.
 
-    Use it in Grad-CAM's place where the utility bends above the layer: below the last one, or under another utility
-    than the logit. Where the utility is linear in the layer (the logit, global average pooling and one linear layer),
-    H = 0 and it equals Grad-CAM. It costs one forward pass and two backward passes that stop at the layer.
+    Use it instead of Grad-CAM where the utility is not linear above the layer: below the last layer, or with a utility
+    other than the logit. Where the utility is linear in the layer (the logit, global average pooling and one linear
+    layer), H = 0 and it equals Grad-CAM. It costs one forward pass and two backward passes that stop at the layer.
 
     Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025.
     """
@@ -59,7 +59,8 @@ class ShapleyCAM(ChannelMethod, _ShapleyMethod):
 class ShapleyCAMH(_ShapleyMethod):
     """ShapleyCAM-H: contributions (G - 1/2 H A) * A, element by element, under the ReST utility.
 
-    Use it as HiResCAM, below the last layer. It costs one forward pass and two backward passes that stop at the layer.
+    Use it like HiResCAM, below the last layer. It costs one forward pass and two backward passes that stop at the
+    layer.
 
     Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025.
     """
@@ -74,8 +75,8 @@ class ShapleyCAMH(_ShapleyMethod):
 class ShapleyCAME(ShapleyCAMH):
     """ShapleyCAM-E: contributions ReLU((G - 1/2 H A) * A), rectified per channel, under the ReST utility.
 
-    Use it for maps that show all evidence; they depend less on the class than the other two's (section 5 of its paper).
-    It costs one forward pass and two backward passes that stop at the layer.
+    Use it for maps that show all evidence; they depend less on the class than those of the other two (section 5). It
+    costs one forward pass and two backward passes that stop at the layer.
 
     Cai, "CAMs as Shapley Value-based Explainers", arXiv:2501.06261, 2025.
     """

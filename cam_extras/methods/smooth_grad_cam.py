@@ -25,7 +25,7 @@ from cam_extras.probe import Probe
 def plus_plus_weights(activations: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
     """Channel weights of Grad-CAM++: w_k = sum_S alpha_k ReLU(D1_k), alpha_k = D2_k / (2 D2_k + D3_k sum_S A_k).
 
-    alpha is 0 where its denominator is.
+    alpha is 0 where its denominator is 0.
 
     Args:
         activations: A, shape (N, C, *S).
@@ -47,23 +47,23 @@ def plus_plus_weights(activations: Tensor, first: Tensor, second: Tensor, third:
 class SmoothGradCAMPlusPlus(ChannelMethod, SampledMethod):
     """Smooth Grad-CAM++: contributions w_k A_k(x) with Grad-CAM++ weights from gradients averaged over noisy copies.
 
-    w_k = sum_S alpha_k ReLU(D1_k), alpha_k = D2_k / (2 D2_k + D3_k sum_S A_k), where D1, D2 and D3 are the means of
-    G, G^2 and G^3 over n copies x + e of the input, each power averaged by itself.
+    w_k = sum_S alpha_k ReLU(D1_k), alpha_k = D2_k / (2 D2_k + D3_k sum_S A_k), where D1, D2 and D3 are the means of G,
+    G^2 and G^3 over n noisy copies x + e of the input.
 
-    Use it below the last layer, where single gradients are noisy; on the last layer of MobileNet-V2 Grad-CAM was at
-    least as faithful, see docs/decisions.md. An image costs n + 1 forward passes.
+    Use it below the last layer, where single gradients are noisy; on the last layer of MobileNet-V2, Grad-CAM was at
+    least as faithful (see docs/decisions.md). An image costs n + 1 forward passes.
 
     Args:
-        utility: of the class, which is differentiated: a key of `cam_extras.utilities.UTILITIES`. A function given
-            to the host wins over it.
+        utility: the utility of the class to differentiate: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host overrides it.
         n_samples: n.
-        internal_batch_size: images in a forward pass at most; by default 32, and on the CPU no more than have as many
-            pixels as 4 of 224 x 224, which its cache holds. With additional forward arguments, or a utility of the
-            whole batch, a pass has one copy of every image of the batch instead.
-        noise: width of e as a part of the image's range, the greatest minus the least of its values: the standard
-            deviation where normal, of the whole interval around 0 where uniform. 0 for none.
-        distribution: of the noise: "normal" or "uniform".
-        seed: of the noise. Every image of a batch gets the same, but for its scale.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
+            batch, a pass holds one copy of every image of the batch instead.
+        noise: width of e as a fraction of the image's range (maximum minus minimum): the standard deviation if
+            "normal", the full interval around 0 if "uniform". 0 for none.
+        distribution: distribution of the noise, "normal" or "uniform".
+        seed: seed of the noise. Every image of a batch gets the same noise, up to scale.
 
     Raises:
         TypeError: the input is not made of floating-point numbers.

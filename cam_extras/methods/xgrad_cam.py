@@ -17,11 +17,11 @@ from cam_extras.probe import Probe
 class XGradCAM(ChannelMethod, GradientMethod):
     """XGrad-CAM: contributions w_k A_k with w_k = sum_S(G_k A_k) / sum_S(A_k).
 
-    The gradient is averaged over space with the activations as weights, so that the weight of a channel comes from
-    where it is active. Where sum_S(A_k) is 0 the weight is 0.
+    The gradient is averaged over space with the activations as weights, so a channel's weight comes from where it is
+    active. If sum_S(A_k) is 0, the weight is 0.
 
-    Use it in Grad-CAM's place below the last layer, where activations are not negative: on signed layers sum_S(A_k) may
-    be close to 0, and the weight without bound. It costs one forward pass and a backward pass that stops at the layer.
+    Use it instead of Grad-CAM below the last layer, where activations are not negative: on signed layers sum_S(A_k) may
+    be close to 0 and the weight unbounded. It costs one forward pass and a backward pass that stops at the layer.
 
     Fu et al., "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs", BMVC 2020.
     """

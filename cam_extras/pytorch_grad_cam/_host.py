@@ -1,4 +1,4 @@
-"""What `BaseCAM` needs of a method: its interface, without its hooks."""
+"""Methods behind the interface of `BaseCAM`, without its permanent hooks."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from cam_extras.utilities import as_target
 class MethodCAM(BaseCAM):
     """A method of `cam_extras.methods` behind the interface of `pytorch_grad_cam.BaseCAM`.
 
-    Calling it with a batch (N, C, H, W), or (N, C, D, H, W), and one target a sample returns maps of shape (N, H, W),
-    or (N, D, H, W), float32 in [0, 1], from one forward pass. Scaling, aggregation of several layers, `aug_smooth`
-    and `eigen_smooth` are `BaseCAM`'s. Unlike there, the model is left as found: no hook outlives a call, modes and
-    gradients are put back; layers are paired with their own activations; a wrong number of targets raises.
+    Call it with a batch (N, C, H, W) or (N, C, D, H, W) and one target per sample. It returns maps (N, H, W) or (N, D,
+    H, W), float32 in [0, 1], from one forward pass. Scaling, aggregation over layers, `aug_smooth` and `eigen_smooth`
+    are those of `BaseCAM`. Unlike `BaseCAM`, it leaves the model as found (no hook outlives a call, modes and gradients
+    are restored), pairs each layer with its own activations, and raises if the number of targets is wrong.
 
     Args:
         model: the model.
-        target_layers: the layers to explain, whose maps are averaged: modules or their dotted names, in a list, or
-            one, which an `nn.Sequential` is, too. "auto" is the last feature map before pooling, found at the first
+        target_layers: the layer to explain, or a list of layers whose maps are averaged: modules or their dotted names.
+            An `nn.Sequential` counts as one layer. "auto" is the last feature map before pooling, found at the first
             call.
-        reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
+        reshape_transform: turns the layer's output into a feature map (N, C, *S), for transformers.
         tta_transforms: the `ttach.Compose` of `aug_smooth`.
         hyper: the method's hyper-parameters.
 
-    A subclass may override `get_cam_weights` as it would `BaseCAM`'s: NumPy arrays of the activations and gradients
-    (N, C, *S) of one layer -> the channels' weights (N, C), which take the place of the method's.
+    A subclass may override `get_cam_weights` as in `BaseCAM`: it takes NumPy arrays of the activations and gradients
+    (N, C, *S) of one layer and returns channel weights (N, C), which replace the method's.
 
     Attributes:
         outputs: the model's output at the last call.
-        activations_and_grads: its `activations` and `gradients` are those of the last call, one detached tensor
-            (N, C, *S) on the CPU for each of the target layers, until the next call or the end of the `with` block.
+        activations_and_grads: holds the `activations` and `gradients` of the last call, one detached CPU tensor (N, C,
+            *S) per target layer, until the next call or the end of the `with` block.
     """
 
     method_type: ClassVar[type[methods.Method]]
@@ -67,7 +67,7 @@ class MethodCAM(BaseCAM):
             raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
         self._layers = as_layers(model, target_layers)
         self.method = self.method_type.make(hyper)
-        # BaseCAM calls eval() on the model and hooks into the layers for good, so it is given neither.
+        # BaseCAM puts the model in eval mode and hooks into the layers permanently, so it gets neither.
         super().__init__(nn.PReLU(), [], reshape_transform, uses_gradients=False, tta_transforms=tta_transforms)
         self.model = model
         self.target_layers = [layer for layer in self._layers if isinstance(layer, nn.Module)]
@@ -91,18 +91,18 @@ class MethodCAM(BaseCAM):
 
         Args:
             input_tensor: the batch, shape (N, C, *S).
-            targets: one callable for each sample, output of the sample -> scalar, as in
-                `pytorch_grad_cam.utils.model_targets`, which wins over the method's utility; a class index, or one for
-                each sample, whose utility is the method's; None for the predicted class.
+            targets: one callable per sample, output of the sample -> scalar, as in
+                `pytorch_grad_cam.utils.model_targets`, which overrides the method's utility; or a class index, or one
+                per sample, read with the method's utility; None for the predicted class.
             aug_smooth: average over flips and contrasts of the input (six forward passes).
-            eigen_smooth: project the contributions on their first principal component instead of summing them.
+            eigen_smooth: project the contributions onto their first principal component instead of summing them.
 
         Raises:
             TypeError: see `Probe`; or `targets` are neither callables nor class indices.
-            ValueError: see `Probe`; or there is not one target for each sample, or one that returns no scalar.
+            ValueError: see `Probe`; or there is not one target per sample, or a target does not return a scalar.
         """
         if callable(targets):
-            list_targets(targets)  # which says that it is to be in a list
+            list_targets(targets)  # raises: it must be in a list
         if isinstance(targets, Iterable) and not isinstance(targets, Tensor | np.ndarray | str):
             targets = list(targets)  # an iterator would be used up by the first of several passes
         maps: np.ndarray = super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)
@@ -131,16 +131,16 @@ class MethodCAM(BaseCAM):
     def compute_cam_per_layer(
         self, input_tensor: Tensor, targets: Sequence[Callable[..., Any]] | None, eigen_smooth: bool
     ) -> list[np.ndarray]:
-        """Return one map (N, 1, *S) a layer at the input's size."""
+        """Return one map (N, 1, *S) per layer at the input's size."""
         recorder = self.activations_and_grads
-        recorder.seen = []  # BaseCAM would read, and thereby compute, what the method may not need
+        recorder.seen = []  # BaseCAM would read gradients here, and so compute them, even if the method needs none
         self._set_targets(targets)
         maps: list[np.ndarray] = super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
         recorder.seen = [probe.without_graph() for probe in recorder.probes]
         return maps
 
     def _set_targets(self, targets: Sequence[Callable[..., Any]] | None) -> None:
-        """Have the probes explain the targets."""
+        """Make the probes explain the targets."""
         if targets is not None:
             # One utility for all layers, so that they share a backward pass.
             utility = as_target(targets)
@@ -149,7 +149,7 @@ class MethodCAM(BaseCAM):
             ]
 
     def _own_maps(self, targets: Sequence[Callable[..., Any]] | None) -> np.ndarray:
-        """Return the maps (N, *S) that the method scales itself, and BaseCAM would change; of layers their mean."""
+        """Return the maps (N, *S) of a method that scales its own maps, averaged over layers, without BaseCAM's scaling."""
         recorder = self.activations_and_grads
         self._set_targets(targets)
         maps = [self.method.maps(probe).float().cpu().numpy() for probe in recorder.probes]
@@ -180,7 +180,7 @@ class MethodCAM(BaseCAM):
             check_finite("the map", contributions)
             projection = get_2d_projection(contributions.cpu().numpy())
             contributions = torch.from_numpy(projection)[:, None]
-        # Normalised here, so that the absolute epsilon of BaseCAM's own scaling cannot squash a small map.
+        # Normalised here: the absolute epsilon in BaseCAM's scaling would flatten maps with small values.
         return layer_map(contributions).cpu().numpy()
 
     @property
@@ -191,7 +191,7 @@ class MethodCAM(BaseCAM):
     def _contributions_by_override(
         self, probe: Probe, input_tensor: Tensor, target_layer: nn.Module, targets: Sequence[Callable[..., Any]] | None
     ) -> Tensor:
-        """Weigh the channels as a subclass's `get_cam_weights` does, which is given what `BaseCAM` gives it."""
+        """Weigh the channels with a subclass's `get_cam_weights`, called with the arguments that `BaseCAM` passes."""
         if probe.target is not None:
             targets = [ClassifierOutputTarget(category) for category in probe.target.tolist()]
         activations, gradients = probe.activations.cpu().numpy(), probe.gradients.cpu().numpy()
@@ -216,7 +216,7 @@ class MethodCAM(BaseCAM):
 
 
 class _NoHooks:
-    """Stands where BaseCAM keeps its permanent hooks: runs the model through probes when called.
+    """Replaces BaseCAM's permanent hooks: runs the model through probes when called.
 
     BaseCAM and FinerCAM call it for the outputs and then ask for the map of every layer.
     """
@@ -226,8 +226,8 @@ class _NoHooks:
         self.layers = layers
         self.utility = utility
         self.options = options
-        self.probes: list[Probe] = []  # of the call that runs
-        self.seen: list[Probe] = []  # of the last one
+        self.probes: list[Probe] = []  # of the running call
+        self.seen: list[Probe] = []  # of the last call
 
     @property
     def activations(self) -> list[Tensor]:
@@ -236,7 +236,7 @@ class _NoHooks:
 
     @property
     def gradients(self) -> list[Tensor]:
-        """The gradients (N, C, *S) of what was explained, on the CPU; computed now where the method did not."""
+        """The gradients (N, C, *S) of the utility, on the CPU; computed now if the method did not need them."""
         return [probe.gradients.cpu() for probe in self.seen]
 
     @property
@@ -245,7 +245,7 @@ class _NoHooks:
         return torch.device("cpu") if reference is None else reference.device
 
     def on_device(self, x: Any) -> Any:
-        """Return the input where the model is."""
+        """Return the input on the model's device."""
         return x.to(self.device) if isinstance(x, Tensor) and reference_tensor(self.model) is not None else x
 
     def __call__(self, x: Tensor) -> Any:

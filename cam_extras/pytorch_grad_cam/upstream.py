@@ -1,4 +1,4 @@
-"""pytorch-grad-cam's own classes: run without a trace on the model, and as methods like ours."""
+"""pytorch-grad-cam's own classes: run without side effects on the model, and wrapped as methods like ours."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ UPSTREAM: dict[str, type] = {
         upstream.SESS,
     )
 }
-"""pytorch-grad-cam's own classes that explain one layer, by name; FinerCAM and SESS are no `BaseCAM`."""
+"""pytorch-grad-cam's own classes that explain one layer, by name; FinerCAM and SESS are not `BaseCAM`s."""
 
 
 @renamed({"score": "utility"})
@@ -67,22 +67,22 @@ def upstream_maps(
     hyper: Mapping[str, Any] = MappingProxyType({}),
     utility: UtilityName = "logit",
 ) -> Tensor:
-    """Explain a batch with one of pytorch-grad-cam's own classes: its maps (N, *S), float32 in [0, 1].
+    """Explain a batch with one of pytorch-grad-cam's own classes: maps (N, *S), float32 in [0, 1].
 
-    The maps are what the class returns. Unlike there, frozen models work, no parameter gradient is computed, and the
-    model is left as found; so are NumPy's and torch's random states. RandomCAM draws from none of them: its weights are
-    those of `cam_extras.methods.RandomCAM`, which a sample has at every call and in every batch.
+    The maps are what the class returns. But frozen models work, no parameter gradients are computed, and the model and
+    the random states of NumPy and torch are left as found. RandomCAM uses neither random state: its weights are those
+    of `cam_extras.methods.RandomCAM`, the same for a sample at every call and in every batch.
 
     Args:
-        cam_type: a value of `UPSTREAM`, or a class that is called in the same way.
+        cam_type: a value of `UPSTREAM`, or a class with the same interface.
         model: the model; its output is (N, C).
-        layer: the layer to explain. FullGrad goes its own way: it takes all layers with a bias.
+        layer: the layer to explain. FullGrad ignores it and uses all layers with a bias.
         x: the batch, shape (N, C, *S).
-        targets: class indices, shape (N,). FinerCAM compares each with the classes of the nearest scores.
-        reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers; AblationCAM needs
-            `ablation_layer=AblationLayerVit()` with it.
-        hyper: arguments of the class, and of its call: see `check_upstream`.
-        utility: of the class that is explained, a key of `cam_extras.utilities.UTILITIES`. FinerCAM has its own.
+        targets: class indices, shape (N,). FinerCAM compares each with the classes of the closest scores.
+        reshape_transform: turns the layer's output into a feature map (N, C, *S), for transformers; AblationCAM then
+            needs `ablation_layer=AblationLayerVit()`.
+        hyper: arguments of the class and of its call: see `check_upstream`.
+        utility: utility of the explained class, a key of `cam_extras.utilities.UTILITIES`. FinerCAM has its own.
 
     Raises:
         TypeError: see `check_upstream`; or the input holds no floating-point numbers.
@@ -111,15 +111,15 @@ def upstream_maps(
         cam = made(model, layers, reshape_transform, **options)
         base = getattr(cam, "base_cam", cam)
         if hasattr(base, "batch_size") or isinstance(base, upstream.ScoreCAM):
-            base.batch_size = granted(getattr(base, "batch_size", 16))  # what ScoreCAM takes where it is told nothing
+            base.batch_size = granted(getattr(base, "batch_size", 16))  # ScoreCAM's default
         second_order = not getattr(base, "detach", True)
         if second_order and reshape_transform is not None:
             raise ValueError(f"pytorch-grad-cam's {type(base).__name__} cannot use a reshape_transform: take ours")
         for parameter in model.parameters():
-            # A gradient that depends on nothing has no derivative in torch, not even zero.
+            # In torch a gradient that depends on nothing has no derivative, not even zero.
             parameter.requires_grad_(second_order and parameter.is_floating_point())
         x = x.detach().clone()
-        if issubclass(cam_type, upstream.FinerCAM):  # given targets, it is its base method
+        if issubclass(cam_type, upstream.FinerCAM):  # with targets it would run only its base method
             found = [cam(x[n : n + 1], target_idx=target, **at_call) for n, target in enumerate(targets.tolist())]
             maps = np.concatenate(found)
         else:
@@ -131,7 +131,7 @@ def upstream_maps(
 
 
 class _RandomCAM(upstream.RandomCAM):
-    """RandomCAM whose weights are a sample's own: it draws from NumPy's generator, for whatever batch comes by."""
+    """RandomCAM with weights fixed for each sample: upstream draws new ones from NumPy's generator for every batch."""
 
     def get_cam_weights(
         self, input_tensor: Tensor, target_layer: nn.Module, targets: object, activations: np.ndarray, grads: object
@@ -152,7 +152,7 @@ class _ClassTarget(ClassifierOutputTarget):
 
 
 def _class_check(targets: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    """Return a forward hook of the model that raises for classes it does not have: not all methods read them."""
+    """Return a forward hook of the model that raises for classes it does not have: some methods never read them."""
 
     def check(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         if isinstance(outputs, Tensor):
@@ -163,15 +163,15 @@ def _class_check(targets: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Any],
 
 @dataclass(frozen=True, kw_only=True)
 class Upstream(methods.Method):
-    """One of pytorch-grad-cam's own classes as a method, so that runs and evaluators score its maps, too.
+    """One of pytorch-grad-cam's own classes as a method, so that runs and evaluators can score its maps.
 
-    `cam_extras.evaluate` and the command line take it by its name, such as "ScoreCAM". It explains with forward passes
-    of its own, and its contributions are its maps (N, 1, *S) at the input's size.
+    `cam_extras.evaluate` and the command line accept its name, such as "ScoreCAM". It runs its own forward passes, and
+    its contributions are its maps (N, 1, *S) at the input's size.
 
     Args:
         cam: key of `UPSTREAM`.
-        utility: of the class that is explained, a key of `cam_extras.utilities.UTILITIES`.
-        hyper: arguments of the class, and of its call, by name.
+        utility: utility of the explained class, a key of `cam_extras.utilities.UTILITIES`.
+        hyper: arguments of the class and of its call, by name.
 
     Raises:
         TypeError: the class has no such argument.
@@ -219,7 +219,7 @@ class Upstream(methods.Method):
 
 
 def check_upstream(cam_type: type, hyper: Mapping[str, Any]) -> list[str]:
-    """Raise TypeError for hyper-parameters that a class of `UPSTREAM` does not have; return those of its call."""
+    """Raise TypeError for hyper-parameters that a class of `UPSTREAM` does not have; return the names of its call's."""
     call = cam_type.__call__ if issubclass(cam_type, BaseCAM) else getattr(cam_type, "forward", cam_type.__call__)
     called = list(inspect.signature(call).parameters)
     of_call = [name for name in called if name in ("aug_smooth", "eigen_smooth", "alpha", "comparison_categories")]
@@ -234,10 +234,10 @@ def check_upstream(cam_type: type, hyper: Mapping[str, Any]) -> list[str]:
 
 
 def _begin_recording(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    """Forward hook: record from the layer on, where nothing below is recorded."""
+    """Forward hook: start recording at the layer if nothing below it is recorded."""
     if not torch.is_grad_enabled() or not isinstance(output, Tensor):
         return output
-    # Clones: upstream detaches in place what it kept of the layer and its gradient, which torch forbids for views.
+    # Clones: upstream detaches the stored activations and gradients in place, which torch forbids for views.
     features = (output if output.requires_grad else output.detach().requires_grad_()).clone()
     features.register_hook(Tensor.clone)
     return features
@@ -245,17 +245,17 @@ def _begin_recording(module: nn.Module, args: tuple[Any, ...], output: Any) -> A
 
 @contextmanager
 def _traceless(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Run what hooks into a model, replaces its layers and accumulates gradients, and put all back when done."""
+    """Allow code to add hooks, replace layers and accumulate gradients in a model, and restore everything when done."""
     tables: list[MutableMapping[Any, Any]] = [
         table for module in model.modules() for table in (module._forward_hooks, module._modules)
     ]
     entries = [dict(table) for table in tables]
     gradients = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    numpy_state = np.random.get_state()  # noqa: NPY002  (what a class may draw from)
+    numpy_state = np.random.get_state()  # noqa: NPY002  (a class may draw from it)
     bars = [(module, module.tqdm) for module in (upstream.ablation_cam, upstream.score_cam)]
     with undisturbed(model, device) as interrupts, torch.inference_mode(False), torch.enable_grad():
         try:
-            for module, _ in bars:  # a bar for every image, in the midst of those of a run
+            for module, _ in bars:  # their bars for every image would mix with those of a run
                 module.tqdm = SimpleNamespace(tqdm=iter)
             for parameter, _, _ in gradients:
                 parameter.grad = None

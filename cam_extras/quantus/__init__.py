@@ -4,8 +4,8 @@
 >>> explain_func = explain("ShapleyCAM", layer="layer4")
 
 There is a class for every metric in `cam_extras.metrics.METRICS`, named after its title. Importing this module lists
-them in `quantus.AVAILABLE_METRICS`; `unregister()` undoes it, `register()` does it again. A metric of your own
-has its class when that is first asked for.
+them in `quantus.AVAILABLE_METRICS`; `unregister()` removes them, `register()` adds them again. The class of your own
+metric is made when first accessed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ globals().update({cls.__name__: cls for cls in METRIC_CLASSES})
 
 
 def __getattr__(name: str) -> Any:
-    """Make what is made when it is first asked for.
+    """Make what is only made when first accessed.
 
-    `METHODS`, name -> class: pytorch-grad-cam is imported only then. And the classes of metrics that came later.
+    `METHODS`, name -> class, which imports pytorch-grad-cam; and the classes of metrics that were added later.
     """
     if name == "METHODS":
         return all_methods()

@@ -4,8 +4,8 @@
 >>> explain_func = explain("ShapleyCAM", layer="layer4")
 
 There is a class for every metric in `cam_extras.metrics.METRICS`, named after its title. Importing this module lists
-them in `quantus.AVAILABLE_METRICS`; `unregister()` undoes it, `register()` does it again. A metric of your own
-has its class when that is first asked for.
+them in `quantus.AVAILABLE_METRICS`; `unregister()` removes them, `register()` adds them again. The class of your own
+metric is made when first accessed.
 """
 
 # Written by tools/generate.py: run that after changing a metric's options, title or docstring.
@@ -124,7 +124,7 @@ class DropInDeletion(MapMetric):
 class Coherency(MapMetric):
     """Coherency: see `cam_extras.metrics.coherency`.
 
-    It explains other inputs than yours, and needs an `explain_func`.
+    It also explains modified inputs, so it needs an `explain_func`.
 
     Args:
         fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
@@ -165,7 +165,7 @@ class Complexity(MapMetric):
 class ADCC(MapMetric):
     """ADCC: see `cam_extras.metrics.adcc`.
 
-    It explains other inputs than yours, and needs an `explain_func`.
+    It also explains modified inputs, so it needs an `explain_func`.
 
     Scores are per sample. `return_aggregate=True` gives the ADCC of the means of the parts, which the papers'
     tables print; with `aggregate_func=numpy.mean` the mean of the per-sample values.
@@ -493,7 +493,7 @@ class SaliencyMetric(MapMetric):
 class CounterfactualSensitivity(MapMetric):
     """Counterfactual Sensitivity: see `cam_extras.metrics.counterfactual_sensitivity`.
 
-    It explains other inputs than yours, and needs an `explain_func`.
+    It also explains modified inputs, so it needs an `explain_func`.
 
     After a call `details['weights']` and `details['counterfactual_weights']` are what the scores are made of.
 

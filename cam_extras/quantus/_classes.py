@@ -1,4 +1,4 @@
-"""The classes of all metrics, and their places in Quantus' own list."""
+"""The classes of all metrics, and their registration in Quantus' own list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cam_extras.metrics import METRICS, Metric
 from cam_extras.metrics import win_percentage as _win_percentage
 from cam_extras.quantus._metric import MapMetric, class_of
 
-_MODULE = __name__.rpartition(".")[0]  # where the classes are to be found
+_MODULE = __name__.rpartition(".")[0]  # where users import the classes from
 
 METRIC_CLASSES: tuple[type[MapMetric], ...] = tuple(
     class_of(metric, _MODULE) for metric in METRICS.values() if not metric.of_methods
@@ -23,34 +23,34 @@ METRIC_CLASSES: tuple[type[MapMetric], ...] = tuple(
 
 
 class ImageMetric(MapMetric):
-    """Deprecated: base of classes of your own that look at boxes in images."""
+    """Deprecated: base for your own classes that use boxes in images."""
 
     data_applicability = {DataType.IMAGE}  # noqa: RUF012
     evaluation_category = EvaluationCategory.LOCALISATION
 
 
-_later: dict[str, tuple[Metric, type[MapMetric]]] = {}  # by the name of the class
+_later: dict[str, tuple[Metric, type[MapMetric]]] = {}  # by class name
 
 
 def class_named(name: str) -> type[MapMetric] | None:
-    """Return the class of a metric that was listed in `METRICS` after the package was imported, if there is one."""
+    """Return the class of a metric added to `METRICS` after the package was imported, or None."""
     for metric in METRICS.values():
         if metric.class_name == name and not metric.of_methods:
-            if name not in _later or _later[name][0] is not metric:  # which may have come anew
+            if name not in _later or _later[name][0] is not metric:  # it may have been redefined
                 _later[name] = metric, class_of(metric, _MODULE)
             return _later[name][1]
     return None
 
 
 def win_percentage(drops: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return for each method the share of samples on which its average drop is the least, ties shared.
+    """Return for each method the share of samples on which its average drop is lowest; ties are shared.
 
     Args:
-        drops: for each method the scores of `AverageDrop`, without `return_aggregate`, of the same samples.
+        drops: for each method its `AverageDrop` scores on the same samples, without `return_aggregate`.
 
     Raises:
-        ValueError: there are not two or more methods, they have different numbers of samples or none, or a drop is not
-            finite: method and sample are named.
+        ValueError: there are fewer than two methods, they have no samples or different numbers of them, or a drop is
+            not finite (method and sample are named).
 
     >>> win_percentage({"GradCAM": [0.1, 0.2], "OptiCAM": [0.3, 0.2]})
     {'GradCAM': 0.75, 'OptiCAM': 0.25}
@@ -66,10 +66,10 @@ def win_percentage(drops: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def register() -> None:
-    """List the metrics in `quantus.AVAILABLE_METRICS`, under their categories.
+    """List the metrics in `quantus.AVAILABLE_METRICS` under their categories.
 
     Raises:
-        ValueError: a class of somebody else's is listed under the same name; nothing is changed.
+        ValueError: another package's class is listed under the same name; nothing is changed.
     """
     for cls in METRIC_CLASSES:
         other = _listed_beside(cls).get(cls.name)
@@ -83,7 +83,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Take the metrics out of `quantus.AVAILABLE_METRICS`."""
+    """Remove the metrics from `quantus.AVAILABLE_METRICS`."""
     for cls in METRIC_CLASSES:
         if _listed_beside(cls).get(cls.name) is cls:
             del _listed_beside(cls)[cls.name]

@@ -45,15 +45,15 @@ QUANTUS_ARGUMENTS = frozenset(
         "xai_lib_kwargs",
     }
 )
-"""What explain functions leave alone, for it was not meant for them.
+"""Arguments that are not meant for explain functions, and which they ignore.
 
-`quantus.evaluate` hands over "method", the name in its results; and, to functions that follow a dict in `xai_methods`,
-the arguments of `quantus.explain` in that dict.
+`quantus.evaluate` passes "method", the name in its results; and, to functions that come after a dict in `xai_methods`,
+that dict's arguments of `quantus.explain`.
 """
 
 
 def all_methods() -> dict[str, type]:
-    """Return ours and those of pytorch-grad-cam that we do not have, name -> class."""
+    """Return name -> class for our methods and for those that only pytorch-grad-cam has."""
     from cam_extras.pytorch_grad_cam import UPSTREAM
 
     return {**_OURS, **{upstream: cls for upstream, cls in UPSTREAM.items() if upstream not in _OURS}}
@@ -70,20 +70,20 @@ def explain(
     """Return a method as a Quantus explain function: (model, inputs, targets) -> maps (N, 1, *S) in [0, 1].
 
     Args:
-        method: key of `METHODS`: the name of one of ours (`cam_extras.methods.METHODS`) or of a class of
-            pytorch-grad-cam, such as "ScoreCAM". Of names that both have, such as "GradCAM", it is ours; give the class
-            itself, `pytorch_grad_cam.GradCAM`, for the other. Or a class or an instance of ours.
-        layer: dotted name of the layer, or "auto" for the last feature map before pooling, looked up on the model of
-            every call: Quantus' randomisation metrics explain changed copies of the model, and a module, which is taken
-            too, belongs to one of them alone.
-        reshape_transform: makes a feature map (N, C, *S) of the layer's output, for transformers.
-        batch_size: how many samples to explain at a time; `quantus.evaluate` hands over the whole data set at once. By
-            default 32, on the CPU as many as four images of 224 x 224 have pixels.
+        method: a key of `METHODS`: the name of one of our methods (`cam_extras.methods.METHODS`) or of a class of
+            pytorch-grad-cam, such as "ScoreCAM". If both have the name, such as "GradCAM", it means ours; for the
+            other, give the class itself, `pytorch_grad_cam.GradCAM`. Or a class or an instance of our methods.
+        layer: the layer's dotted name, or "auto" for the last feature map before pooling, looked up on the model at
+            every call. A module works too, but belongs to one model only, and Quantus' randomisation metrics explain
+            changed copies of the model.
+        reshape_transform: turns the layer's output into a feature map (N, C, *S), for transformers.
+        batch_size: how many samples to explain at a time; `quantus.evaluate` passes the whole data set at once. By
+            default 32, on the CPU only as many as have the pixels of four 224 x 224 images.
         hyper: the method's hyper-parameters.
 
     Raises:
-        ValueError: there is no method of that name, or there are several layers.
-        TypeError: the method has no such hyper-parameter, or the layer is none.
+        ValueError: there is no method of that name, or several layers are given.
+        TypeError: the method has no such hyper-parameter, or the layer is not a layer.
     """
     if batch_size is not None:
         check_count("batch_size", batch_size)
@@ -127,10 +127,10 @@ class Explainer:
         Args:
             model: the model, left as found.
             inputs: channels first; arrays, or tensors on any device, with or without `requires_grad`.
-            targets: a class index for each sample, or for all; None for the predicted class.
+            targets: one class index per sample, or one for all; None for the predicted class.
             device: where to explain; by default where the model is.
-            kwargs: hyper-parameters, which win over those given to `explain`; the names in `QUANTUS_ARGUMENTS` are
-                left alone, unless the method has one of them.
+            kwargs: hyper-parameters, which override those given to `explain`; the names in `QUANTUS_ARGUMENTS` are
+                ignored, unless the method has a hyper-parameter of that name.
 
         Raises:
             TypeError: the method has no such hyper-parameter.
@@ -147,7 +147,7 @@ class Explainer:
         device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Return the weights that the method gives to the layer's channels, (N, K); arguments as for a call.
+        """Return the method's weights for the layer's channels, (N, K); arguments as for a call.
 
         Raises:
             TypeError: the method does not weigh channels, or has no such hyper-parameter.
@@ -156,7 +156,7 @@ class Explainer:
         return explainer._in_batches(explainer._weights, model, inputs, targets, device)
 
     def _of_call(self, given: Mapping[str, Any]) -> Explainer:
-        """Return the explainer with the hyper-parameters that are given to a call."""
+        """Return the explainer with the hyper-parameters given to a call."""
         kind = self.method if isinstance(self.method, type) else type(self.method)
         has = inspect.signature(kind).parameters
         hyper = {name: value for name, value in given.items() if name in has or name not in QUANTUS_ARGUMENTS}
@@ -251,7 +251,7 @@ class UpstreamExplainer(Explainer):
 def to_tensor(
     values: np.ndarray | Tensor, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """Return a tensor, or an array of any layout, as a tensor on a device, whatever the default device is."""
+    """Return a tensor or an array of any layout as a tensor on a device; the default device does not matter."""
     if not isinstance(values, Tensor):
         values = np.ascontiguousarray(values)
     return torch.as_tensor(values, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""What all metric classes share: a function of `cam_extras.metrics` behind the interface of Quantus."""
+"""Base of all metric classes: a function of `cam_extras.metrics` behind the interface of Quantus."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from cam_extras.quantus._explain import to_tensor
 
 
 def _normalise_maps(attributions: np.ndarray) -> np.ndarray:
-    """Bring attributions (N, C, *S) to maps (N, 1, *S) in [0, 1]: mean over channels, min-max for every sample."""
+    """Turn attributions (N, C, *S) into maps (N, 1, *S) in [0, 1]: mean over channels, min-max per sample."""
     return normalise(_mean_over_channels(attributions)).numpy()[:, None]
 
 
 def _normalise_absolute_maps(attributions: np.ndarray) -> np.ndarray:
-    """Bring attributions to maps by their absolute values. Quantus takes these after normalising, too late here."""
+    """Turn absolute attributions into maps. Quantus takes absolute values after normalising, which is too late here."""
     return _normalise_maps(np.abs(attributions))
 
 
@@ -53,37 +53,35 @@ def _mean_over_channels(attributions: np.ndarray) -> Tensor:
 
 
 def _no_explain_func(**kwargs: Any) -> np.ndarray:
-    """Stand where Quantus wants a function and none was given."""
+    """Placeholder for the function that Quantus expects, if none was given."""
     raise ValueError("there is nothing to explain with: give an explain_func, not only an a_batch")
 
 
 class MapMetric(Metric[list[float]]):
-    """Base of the metric classes: computes what a function of `cam_extras.metrics` needs, and calls it.
+    """Base of the metric classes: computes what a function of `cam_extras.metrics` needs and calls it.
 
-    A subclass names the function in `metric`, and has what its entry in `METRICS` tells: the options, with their
-    defaults, in its signature; `name`, `score_direction` and `evaluation_category`. `class_of` makes one.
+    A subclass names the function in `metric`. From its entry in `METRICS` it gets the options, with their defaults, in
+    its signature, and `name`, `score_direction` and `evaluation_category`. `class_of` makes one.
 
-    The score of a sample does not depend on the batch it is in.
+    A sample's score does not depend on the batch it is in.
 
     Args:
-        abs: take absolute values of the attributions, before the default `normalise_func` and after one of your own:
-            for signed attributions of which large negative values count, such as those of gradients.
-        normalise: bring the attributions to maps in [0, 1].
-        normalise_func: how; by default mean over channels, then min-max for every sample. One of your own must leave
-            values in [0, 1], and look at each sample alone if a score is not to depend on the batch.
-        normalise_func_kwargs: given to `normalise_func`.
+        abs: take absolute values of the attributions, before the default `normalise_func`, or after your own: for
+            signed attributions whose large negative values matter, such as gradients.
+        normalise: turn the attributions into maps in [0, 1].
+        normalise_func: how; by default mean over channels, then min-max per sample. Your own function must return
+            values in [0, 1], and treat each sample separately if scores should not depend on the batch.
+        normalise_func_kwargs: passed to `normalise_func`.
         return_aggregate: return one value for the whole set.
-        aggregate_func: how; by default the mean over samples, for ADCC and HCI their value for the means of their
-            parts.
+        aggregate_func: how; by default the mean over samples; for ADCC and HCI, computed from the means of their parts.
         default_plot_func: used by `plot`.
-        disable_warnings: whether warnings are left out.
+        disable_warnings: suppress warnings.
         display_progressbar: show progress.
-        options: those of the metric and of what it is made of, such as `fill`; `cam_extras.metrics.options_of` names
-            them.
+        options: options of the metric and of its parts, such as `fill`; `cam_extras.metrics.options_of` lists them.
 
     Attributes:
-        options: of the metric, as a dataclass that cannot be changed.
-        details: what the last call's scores were made of, for plots; see the classes.
+        options: options of the metric, a frozen dataclass.
+        details: what the last call's scores were computed from, for plots; see the classes.
     """
 
     metric: ClassVar[str] = ""
@@ -93,7 +91,7 @@ class MapMetric(Metric[list[float]]):
     model_applicability = {ModelType.TORCH}  # noqa: RUF012
 
     def __init_subclass__(cls) -> None:
-        """Take from the function's entry in `METRICS` what the class does not say itself."""
+        """Take from the function's entry in `METRICS` what the class does not define itself."""
         if "metric" not in vars(cls) or cls.metric not in METRICS:
             return
         entry = METRICS[cls.metric]
@@ -123,7 +121,7 @@ class MapMetric(Metric[list[float]]):
         display_progressbar: bool = False,
         **options: Any,
     ):
-        """Make the metric. `score_direction` says which way is better."""
+        """Make the metric. `score_direction` says whether higher or lower is better."""
         own = {name: options.pop(name) for name in self.option_names() if name in options}
         super().__init__(
             abs=abs,
@@ -147,13 +145,13 @@ class MapMetric(Metric[list[float]]):
         self._from_logits = False
 
     def __repr__(self) -> str:
-        """Tell the name of the class and the options."""
+        """Show the class name and the options."""
         options = ", ".join(f"{field.name}={getattr(self.options, field.name)!r}" for field in fields(self.options))
         return f"{type(self).__name__}({options})"
 
     @classmethod
     def option_names(cls) -> list[str]:
-        """Return the names of the options that the metric has besides Quantus' own."""
+        """Return the names of the metric's options, besides those of Quantus."""
         return options_of(cls.metric)
 
     def __call__(
@@ -173,21 +171,21 @@ class MapMetric(Metric[list[float]]):
         custom_batch: Sequence[np.ndarray] | None = None,
         **kwargs: Any,
     ) -> list[float]:
-        """Score explanations: one number a sample, or one in all with `return_aggregate`.
+        """Score explanations: one number per sample, or one in total with `return_aggregate`.
 
         Args:
             model: in eval mode.
             x_batch: inputs (N, C, *S), or (N, *S, C).
             y_batch: class indices (N,).
-            a_batch: attributions (N, *S), or with one channel or one a channel of the input, where those of the
-                input are; by default `explain_func` makes them.
-            s_batch: for metrics of localisation the object's masks, (N, 1, H, W) or (N, H, W), where not 0.
-            channel_first: whether channels come first; found out if None.
+            a_batch: attributions (N, *S), or with one channel or the input's channels, in the input's layout; by
+                default made by `explain_func`.
+            s_batch: for localisation metrics, the object's masks, (N, 1, H, W) or (N, H, W), not 0 on the object.
+            channel_first: whether channels come first; inferred if None.
             explain_func: (model, inputs, targets, **kwargs) -> attributions.
-            explain_func_kwargs: given to `explain_func`.
-            model_predict_kwargs: given to the model.
-            softmax: whether the model's output is turned into probabilities. True also for a model that ends in an
-                `nn.Softmax` module, which Quantus finds; False for one whose probabilities come otherwise.
+            explain_func_kwargs: passed to `explain_func`.
+            model_predict_kwargs: passed to the model.
+            softmax: whether to turn the model's output into probabilities. Also True for a model that ends in an
+                `nn.Softmax` module, which Quantus detects; False for one that returns probabilities in another way.
             device: where to compute.
             batch_size: how many samples at a time.
             custom_batch: for metrics of localisation the object's boxes, instead of its masks: for each sample integers
@@ -242,9 +240,9 @@ class MapMetric(Metric[list[float]]):
     def custom_preprocess(
         self, *, model: Any, x_batch: np.ndarray, y_batch: np.ndarray, **data: Any
     ) -> dict[str, Any] | None:
-        """Bring the attributions given to maps, or have them explained batch by batch.
+        """Turn the given attributions into maps, or explain batch by batch.
 
-        Quantus would do both itself, in methods that are final, and refuse attributions that are all constant.
+        Quantus' own methods for both are final, and reject attributions that are all constant.
         """
         given, self._given = self._given, None
         if given is not None:
@@ -252,7 +250,7 @@ class MapMetric(Metric[list[float]]):
         return {"a_batch": _Lazy(self, model, x_batch, y_batch)}
 
     def explained(self, model: Any, x_batch: np.ndarray, y_batch: np.ndarray) -> np.ndarray:
-        """Explain a batch and bring its attributions to maps; unlike `explain_batch`, where all are constant, too."""
+        """Explain a batch and turn its attributions into maps; unlike `explain_batch`, also if all are constant."""
         if isinstance(model, ModelInterface):
             unwrap: Callable[[], Any] = model.get_model
             model = unwrap()
@@ -260,7 +258,7 @@ class MapMetric(Metric[list[float]]):
         return self._maps_of(attributions, x_batch)
 
     def _maps_of(self, attributions: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Bring attributions (N, *S), (N, 1, *S) or (N, C, *S) to what they are to be scored as."""
+        """Turn attributions (N, *S), (N, 1, *S) or (N, C, *S) into the form in which they are scored."""
         if not isinstance(attributions, np.ndarray):
             raise TypeError(f"attributions must be a numpy array; got {type(attributions).__name__}")
         forms = [(len(x), *channels, *x.shape[2:]) for channels in ((), (1,), x.shape[1:2])]
@@ -277,7 +275,7 @@ class MapMetric(Metric[list[float]]):
 
     @classmethod
     def sources(cls) -> set[str]:
-        """Return what the metric takes besides the model and maps, see `cam_extras.metrics.sources_of`."""
+        """Return what the metric needs besides the model and maps, see `cam_extras.metrics.sources_of`."""
         return sources_of(cls.metric)
 
     def evaluate_batch(
@@ -308,11 +306,11 @@ class MapMetric(Metric[list[float]]):
         self._parts.append(scores)
         self._kept.append({name: quantities[name] for name in self.kept})
         if METRICS[self.metric].vector is not None:
-            return [0.0] * len(x)  # until those of the whole set are there
+            return [0.0] * len(x)  # replaced when the whole set is scored
         return scores[self.metric].tolist()
 
     def custom_postprocess(self, **data: Any) -> None:
-        """Put together the details of all batches, and the scores where those of a sample are several numbers."""
+        """Join the details of all batches, and the scores if a sample has several."""
         self.details = {name: _together([batch[name] for batch in self._kept]) for name in self.kept}
         self._kept = []
         vector = METRICS[self.metric].vector
@@ -321,12 +319,12 @@ class MapMetric(Metric[list[float]]):
             self.evaluation_scores = vector.of_samples(self.details["hits"]).tolist()
 
     def of_set(self, scores: list[float]) -> float:
-        """Return the value of the set evaluated last; for ADCC and HCI that of the means of their parts."""
+        """Return the value of the set evaluated last; for ADCC and HCI, computed from the means of their parts."""
         parts = {name: torch.cat([batch[name] for batch in self._parts]) for name in self._parts[0]}
         return METRICS[self.metric].of_set(parts)
 
     def channel_weights(self, model: nn.Module, x: Tensor, y: np.ndarray) -> Tensor:
-        """Return the channel weights of the call's explain function for inputs, shape (N, K)."""
+        """Return the channel weights that the call's explain function gives for inputs, shape (N, K)."""
         if self.explain_func is _no_explain_func:
             _no_explain_func()
         function = getattr(self.explain_func, "channel_weights", None)
@@ -339,15 +337,15 @@ class MapMetric(Metric[list[float]]):
 
 
 def class_of(entry: Entry, module: str) -> type[MapMetric]:
-    """Make the class of a metric, as one of a module's."""
+    """Make the class of a metric, as a member of a module."""
     return type(entry.class_name, (MapMetric,), {"metric": entry.name, "__doc__": _doc_of(entry), "__module__": module})
 
 
 def _doc_of(entry: Entry) -> str:
-    """Say what a class has besides what all have."""
+    """Document what is specific to a class."""
     paragraphs = [f"{entry.title}: see `cam_extras.metrics.{entry.name}`."]
     if "masked_maps" in quantities_of(entry.name) or "weights" in sources_of(entry.name):
-        paragraphs.append("It explains other inputs than yours, and needs an `explain_func`.")
+        paragraphs.append("It also explains modified inputs, so it needs an `explain_func`.")
     if entry.of_means:
         paragraphs.append(
             f"Scores are per sample. `return_aggregate=True` gives the {entry.title} of the means of the parts, which "
@@ -368,7 +366,7 @@ def _doc_of(entry: Entry) -> str:
 
 
 def _wrapped(paragraph: str) -> str:
-    """Break lines as the code of this package does, each further in than the first where that is an argument."""
+    """Wrap lines as in this package's code, with a hanging indent for arguments."""
     lines = paragraph.split("\n")
     return "\n".join(fill(line, 112, subsequent_indent="        " if line.startswith(" ") else "") for line in lines)
 
@@ -391,7 +389,7 @@ def _with_options(entry: Entry) -> Callable[..., None]:
 
 @contextmanager
 def _counting(first: int) -> Iterator[None]:
-    """Name samples by their position in the data, not in a batch that begins with the sample `first`."""
+    """Name samples by their position in the data, not in the batch, which begins with sample `first`."""
     try:
         yield
     except SampleError as error:
@@ -399,7 +397,7 @@ def _counting(first: int) -> Iterator[None]:
 
 
 class _Lazy(Sequence[Any]):
-    """The maps of all inputs, of which a slice is explained when Quantus takes it for a batch."""
+    """The maps of all inputs; a slice is explained when Quantus takes it for a batch."""
 
     def __init__(self, metric: MapMetric, model: Any, x: np.ndarray, y: np.ndarray):
         self._metric, self._model, self._x, self._y = metric, model, x, y
@@ -413,7 +411,7 @@ class _Lazy(Sequence[Any]):
 
 
 class _Explained(Explained):
-    """A batch as Quantus hands it over, for `Quantities`. It gives copies away: others may work in place."""
+    """A batch from Quantus, for `Quantities`. It passes on copies, since callees may work in place."""
 
     def __init__(self, metric: MapMetric, model: Any, x: Tensor, y: np.ndarray, maps: Tensor | None = None):
         self.x, self.target = x, to_tensor(y)
