@@ -149,7 +149,7 @@ class MethodCAM(BaseCAM):
             ]
 
     def _own_maps(self, targets: Sequence[Callable[..., Any]] | None) -> np.ndarray:
-        """Return the maps (N, *S) of a method that scales its own maps, averaged over layers, without BaseCAM's scaling."""
+        """Return the maps (N, *S) that the method scales itself, averaged over layers and not rescaled by BaseCAM."""
         recorder = self.activations_and_grads
         self._set_targets(targets)
         maps = [self.method.maps(probe).float().cpu().numpy() for probe in recorder.probes]
