@@ -1,7 +1,7 @@
 """The registry: quantities, the metrics that are functions of them, and the graph they form.
 
-Metrics and quantities are functions of the same form. The positional parameters name the quantities or metrics that it
-needs; the keyword-only parameters, each with an annotation and a default, are its options.
+Metrics and quantities are functions of the same form. The positional parameters name the quantities or metrics they
+need; the keyword-only parameters, each with an annotation and a default, are their options.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Metric(Entry):
         >>> METRICS["hci"].Options(threshold=0.7)
         HCIOptions(fill=0.0, threshold=0.7, baseline='fill')
         """
-        from cam_extras.metrics.options import options_class  # imports this module
+        from cam_extras.metrics.options import options_class  # that module imports this one
 
         return options_class((self.name,), f"{self.class_name}Options")
 

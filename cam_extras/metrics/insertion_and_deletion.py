@@ -212,8 +212,8 @@ def insertion_curve(
 
     Args:
         confidence: (images (M, C, *S), indices (M,) of the samples they were made from) -> f_c (M,), the softmax
-            probability of each sample's class, for example `lambda images, samples: model(images).softmax(1).gather(1,
-            classes[samples, None])[:, 0]`.
+            probability of each sample's class, for example
+            `lambda images, samples: model(images).softmax(1).gather(1, classes[samples, None])[:, 0]`.
         x: the input, shape (N, C, *S).
         maps: H in [0, 1], shape (N, *S).
         schedule: a `Schedule`, or a key of `PRESETS`: "rise", 224 pixels per step, inserted into a blurred image; "mi",
@@ -244,10 +244,10 @@ def deletion_curve(
     *,
     internal_batch_size: int | None = None,
 ) -> Curve:
-    """Deletion curve f_c(substrate where rank(H) < k, else x): confidence as the map's highest pixels go first.
+    """Deletion curve f_c(substrate where rank(H) < k, else x): confidence as the map's highest pixels are deleted.
 
-    Order, arguments, errors and range as for `insertion_curve`; both presets set deleted pixels to zero. Petsiuk et
-    al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
+    Order, arguments, errors and range as for `insertion_curve`; both presets set deleted pixels to zero.
+    Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
     """
     schedule = _schedule(schedule)
     return _curve(confidence, x, maps, schedule, (_itself, schedule.delete_to), internal_batch_size)
