@@ -1,4 +1,4 @@
-"""Layers: their names, the one with the last feature map, and feature maps of tokens."""
+"""Layers: their names, the layer with the last feature map, and feature maps from tokens."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cam_extras._checks import check_input
 from cam_extras.probe import Probe, check_layers, find_layer, hook_of_a_call, undisturbed
 
-_MOST_PREFIX_TOKENS = 16  # before the patches: class, distillation, registers
-# What a head does to the last feature map, and what leaves it as it is: neither makes a map of its own.
+_MOST_PREFIX_TOKENS = 16  # tokens before the patches: class, distillation, registers
+# Modules that pool the last feature map or leave it as it is: they make no map of their own.
 _NO_MAP_OF_THEIR_OWN = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
@@ -26,9 +26,9 @@ _NO_MAP_OF_THEIR_OWN = (
 
 
 def tokens_to_map(tokens: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
-    """Arrange tokens (N, prefix + H * W, C) of a vision transformer, or those before the prefix was put to them.
+    """Arrange the tokens (N, prefix + H * W, C) of a vision transformer as a map; the prefix may be missing.
 
-    Where there are not as many as on the model's own grid, as for images of another size, theirs is taken to be square.
+    If their number does not match the model's own grid, as for images of another size, the grid is taken to be square.
     """
     patches = math.prod(grid)
     if tokens.ndim == 4 and tokens.shape[2] in (patches, prefix + patches):
@@ -48,11 +48,11 @@ def tokens_to_map(tokens: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
 
 
 def channels_first(features: Tensor, widths: tuple[int, ...]) -> Tensor:
-    """Move the channels of features to the front where they are last.
+    """Move the channels of features to the front if they are last.
 
     Args:
         features: (N, H, W, C), or (N, C, H, W) as convolutions and pooling return them.
-        widths: the numbers of channels that the model has.
+        widths: the channel counts that occur in the model.
     """
     if features.ndim != 4 or (features.shape[1] in widths and features.shape[3] not in widths):
         return features
@@ -66,29 +66,28 @@ def auto_layer(
 
     It is the module that finishes last among those that run once, return a map (N, C, *S) with as many dimensions as
     the input and more than one cell, and have cells that the utility of the predicted class depends on. Average and
-    adaptive pooling, dropout and identities are passed over. A container finishes after its last child, so that one
-    which hands on its child's map is named instead of it: `layer4` of a ResNet, not `layer4.1.relu`; `features` of a
-    VGG, DenseNet, MobileNet, EfficientNet or ConvNeXt, not `features.18`. A map of one cell shows nothing: for small
-    images the layer is one further down.
+    adaptive pooling, dropout and identities are skipped. A container finishes after its last child, so a container that
+    returns its child's map is chosen instead of the child: `layer4` of a ResNet, not `layer4.1.relu`; `features` of a
+    VGG, DenseNet, MobileNet, EfficientNet or ConvNeXt, not `features.18`. A map of one cell shows nothing, so for small
+    images a layer further down is chosen.
 
-    With a `reshape_transform` layer norms are preferred, as is usual for transformers: `norm` of a Swin, which is what
-    its head pools, and `encoder.layers.encoder_layer_11.ln_1` of a ViT. Nothing is pooled there; from the last
-    attention on, the class token alone reaches it. Without a `reshape_transform` every map is taken to have its
-    channels first.
+    With a `reshape_transform`, layer norms are preferred, as is usual for transformers: `norm` of a Swin, whose head
+    pools it, and `encoder.layers.encoder_layer_11.ln_1` of a ViT, which does not pool: after the last attention only
+    the class token matters. Without a `reshape_transform`, every map is assumed to have its channels first.
 
     Args:
         model: the model. It is left as found.
-        x: a batch as the model takes it, shape (N, C, *S), on the model's device; the first sample is looked at.
-        reshape_transform: what makes feature maps of the layers' outputs, see `Classifier.reshape_transform`.
+        x: a batch for the model, shape (N, C, *S), on the model's device; only the first sample is used.
+        reshape_transform: turns the layers' outputs into feature maps, see `Classifier.reshape_transform`.
 
     Returns:
         The layer's dotted name and the layer.
 
     Raises:
-        TypeError: the input is not made of floating-point numbers, or the model returns nothing that can be scored.
-        ValueError: no layer returns such a map, or the utility depends on none; attention, or a layer that has the
-            cells as tokens, follows the last one, so that it is a patch embedding or a stem; its channels are last;
-            the input is empty or not finite.
+        TypeError: the input is not made of floating-point numbers, or the model returns no class scores.
+        ValueError: no layer returns such a map, or the utility depends on none; the last map is followed by attention
+            or by a layer that takes its cells as tokens, so that it is a patch embedding or a stem; its channels are
+            last; the input is empty or not finite.
     """
     x = check_input(x).detach()[:1]
     seen = _watch(model, x, reshape_transform)
@@ -108,7 +107,7 @@ def auto_layer(
             reason = "the gradients are 0 in all of them: is the model trained?"
         except _NotTheLast:
             raise
-        except ValueError as error:  # off the way to the utility
+        except ValueError as error:  # the utility does not depend on it
             reason = str(error)
     raise ValueError(
         f"{type(model).__name__} has no feature map (N, C, *S) that the utility depends on ({reason}): give the layer "
@@ -117,7 +116,7 @@ def auto_layer(
 
 
 def _check_last(model: nn.Module, seen: _Watched, name: str) -> None:
-    """Raise ValueError for a feature map whose cells are mixed afterwards, or that has its channels last."""
+    """Raise ValueError for a feature map whose cells are mixed later, or whose channels are last."""
     norm = seen.before_the_last_attention(model)
     todo = "give the layer by name" + ("" if norm is None else f", such as {norm!r},")
     mixer = seen.mixed_by(name)
@@ -141,17 +140,17 @@ def _check_last(model: nn.Module, seen: _Watched, name: str) -> None:
 
 
 class _NotTheLast(ValueError):
-    """What is found is not what is looked for, and nothing else will be."""
+    """The layer found is not the right one, and no other layer will be."""
 
 
 class _Watched(NamedTuple):
-    """What a forward pass shows of a model's modules.
+    """What a forward pass shows about a model's modules.
 
     Attributes:
-        finished: their names, in the order in which they finish.
-        shapes: of those that return a feature map, its shape.
-        tokens: of those that return a sequence of vectors, how long it is.
-        attention: those that are attention, by the name of their class.
+        finished: names of the modules, in the order in which they finish.
+        shapes: shapes of the feature maps, for modules that return one.
+        tokens: sequence lengths, for modules that return a sequence of vectors.
+        attention: modules that are attention, judging by their class name.
     """
 
     finished: list[str]
@@ -165,7 +164,7 @@ class _Watched(NamedTuple):
         return [name for name in self.finished if name in self.shapes and self.finished.count(name) == 1]
 
     def mixed_by(self, name: str) -> str | None:
-        """Return the first module after a feature map that is attention, or has the map's cells as tokens."""
+        """Return the first module after a feature map that is attention or takes the map's cells as tokens."""
         cells = self.shapes[name][2:].numel()
         for other in self.finished[self.finished.index(name) + 1 :]:
             if other in self.attention or 0 <= self.tokens.get(other, -1) - cells <= _MOST_PREFIX_TOKENS:
@@ -180,7 +179,7 @@ class _Watched(NamedTuple):
 
 
 def _watch(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None) -> _Watched:
-    """Run a model and see what its modules return."""
+    """Run a model and record what its modules return."""
     seen = _Watched([], {}, {}, set())
 
     def look(name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -194,9 +193,9 @@ def _watch(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Te
         if reshape_transform is not None:
             try:
                 output = reshape_transform(output)
-            except (RuntimeError, ValueError, IndexError):  # it is made for the outputs of some layers
+            except (RuntimeError, ValueError, IndexError):  # it only fits the outputs of some layers
                 return
-        if not isinstance(output, Tensor):  # of a reshape_transform: a probe of the layer says so
+        if not isinstance(output, Tensor):  # from a reshape_transform: a probe of the layer raises for that
             return
         a_map = output.ndim == x.ndim > 2 and len(output) == len(x) and output[0, 0].numel() > 1
         if a_map and not isinstance(module, _NO_MAP_OF_THEIR_OWN):
@@ -211,7 +210,7 @@ def _watch(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Te
             if name:
                 hook = stack.enter_context(hook_of_a_call(partial(look, name)))
                 stack.callback(module.register_forward_hook(hook).remove)
-        model(x.clone())  # it may work in place on its input
+        model(x.clone())  # the model may change its input in place
     return seen
 
 
@@ -220,11 +219,11 @@ AnyLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module]
 
 
 def as_layers(model: Any, given: AnyLayer) -> list[nn.Module | Literal["auto"]]:
-    """Return layers as modules, "auto" as it is, since an input is needed to find that: see `settle`.
+    """Return layers as modules; "auto" is kept, since finding it needs an input: see `settle`.
 
     Raises:
-        TypeError: a layer is no module and no name, or the model is a function, whose layers have no names.
-        ValueError: there is none of that name, one is not part of the model, or the list is empty.
+        TypeError: a layer is neither a module nor a name, or the model is a function, which has no named layers.
+        ValueError: there is no layer of that name, a layer is not part of the model, or the list is empty.
     """
     if isinstance(given, str) or (isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList)):
         given = [given]
@@ -249,10 +248,10 @@ def as_layers(model: Any, given: AnyLayer) -> list[nn.Module | Literal["auto"]]:
 
 
 def as_layer(model: Any, given: AnyLayer) -> nn.Module | Literal["auto"]:
-    """Return one layer, where a list is of one: see `as_layers`.
+    """Return a single layer, which may be in a list: see `as_layers`.
 
     Raises:
-        ValueError: there are several.
+        ValueError: there are several layers.
     """
     layers = as_layers(model, given)
     if len(layers) > 1:
@@ -268,7 +267,7 @@ def settle(
     x: Tensor,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
 ) -> list[nn.Module]:
-    """Return layers with the one that `auto_layer` finds for an input in place of "auto"."""
+    """Return layers with "auto" replaced by the layer that `auto_layer` finds for an input."""
     settled: list[nn.Module] = []
     for layer in layers:
         if isinstance(layer, nn.Module):
@@ -281,7 +280,7 @@ def settle(
 
 
 def name_of(model: Any, layer: nn.Module | str) -> str:
-    """Return the dotted name of a layer, or its type where it has none; "auto" is its own.
+    """Return the dotted name of a layer, or its type if it has none; "auto" stays "auto".
 
     >>> name_of(nn.Sequential(nn.ReLU()), nn.ReLU())
     'ReLU'

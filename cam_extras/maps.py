@@ -1,4 +1,4 @@
-"""Maps: from contributions to the map a person looks at, and from a map to a masked input."""
+"""Maps: from contributions to the map that users see, and from a map to a masked input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def normalise(maps: Tensor) -> Tensor:
-    """Min-max normalise every map: n(M) = (M - min M) / (max M - min M), and 0 where M is constant.
+    """Min-max normalise every map: n(M) = (M - min M) / (max M - min M), or 0 if M is constant.
 
     Args:
         maps: shape (N, *S).
@@ -31,7 +31,7 @@ def normalise(maps: Tensor) -> Tensor:
         Shape (N, *S), in [0, 1].
 
     Raises:
-        TypeError: the maps are no tensor, or boolean.
+        TypeError: the maps are not a tensor, or are boolean.
         ValueError: a map has no pixels or holds NaN or infinities; the message names the samples.
 
     >>> normalise(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
@@ -56,7 +56,7 @@ def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize maps (N, *S) linearly (align_corners=False) to (N, *size), in one, two or three dimensions.
 
     Raises:
-        ValueError: `size` has another number of dimensions than the maps.
+        ValueError: `size` and the maps differ in their number of dimensions.
     """
     check_tensor("the map", maps)
     if not isinstance(size, Iterable):
@@ -74,12 +74,12 @@ def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 def layer_map(contributions: Tensor) -> Tensor:
     """Sum contributions over channels, rectify and normalise: n(ReLU(sum_k C_k)), (N, C, *S) -> (N, *S).
 
-    A `UserWarning` says so where there is a single cell, whose map is 0, and where the channels' contributions cancel,
-    so that the map is rounding.
+    There is a `UserWarning` if there is only one cell, whose map is 0, or if the channels' contributions cancel, so
+    that the map is only rounding error.
 
     Raises:
-        TypeError: the contributions are no tensor.
-        ValueError: they have no channels and space, or are NaN or infinite.
+        TypeError: the contributions are not a tensor.
+        ValueError: they have no channels or no spatial dimensions, or are NaN or infinite.
     """
     check_tensor("the contributions", contributions)
     if contributions.ndim < 3:
@@ -91,7 +91,7 @@ def layer_map(contributions: Tensor) -> Tensor:
 
 
 def _warn_of_rounding(contributions: Tensor, summed: Tensor) -> None:
-    """Warn where contributions cancel to what rounding leaves of them, which min-max would enlarge to a map."""
+    """Warn if contributions cancel down to rounding errors, which min-max would scale up to a map."""
     check_finite("the map", summed)
     terms = contributions.abs().sum(dim=1).flatten(1).amax(dim=1)
     left = summed.abs().flatten(1).amax(dim=1)
@@ -107,11 +107,11 @@ def _warn_of_rounding(contributions: Tensor, summed: Tensor) -> None:
 
 
 def warn_of_a_single_cell(values: Tensor) -> None:
-    """Warn where the values of a layer (N, C, *S) have a single cell."""
+    """Warn if the values of a layer (N, C, *S) have a single cell."""
     if values.shape[2:].numel() == 1:
         warnings.warn(
-            f"the layer's feature map has a single cell, shape {tuple(values.shape)}, and the map of one cell is 0, it "
-            "says nothing of where: choose a layer before pooling, one further down, or give larger images",
+            f"the layer's feature map has a single cell, shape {tuple(values.shape)}, and the map of one cell is 0 and "
+            "shows no location: choose a layer before pooling, a layer further down, or give larger images",
             stacklevel=stacklevel_of_the_caller(),
         )
 
@@ -127,12 +127,12 @@ def mask(x: Tensor, maps: Tensor, fill: float | Tensor = 0.0) -> Tensor:
     Args:
         x: the input, shape (N, C, *S).
         maps: H in [0, 1], shape (N, *S).
-        fill: what stands where the map is 0, in the values that the model sees: a number or a tensor that broadcasts
-            to `x`. 0 is the mean colour where the input was normalised; `black(mean, std)` is black.
+        fill: value where the map is 0, in the model's input space: a number or a tensor that broadcasts to `x`. 0 is
+            the mean colour if the input was normalised; `black(mean, std)` is black.
 
     Raises:
         TypeError: the input is not made of floating-point numbers.
-        ValueError: the maps have another size than the input, or leave [0, 1], samples are named; or the fill does not
+        ValueError: the maps differ from the input in size, or leave [0, 1] (samples are named); or the fill does not
             broadcast to the input or is not finite.
     """
     check_tensor("the input", x)

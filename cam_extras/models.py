@@ -31,12 +31,12 @@ _WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classifier with what its input and output mean.
+    """A classifier, with the meaning of its input and output.
 
     Attributes:
         model: in eval mode.
         transform: Pillow image -> input (C, H, W).
-        categories: names of the classes; empty where they are not known.
+        categories: names of the classes; empty if not known.
     """
 
     model: nn.Module
@@ -45,12 +45,12 @@ class Classifier:
 
     @property
     def reshape_transform(self) -> Callable[[Tensor], Tensor] | None:
-        """What makes a feature map (N, C, H, W) of a layer's output; None where every layer returns one."""
+        """Turns a layer's output into a feature map (N, C, H, W); None if every layer returns one."""
         model = self.model
         if isinstance(model, torchvision_models.VisionTransformer):
             side = model.image_size // model.patch_size
             return partial(tokens_to_map, prefix=1, grid=(side, side))
-        # timm's, known by what they say of themselves, so that it need not be imported.
+        # timm models are recognised by their attributes, so that timm need not be imported.
         prefix = getattr(model, "num_prefix_tokens", None)
         grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
         if isinstance(prefix, int) and grid is not None:
@@ -61,11 +61,11 @@ class Classifier:
         return None
 
     def category(self, index: int) -> str:
-        """Name a class."""
+        """Return the name of a class."""
         return self.categories[index] if index < len(self.categories) else f"class {index}"
 
     def class_index(self, target: str) -> int:
-        """Read a class given by number or by name."""
+        """Return the index of a class given by number or by name."""
         if target.isascii() and target.removeprefix("-").isdigit():
             return int(target)
         if not self.categories:
@@ -81,14 +81,14 @@ def load_model(
     """Load a classifier.
 
     Args:
-        spec: a torchvision model name; timm/NAME for a model of timm, with or without a tag; a weights file named as
-            torchvision's own, NAME-HASH.pth (also .pt and .safetensors); or FILE.py:FUNCTION or MODULE:FUNCTION, a
-            function that returns the model, or a `Classifier`.
-        weights: a local file with the model's weights, instead of those that torchvision or timm downloads; for a
+        spec: a torchvision model name; timm/NAME for a timm model, with or without a tag; a weights file named like
+            torchvision's, NAME-HASH.pth (also .pt and .safetensors); or FILE.py:FUNCTION or MODULE:FUNCTION, a function
+            that returns the model or a `Classifier`.
+        weights: a local file with the model's weights, instead of downloading them from torchvision or timm; for a
             function, its first argument.
         transform: Pillow image -> input (C, H, W), or FILE.py:FUNCTION or MODULE:FUNCTION, a function that returns it;
-            by default the one that belongs to the weights, and for a function that returns a model, 224 x 224
-            normalised as ImageNet's.
+            by default the one that belongs to the weights; for a function that returns a model, 224 x 224 with ImageNet
+            normalisation.
 
     Raises:
         TypeError: the transform cannot be called.
@@ -128,7 +128,7 @@ def _load_model(spec: str, weights: str | None) -> Classifier:
 
 
 def _published_weights(name: str, path: str) -> Any:
-    """Return torchvision's weights of a model that come in a file of this name; None if there are none."""
+    """Return the torchvision weights of a model that are published under this file name; None if there are none."""
     members = torchvision_models.get_model_weights(name)
     return next((member for member in members if Path(member.url).stem == Path(path).stem), None)
 
@@ -145,7 +145,7 @@ def _from_torchvision(name: str, weights: str | None) -> Classifier:
                 f"the weights of {name} could not be downloaded ({error}): give a local file by weights="
             ) from error
     else:
-        # Google's networks were trained on inputs normalised in another way; torchvision's modules convert them.
+        # Google's networks were trained with a different normalisation; torchvision's modules convert the inputs.
         google = name in ("googlenet", "inception_v3")
         options = {"transform_input": True, "init_weights": False} if google else {}
         state = _read_state(weights)
@@ -182,7 +182,7 @@ def _from_timm(name: str, weights: str | None) -> Classifier:
     if state is None:
         try:
             model = timm.create_model(name, pretrained=True)
-        except Exception as error:  # those of downloads depend on the version of huggingface_hub
+        except Exception as error:  # download errors depend on the version of huggingface_hub
             raise ValueError(
                 f"the weights of timm/{name} could not be loaded ({error}): give a local file by weights="
             ) from error
@@ -235,7 +235,7 @@ def _read_state(path: str) -> dict[str, Tensor]:
             f"{path} does not hold a state dict that can be read safely: "
             "write it with torch.save(model.state_dict(), FILE) or safetensors"
         ) from error
-    for name in ("state_dict", "model"):  # what a training script saves next to other things
+    for name in ("state_dict", "model"):  # training scripts save the weights under these keys
         if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
             state = state[name]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -247,21 +247,21 @@ def _read_state(path: str) -> dict[str, Tensor]:
 
 
 def picture_of(transform: Callable[..., Any] | None) -> Callable[[Tensor], Tensor]:
-    """Return what makes of an input what a person sees.
+    """Return the function that turns an input back into a visible picture.
 
-    It takes an input (C, *S) and returns a tensor of that shape in [0, 1]: the input before the transform normalised
-    it, with the mean and the standard deviation of torchvision's presets, or of every `Normalize` in a composed
-    transform. Where there are none it is the input itself if that lies in [0, 1], else the input stretched to [0, 1].
+    It takes an input (C, *S) and returns a tensor of that shape in [0, 1]: the input before normalisation, undone with
+    the mean and standard deviation of torchvision's presets, or of every `Normalize` in a composed transform. Without
+    any it returns the input itself if that lies in [0, 1], else the input scaled to [0, 1].
 
     Args:
-        transform: what made the input of an image.
+        transform: the transform from image to input.
     """
     steps = tuple(_normalisations(transform))
     return partial(_undo, steps=steps) if steps else _stretch
 
 
 def _normalisations(transform: Any) -> Iterator[tuple[list[float], list[float]]]:
-    """Yield the mean and the standard deviation of what a transform normalises with, in order."""
+    """Yield the mean and standard deviation of each normalisation in a transform, in order."""
     mean, std = (getattr(transform, name, None) for name in ("mean", "std"))
     if mean is not None and std is not None:
         yield torch.as_tensor(mean).flatten().tolist(), torch.as_tensor(std).flatten().tolist()
@@ -290,10 +290,10 @@ def _stretch(x: Tensor) -> Tensor:
 def fingerprint(model: nn.Module) -> str:
     """Return a SHA-256 of a model's state dict: names, types, shapes and values, in order.
 
-    It tells one set of weights from another wherever the model is, not one program from another.
+    It identifies a set of weights, on any device, but not the model's code.
 
     Raises:
-        ValueError: an entry cannot be read: it has no values, as on the device "meta", or cannot be pickled.
+        ValueError: an entry cannot be read: it has no values, as on the "meta" device, or cannot be pickled.
     """
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
@@ -302,7 +302,7 @@ def fingerprint(model: nn.Module) -> str:
                 kind = f"{value.dtype} {tuple(value.shape)}"
                 value = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
                 content = value.flatten().view(torch.uint8).numpy().data  # NumPy has no bfloat16
-            else:  # what modules put there beside tensors, and tensors of other kinds
+            else:  # other objects that modules store, and other kinds of tensors
                 file = io.BytesIO()
                 torch.save(value, file)
                 kind, content = f"{type(value).__name__} {len(file.getvalue())}", file.getbuffer()

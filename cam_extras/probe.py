@@ -1,4 +1,4 @@
-"""Probe: one model, one layer, one batch. The only code of the package that hooks into a model."""
+"""Probe: one model, one layer, one batch. The only code in the package that hooks into a model."""
 
 from __future__ import annotations
 
@@ -21,47 +21,45 @@ from cam_extras._guards import MATHEMATICAL_ATTENTION, NO_FAST_PATH, PLAIN_CODE,
 from cam_extras.utilities import AnyUtility, CustomUtility, PerSampleUtility, Target, TargetUtility, Utility
 
 Model = Callable[..., Any]
-# What layers say of an input of other channels, dimensions, size or type than they were made for.
+# Error messages of layers for an input with the wrong channels, dimensions, size or type.
 _UNFIT = (
     r"to have \d+ channels|batched\) input to|cannot be multiplied|should be the same|same dtype|expected scalar type"
 )
 
 
 class Probe:
-    """What happens in one layer of a model for one batch, computed when first asked for and then kept.
+    """What happens in one layer of a model for one batch, computed on first use and then cached.
 
-    The model runs once, under no-grad up to the layer and recorded from there on, so that the backward pass stops
-    at the layer, frozen models work, and no parameter gradient is ever computed. Any number of methods asked of
-    one probe share that forward pass, and those with the same utility share its gradients.
+    The model runs once, under no-grad up to the layer and recorded from there on. So the backward pass stops at the
+    layer, frozen models work, and no parameter gradient is ever computed. All methods called with one probe share that
+    forward pass, and those with the same utility share its gradients.
 
     The model is left as found: modes, gradients, `requires_grad`, hooks and the state of torch's random number
-    generators, also when it raises. It runs in eval mode, and plain code where it is compiled. Where it was in training
-    mode a `UserWarning` says so, once for each model.
+    generators, even if it raises. It runs in eval mode, and uncompiled. If it was in training mode, there is a
+    `UserWarning`, once per model.
 
     Args:
-        model: the model; any callable will do, but only an `nn.Module` can be put in eval mode. Of a `DataParallel` on
-            one device its module is taken.
-        layer: the module whose output (N, C, *S) is looked at. It must run exactly once in a forward pass.
+        model: the model; any callable, but only an `nn.Module` can be put in eval mode. For a `DataParallel` on one
+            device, its module is used.
+        layer: the module whose output (N, C, *S) is recorded. It must run exactly once in a forward pass.
         x: the batch, shape (N, C, *S).
-        target: what to explain: a class index, one for each sample, or a function that reads one value per
-            sample from the class scores; None for the predicted class. The method chooses the utility
-            (logit, ReST, ...) read at the class.
-        utility: instead of `target`, the whole function that is explained, model output -> (N,), or one function for
-            each sample, output of the sample -> scalar. It wins over the method's utility.
-        reshape_transform: linear function that makes a feature map (N, C, *S) of the layer's output, for instance
-            of the tokens of a transformer.
-        additional_forward_args: given to the model after `x`.
-        attribute_to_layer_input: look at the layer's first input instead of its output.
-        second_order: allow Hessian-vector products. False lets fused attention kernels run above the layer, for
-            which PyTorch has no second derivative.
+        target: what to explain: a class index, one per sample, or a function that reads one value per sample from the
+            class scores; None for the predicted class. The method chooses the utility (logit, ReST, ...) of the class.
+        utility: instead of `target`, the whole function to explain, model output -> (N,), or one function per sample,
+            output of the sample -> scalar. It overrides the method's utility.
+        reshape_transform: linear function that turns the layer's output, such as a transformer's tokens, into a feature
+            map (N, C, *S).
+        additional_forward_args: passed to the model after `x`.
+        attribute_to_layer_input: use the layer's first input instead of its output.
+        second_order: allow Hessian-vector products. False lets fused attention kernels run above the layer, which have
+            no second derivative in PyTorch.
 
     Raises:
-        TypeError: `layer` is no module, the layer's output is no floating-point tensor, the input is not made of
-            floating-point numbers, the model returns no class scores, or is one whose modules are not
-            called: on several devices, or exported.
-        ValueError: the layer is not part of the model, did not run or ran more than once, has no spatial
-            dimensions, the utility does not depend on it, or only through what the `reshape_transform` drops, a module
-            above it is quantised, or the input is empty or not finite.
+        TypeError: `layer` is not a module, the layer's output or the input is not a floating-point tensor, the model
+            returns no class scores, or its modules are not called, as on several devices or when exported.
+        ValueError: the layer is not part of the model, did not run, ran more than once, or has no spatial dimensions;
+            the utility does not depend on it, or only through what the `reshape_transform` drops; a module above it is
+            quantised; or the input is empty or not finite.
     """
 
     @renamed({"score": "utility"})
@@ -93,7 +91,7 @@ class Probe:
 
     @classmethod
     def several(cls, model: Model, layers: Sequence[nn.Module], x: Tensor, **options: Any) -> list[Probe]:
-        """Make one probe for each layer, all sharing one forward pass; options as for a single probe."""
+        """Make one probe per layer, all sharing one forward pass; options as for a single probe."""
         if not layers:
             raise ValueError("expected at least one layer, got none")
         first = cls(model, layers[0], x, **options)
@@ -107,12 +105,12 @@ class Probe:
 
     @property
     def layer(self) -> nn.Module:
-        """The layer that is looked at."""
+        """The layer."""
         return self._recording.layers[self._layer]
 
     @property
     def reshape_transform(self) -> Callable[[Tensor], Tensor] | None:
-        """What makes a feature map of the layer's output."""
+        """The function that turns the layer's output into a feature map."""
         return self._recording.reshape_transform
 
     @property
@@ -127,7 +125,7 @@ class Probe:
 
     @property
     def target(self) -> Any:
-        """The class explained, shape (N,): the predicted one where no target was given; None for your own function."""
+        """The class explained, shape (N,), the predicted one if no target was given; None for your own function."""
         return getattr(self._utility.resolved(self._recording.outputs), "target", None)
 
     @property
@@ -144,10 +142,10 @@ class Probe:
         return self._recording.gradient_map(self._utility, self._utility_name, self._layer)
 
     def is_reached(self) -> bool:
-        """Return whether the utility depends on the layer's feature map at x: whether the gradient is not 0 throughout.
+        """Return whether the utility depends on the layer's feature map at x: whether any gradient is not 0.
 
         Raises:
-            ValueError: it does not depend on the layer at all.
+            ValueError: the utility does not depend on the layer at all.
         """
         gradients = self._recording.gradients(self._utility, self._utility_name)
         return bool(self._recording.as_feature_map(gradients[self._layer].detach()).any())
@@ -155,71 +153,71 @@ class Probe:
     def hessian_vector_product(self, v: Tensor) -> Tensor:
         """H v, where H is the Hessian of the utility with respect to A; `v` and the result have A's shape.
 
-        Samples do not mix. With a `reshape_transform` H is the Hessian with respect to the feature map it makes:
-        what it drops (a class token, for instance) is held fixed.
+        Samples do not mix. With a `reshape_transform`, H is the Hessian with respect to the resulting feature map: what
+        is dropped (a class token, for instance) is held fixed.
         """
         return self._recording.hessian_vector_product(self._utility, self._utility_name, self._layer, v)
 
     def check_target(self) -> None:
-        """Raise what a method that differentiates the utility would, where the target does not fit the model's output.
+        """Raise if the target does not fit the model's output, as differentiating the utility would.
 
-        For methods that do not read the utility; it costs no forward pass more than the activations do.
+        For methods that do not use the utility; it costs no extra forward pass.
         """
         self._recording.check_utility(self._utility, self._utility_name)
 
     def under(self, utility: str) -> Probe:
-        """Return this probe with the gradients of another utility of the target: a key of `utilities.UTILITIES`.
+        """Return this probe with the gradients of another utility of the target, a key of `utilities.UTILITIES`.
 
-        A function of the user's own stays what it is.
+        The user's own function is not changed.
         """
         return self._with(_utility_name=utility)
 
     def with_utility(self, utility: AnyUtility) -> Probe:
         """Return this probe with the gradients of another utility; the forward pass is shared.
 
-        Probes of several layers share their backward pass where they are given the same `Utility`.
+        Probes of several layers share their backward pass if they get the same `Utility`.
         """
         return self._with(_utility=_make_utility(None, utility))
 
     def scored_by(self, utility: str) -> Probe:
-        """Do what `under` does, by its old name."""
+        """Old name of `under`."""
         warn("Probe.scored_by", "Probe.under")
         return self.under(utility)
 
     def with_score(self, score: AnyUtility) -> Probe:
-        """Do what `with_utility` does, by its old name."""
+        """Old name of `with_utility`."""
         warn("Probe.with_score", "Probe.with_utility")
         return self.with_utility(score)
 
     def score(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
-        """Do what `utility` does, by its old name."""
+        """Old name of `utility`."""
         warn("Probe.score", "Probe.utility")
         return self.utility(x, samples)
 
     def without_graph(self) -> Probe:
-        """Return this probe with what it knows and without the graph, which holds memory.
+        """Return this probe with its computed values but without the graph, which uses memory.
 
-        It is this probe itself where its gradients are not known yet: they would be lost.
+        Returns this very probe if its gradients are not computed yet, since they would be lost.
         """
         recording = self._recording.without_graph(self._utility, self._utility_name)
         return self if recording is None else self._with(_recording=recording)
 
     @property
     def divisible(self) -> bool:
-        """Whether `at` takes samples in any number and order.
+        """Whether `at` accepts samples in any number and order.
 
-        It does not with additional forward arguments, or with a utility of the whole batch.
+        It does not with additional forward arguments or with a utility of the whole batch.
         """
         nobody = torch.zeros(0, dtype=torch.long, device=self.x.device)
         return not self._recording.additional_forward_args and self._settled_utility().of_samples(nobody) is not None
 
     def at(self, x: Tensor, samples: Tensor | None = None) -> Probe:
-        """Return the same probe at another input, looking at the class explained here.
+        """Return the same probe at another input, for the class explained here.
 
         Args:
-            x: the input, one row for each sample, or for each of `samples`.
-            samples: positions in this probe's batch of the samples that `x` has, in order, the same one more than once
-                too; by default all. Only a `divisible` probe takes them.
+            x: the input, one row per sample, or per entry of `samples`.
+            samples: positions in this probe's batch of the samples in `x`, in order, with repeats allowed; by default
+                all. Only a `divisible` probe accepts them.
         """
         utility = self._settled_utility()
         if samples is not None:
@@ -227,9 +225,7 @@ class Probe:
                 raise ValueError(
                     "samples cannot be chosen with additional forward arguments or a utility of the whole batch"
                 )
-            utility(
-                self._recording.outputs, self._utility_name
-            )  # raises where there is not one target for each sample here
+            utility(self._recording.outputs, self._utility_name)  # raises if there is not one target per sample here
             with torch.inference_mode(False):  # a backward pass keeps the indices
                 utility = utility.of_samples(samples)  # type: ignore[assignment]
         return self._with(_recording=self._recording.at(x), _utility=utility)
@@ -237,11 +233,11 @@ class Probe:
     def utility(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
         """Return the utility of another input, shape (N,), for the class explained here.
 
-        The caller's grad mode holds, so that the utility can be differentiated with respect to what `x` was made of.
+        It runs in the caller's grad mode, so the utility can be differentiated with respect to what `x` was made from.
 
         Args:
-            x: the input, one row for each sample, or for each of `samples`.
-            samples: positions in this probe's batch of the samples that `x` has, in order; by default all.
+            x: the input, one row per sample, or per entry of `samples`.
+            samples: positions in this probe's batch of the samples in `x`, in order; by default all.
         """
         utility = self._settled_utility()
         if samples is not None and len(samples) < len(self.x):
@@ -254,11 +250,11 @@ class Probe:
         return utility(self.run(x), self._utility_name)
 
     def run(self, x: Tensor) -> Any:
-        """Return the model's output for another input of any length, in the caller's grad mode; nothing is recorded."""
+        """Return the model's output for another input of any length, in the caller's grad mode; records nothing."""
         return _to_float(self._recording.run(x))
 
     def _settled_utility(self) -> Utility:
-        """Return the utility with the class that was predicted here; a given class needs no forward pass."""
+        """Return the utility for the class predicted here; a given class needs no forward pass."""
         if not self._utility.predicts:
             return self._utility
         with torch.inference_mode(False):  # a backward pass keeps the class indices
@@ -271,7 +267,7 @@ class Probe:
 
 
 class _Recording:
-    """One forward pass, recorded from the first wanted layer upwards, and what was derived from it."""
+    """One forward pass, recorded from the first requested layer upwards, and values derived from it."""
 
     def __init__(
         self,
@@ -318,11 +314,11 @@ class _Recording:
             self.attribute_to_layer_input,
             self.second_order,
         )
-        there.tells_of_zeros = False  # a baseline may well have no gradient, and its rows are not the user's samples
+        there.tells_of_zeros = False  # a baseline may have zero gradient, and its rows are not the user's samples
         return there
 
     def without_graph(self, utility: Utility, name: str) -> _Recording | None:
-        """Return what is known and not recorded; None where these gradients are not known."""
+        """Return a copy with the computed values and no graph; None if these gradients are not computed yet."""
         key = utility.key(name)
         if key not in self._gradients:
             return None
@@ -367,15 +363,15 @@ class _Recording:
         if self._recorded:
             return
         with torch.inference_mode(False), torch.enable_grad():
-            # A model may switch the grad mode itself and, when done, switch back to what it found: no-grad. Recording
-            # the whole pass costs more and is immune to that.
+            # A model may switch the grad mode itself and then restore what it found: no-grad. Recording the whole pass
+            # costs more but is immune to that.
             recording = self._forward(record_below=False)
             if recording is None:
                 recording = self._forward(record_below=True)
             self._recorded, self._outputs = recording[0], _to_float(recording[1])  # type: ignore[index]
 
     def _forward(self, record_below: bool) -> tuple[list[Tensor], Any] | None:
-        """Run the model; return None where it has to be recorded from below the layer."""
+        """Run the model; return None if it must be recorded from below the layer."""
         recorded: dict[int, Tensor] = {}
         with ExitStack() as stack:
             interrupts = stack.enter_context(undisturbed(self.model, self.x.device))
@@ -390,8 +386,8 @@ class _Recording:
                         interrupts.hold()
                         stack.enter_context(MATHEMATICAL_ATTENTION.on())
                         interrupts.let()
-                # What was recorded of an earlier layer leads up to this one; anything else is cut off here. Clones on
-                # both sides: the next module may work in place, and the layer's own output may be its input.
+                # The graph of an earlier recorded layer leads up to this one; any other graph is cut off here. Clones
+                # on both sides: the next module may work in place, and the layer's output may be its own input.
                 leads_up = bool(recorded) and features.requires_grad
                 recorded[index] = features.clone() if leads_up else features.detach().clone().requires_grad_()
                 return recorded[index].clone()
@@ -471,7 +467,7 @@ class _Recording:
 
     def check_utility(self, utility: Utility, name: str) -> None:
         key = utility.key(name)
-        if key not in self._checked:  # the functions of a user's own are called once, however many layers there are
+        if key not in self._checked:  # the user's own functions are called once, for any number of layers
             self._record()
             with self._differentiating():
                 utility(self._outputs, name)
@@ -504,7 +500,7 @@ class _Recording:
         return self._gradients[key]
 
     def gradient_map(self, utility: Utility, name: str, index: int) -> Tensor:
-        """Return d utility / d A of a layer; warn of samples in which it is 0 when it is first asked for."""
+        """Return d utility / d A of a layer; on first use, warn of samples in which it is 0."""
         gradient = self.gradients(utility, name)[index].detach()
         maps = self.as_feature_map(gradient)
         layer = self.layers[index]
@@ -522,8 +518,8 @@ class _Recording:
                 error = SampleError(
                     f"the gradient of the utility in layer {_name(self.model, layer)} is exactly 0",
                     which(nothing),
-                    "maps made of it show nothing; units that are not active pass none on, and neither does a utility "
-                    "that is saturated",
+                    "maps made from it show nothing; inactive units pass no gradient on, and neither does a saturated "
+                    "utility",
                 )
                 warnings.warn(str(error), stacklevel=stacklevel_of_the_caller())
         return maps
@@ -533,7 +529,7 @@ class _Recording:
             raise ValueError("Hessian-vector products need a probe made with second_order=True")
         if v is not self.feature_maps[index]:
             return self._hessian_vector_product(utility, name, index, v)
-        key = (*utility.key(name), index)  # H A is what several methods ask for
+        key = (*utility.key(name), index)  # several methods need H A
         if key not in self._curvature:
             self._curvature[key] = self._hessian_vector_product(utility, name, index, v)
         return self._curvature[key]
@@ -559,14 +555,14 @@ class _Recording:
                         f"an operation above layer {_name(self.model, self.layers[index])} has no second derivative "
                         f"in PyTorch ({error}): use a method of first order, such as GradCAM, or a higher layer"
                     ) from error
-        # Without a path back to the layer the gradient is constant: the utility is linear in it.
+        # Without a path back to the layer the gradient is constant: the utility is linear in the layer.
         return self.as_feature_map(torch.zeros_like(recorded) if product is None else product.detach())
 
     @contextmanager
     def _differentiating(self) -> Iterator[None]:
-        """Differentiate in any mode of the caller's, in the types of the forward pass.
+        """Differentiate whatever the caller's mode, in the types of the forward pass.
 
-        Checkpointed modules run again in a backward pass, and must find the modes and kernels of the first time.
+        Checkpointed modules run again in a backward pass, and need the modes and kernels of the first run.
         """
         with ExitStack() as stack:
             interrupts = stack.enter_context(undisturbed(self.model, self.x.device))
@@ -584,7 +580,7 @@ class _Recording:
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
-    """Return the module of a dotted name, or raise ValueError with the names that come close."""
+    """Return the module with a dotted name, or raise ValueError with similar names."""
     modules: dict[str, nn.Module] = {
         known: module for known, module in model.named_modules(remove_duplicate=False) if known
     }
@@ -593,14 +589,14 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def reference_tensor(model: nn.Module) -> Tensor | None:
-    """Return a tensor whose type and device a model's input must have; None where the model has no tensors."""
+    """Return a tensor with the type and device that a model's input must have; None if the model has no tensors."""
     return next((t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point()), None)
 
 
 class _Hook:
-    """A forward hook that does nothing once its call is over, and neither do its copies in copies of the model.
+    """A forward hook that does nothing once its call is over; nor do its copies in copies of the model.
 
-    A copy that the model makes of itself and runs in the same pass is looked at in the layer's place.
+    If the model copies itself and runs the copy in the same pass, the copy's layer is recorded instead.
     """
 
     def __init__(self, function: Callable[..., Any] | None = None):
@@ -618,7 +614,7 @@ class _Hook:
 
 @contextmanager
 def hook_of_a_call(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """Make a forward hook of a function, for one call: what a copied model keeps of it does nothing afterwards."""
+    """Make a forward hook from a function for one call; copies of it in a copied model do nothing afterwards."""
     hook = _Hook(function)
     try:
         yield hook
@@ -627,13 +623,13 @@ def hook_of_a_call(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]
 
 
 _ONLY_THE_ORIGINAL = (
-    "traced, scripted and exported models run the code of their modules and call none, so that only the original "
-    "module can be explained"
+    "traced, scripted and exported models run the code of their modules without calling them, so that only the "
+    "original module can be explained"
 )
 
 
 def _what_runs(model: Model, layer: nn.Module) -> str:
-    """Say what to do where a layer did not run."""
+    """Say what to do about a layer that did not run."""
     if isinstance(layer, torch.jit.ScriptModule):
         return _ONLY_THE_ORIGINAL
     for module in model.modules() if isinstance(model, nn.Module) else ():
@@ -647,7 +643,7 @@ def _what_runs(model: Model, layer: nn.Module) -> str:
 
 
 def check_not_quantised(model: Model) -> None:
-    """Raise ValueError where a module is quantised: PyTorch does not differentiate those."""
+    """Raise ValueError if a module is quantised: PyTorch cannot differentiate it."""
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
         if ".nn.quantized." in type(module).__module__:
             raise ValueError(
@@ -666,8 +662,8 @@ def _warn_of_training_mode(model: nn.Module) -> None:
             return
         _told_to_be_in_training_mode.add(model)
     warnings.warn(
-        f"this {type(model).__name__} is in training mode: it is explained in eval mode and then put back, so that "
-        "your own calls of it go on with dropout and the statistics of the batch; call model.eval() first, unless you "
+        f"this {type(model).__name__} is in training mode: it is explained in eval mode and then put back, so your "
+        "own calls of it still use dropout and batch statistics; call model.eval() first, unless you "
         "are training it",
         stacklevel=stacklevel_of_the_caller(),
     )
@@ -675,13 +671,13 @@ def _warn_of_training_mode(model: nn.Module) -> None:
 
 @contextmanager
 def undisturbed(model: Model, device: torch.device) -> Iterator[Interrupts]:
-    """Run a model on `device` in eval mode, and put back modes and random states when done; compiled, the plain code.
+    """Run a model on `device` in eval mode and uncompiled, and restore modes and random states when done.
 
-    One thread at a time runs a model. Interrupts (Ctrl-C) wait while things are put back, and what has to be put back
-    before the end of the block calls `hold` of what this yields.
+    Only one thread at a time runs a model. Interrupts (Ctrl-C) wait while state is restored; code that restores state
+    before the end of the block calls `hold` on the yielded object.
 
-    Warn where a model was in training mode: hosts put models in eval mode for good, and scripts count on it. A wrapper
-    in training mode around a model in eval mode, as it is when just made, is no such case.
+    Warn if a model was in training mode: hosts put models in eval mode permanently, and scripts rely on it. A new
+    wrapper in training mode around a model in eval mode does not count.
     """
     with Interrupts() as interrupts, lock_of(model), ExitStack() as stack:
         modules = model.modules() if isinstance(model, nn.Module) else ()
@@ -693,11 +689,11 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[Interrupts]:
         stack.enter_context(NO_FAST_PATH.on())
         stack.enter_context(PLAIN_CODE.on())
         stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
-        # Weights cast under no-grad must not be found in the cache by the caller's own training step.
+        # The caller's own training step must not find weights in the cache that were cast under no-grad.
         torch.set_autocast_cache_enabled(False)
         for module in training:
             stack.callback(setattr, module, "training", True)
-            module.training = False  # not eval(): it may be overridden, and train() would be called to restore
+            module.training = False  # not eval(), which may be overridden, and would need train() to restore
         try:
             interrupts.let()
             yield interrupts
@@ -716,7 +712,7 @@ def _make_utility(target: Target, utility: AnyUtility | None) -> Utility:
 
 
 def check_layers(model: Model, layers: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return the layers as a list, or raise where one is no module of the model, or the model calls none."""
+    """Return the layers as a list, or raise if one is not a module of the model, or the model calls no modules."""
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"the model is TorchScript: {_ONLY_THE_ORIGINAL}")
     if isinstance(model, torch.export.ExportedProgram):
@@ -733,7 +729,7 @@ def check_layers(model: Model, layers: Iterable[nn.Module]) -> list[nn.Module]:
 
 
 def _pick_output(outputs: Any, samples: int) -> Any:
-    """Return the class scores in a model's output: a tensor, or a list with one entry a sample (detection models)."""
+    """Return the class scores in a model's output: a tensor, or a list with one entry per sample (detection models)."""
     if hasattr(outputs, "logits"):
         outputs = outputs.logits
     elif isinstance(outputs, Mapping):
@@ -743,7 +739,7 @@ def _pick_output(outputs: Any, samples: int) -> Any:
                 outputs = tensors[key]
                 break
     if isinstance(outputs, Tensor) and samples == 1 and (outputs.ndim == 0 or (outputs.ndim == 1 and len(outputs) > 1)):
-        outputs = outputs[None]  # heads that squeeze() drop the batch dimension, too
+        outputs = outputs[None]  # heads that squeeze() also drop the batch dimension
     of_samples = (isinstance(outputs, Tensor) and outputs.ndim > 0) or isinstance(outputs, list)
     if not of_samples or not len(outputs):
         keys = f" with the keys {list(outputs)}" if isinstance(outputs, Mapping) else ""
@@ -782,7 +778,7 @@ def _requires_grad(outputs: Any) -> bool:
 
 
 def _to_float(value: Any) -> Any:
-    """Leave half precision: float16 and bfloat16 become float32."""
+    """Convert half precision, float16 and bfloat16, to float32."""
 
     def widen(tensor: Tensor) -> Tensor:
         return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -791,7 +787,7 @@ def _to_float(value: Any) -> Any:
 
 
 def _leave_inference(value: Any) -> Any:
-    """Return a tensor that autograd can work with where `value` was made in inference mode."""
+    """Return a tensor that autograd can use, even if `value` was made in inference mode."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 

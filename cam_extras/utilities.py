@@ -1,4 +1,4 @@
-"""Utilities: what a class activation map explains, one number for each sample.
+"""Utilities: what a class activation map explains, one number per sample.
 
 `Logit`, `Softmax`, `LogSoftmax` and `ReST` turn a class index into a callable. Given the model's output of one
 sample, shape (C,), it returns a scalar, as pytorch-grad-cam expects of its targets; given a batch, shape
@@ -26,7 +26,7 @@ class ClassUtility(ABC):
     """A function of the model's output, read at a class.
 
     Args:
-        target: the class index, or one for each sample: an int, a sequence of ints or a tensor of shape (N,).
+        target: the class index, or one per sample: an int, a sequence of ints or a tensor of shape (N,).
     """
 
     def __init__(self, target: int | Sequence[int] | Tensor):
@@ -86,8 +86,8 @@ class LogSoftmax(ClassUtility):
 class ReST(ClassUtility):
     """Residual Softmax Target-class utility U = y_c + ln p_c.
 
-    The logit keeps the gradient alive where p_c is close to 1; the log probability takes away what speaks for
-    other classes too. Equation (16) of Cai, "CAMs as Shapley Value-based Explainers", 2025.
+    The logit keeps the gradient from vanishing where p_c is close to 1; the log probability removes evidence that
+    supports other classes too. Equation (16) of Cai, "CAMs as Shapley Value-based Explainers", 2025.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ UTILITIES: dict[str, type[ClassUtility]] = {
 
 
 def select_class(values: Tensor, target: int | Sequence[int] | Tensor) -> Tensor:
-    """Read `values` (N, C) at a class index for all samples, or one index for each: shape (N,).
+    """Read `values` (N, C) at one class index for all samples, or one index per sample: shape (N,).
 
     Raises:
         TypeError: `target` is not made of integers.
@@ -125,7 +125,7 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
     try:
         indices = torch.as_tensor(target, device=values.device)
     except (TypeError, ValueError, RuntimeError) as error:
-        if "Overflow" in str(error):  # more than 64 bits hold
+        if "Overflow" in str(error):  # more than 64 bits
             raise ValueError(f"class indices must lie in [0, {classes}); got {target!r:.80}") from error
         raise TypeError(f"class indices must be integers; got {target!r:.80}") from error
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
@@ -142,11 +142,11 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
 
 
 class Utility(ABC):
-    """What a probe differentiates: a function of the model's output, one number for each sample."""
+    """What a probe differentiates: a function of the model's output, one number per sample."""
 
     @property
     def predicts(self) -> bool:
-        """Whether the class is still to be found by a prediction."""
+        """Whether the class is still to be predicted."""
         return False
 
     @abstractmethod
@@ -154,15 +154,15 @@ class Utility(ABC):
         """Return the utility of the model's output, shape (N,); `name`, a key of `UTILITIES`, says how to read it."""
 
     def resolved(self, outputs: Any) -> Utility:
-        """Return the utility of the class of these outputs, whatever it is given later."""
+        """Return the utility with its class fixed by these outputs."""
         return self
 
     def of_samples(self, samples: Tensor) -> Utility | None:
-        """Return the utility of some of the samples, given by position; None where it takes all or none."""
+        """Return the utility of some of the samples, given by position; None if it needs the whole batch."""
         return None
 
     def key(self, name: str) -> tuple[Any, ...]:
-        """Return what makes two utilities the same; a function of the user's own takes no notice of `name`."""
+        """Return a key that equal utilities share; the user's own functions ignore `name`."""
         return (self,)
 
 
@@ -170,12 +170,12 @@ AnyUtility: TypeAlias = Utility | Callable[[Any], Tensor] | Sequence[Callable[[A
 
 
 class TargetUtility(Utility):
-    """Utility of a target, read as the method asks for.
+    """Utility of a target, in the form the method asks for.
 
     Args:
-        target: class index, one index for each sample, a function that reads one value per sample from the class
-            scores (N, C, ...), or None for the predicted class. A model with one output per sample, (N,) or
-            (N, 1), needs no target.
+        target: class index, one index per sample, a function that reads one value per sample from the class scores (N,
+            C, ...), or None for the predicted class. A model with one output per sample, (N,) or (N, 1), needs no
+            target.
     """
 
     def __init__(self, target: Target = None):
@@ -183,11 +183,11 @@ class TargetUtility(Utility):
 
     @property
     def predicts(self) -> bool:
-        """Whether the class is still to be found by a prediction."""
+        """Whether the class is still to be predicted."""
         return self.target is None
 
     def resolved(self, outputs: Any) -> TargetUtility:
-        """Fix the class of every sample, the predicted one where none was given."""
+        """Fix the class of every sample, the predicted one if none was given."""
         if callable(self.target) or not isinstance(outputs, Tensor):
             return self
         if self.target is not None:
@@ -201,7 +201,7 @@ class TargetUtility(Utility):
 
     def of_samples(self, samples: Tensor) -> TargetUtility | None:
         """Return the utility of some of the samples, given by position."""
-        if callable(self.target):  # a function of the whole batch, unless it can say what it reads of a sample
+        if callable(self.target):  # a function of the whole batch, unless it has `of_samples`
             of_samples = getattr(self.target, "of_samples", None)
             return None if of_samples is None else TargetUtility(of_samples(samples))
         if self.target is None:
@@ -210,7 +210,7 @@ class TargetUtility(Utility):
         return self if indices.numel() == 1 else TargetUtility(indices[samples])
 
     def key(self, name: str) -> tuple[Any, ...]:
-        """Return what makes two utilities the same."""
+        """Return a key that equal utilities share."""
         return (self, name)
 
     def __call__(self, outputs: Any, name: str) -> Tensor:
@@ -231,7 +231,7 @@ class TargetUtility(Utility):
 
 
 class CustomUtility(Utility):
-    """Utility of the user's own, model output -> (N,): it wins over any method's."""
+    """The user's own utility, model output -> (N,); it overrides any method's."""
 
     def __init__(self, function: Callable[[Any], Tensor]):
         self.function = function
@@ -242,7 +242,7 @@ class CustomUtility(Utility):
 
 
 class PerSampleUtility(Utility):
-    """One function for each sample, as pytorch-grad-cam's targets: output of the sample -> scalar."""
+    """One function per sample, like pytorch-grad-cam's targets: output of the sample -> scalar."""
 
     def __init__(self, functions: Iterable[Callable[[Any], Tensor]]):
         self.functions = functions
@@ -271,7 +271,7 @@ class PerSampleUtility(Utility):
 
 
 def check_utilities(values: object, samples: int) -> Tensor:
-    """Return a utility as shape (N,), or raise ValueError where there is not one number for each sample."""
+    """Return a utility in shape (N,), or raise ValueError if there is not one number per sample."""
     if not isinstance(values, Tensor):
         raise TypeError(f"a utility must be a tensor; the function returned {type(values).__name__}")
     if values.numel() != samples or (values.ndim > 0 and len(values) != samples):
@@ -293,15 +293,15 @@ def _describe(value: object) -> str:
 
 
 def as_target(given: Any) -> Utility:
-    """Return what to explain, as a probe takes it, from what people give.
+    """Return what the user wants explained as a `Utility`.
 
     Args:
-        given: a class index, or one for each sample, as a list, an array or a tensor; None for the predicted class;
-            a function of the batch's class scores; or host targets, one function for each sample, output of the
-            sample -> scalar, as in `pytorch_grad_cam.utils.model_targets`.
+        given: a class index, or one per sample, as a list, an array or a tensor; None for the predicted class; a
+            function of the batch's class scores; or host targets, one function per sample, output of the sample ->
+            scalar, as in `pytorch_grad_cam.utils.model_targets`.
 
     Raises:
-        TypeError: it is none of these, or indices and functions in one list.
+        TypeError: it is none of these, or mixes indices and functions in one list.
     """
     if isinstance(given, Utility):
         return given
@@ -319,14 +319,14 @@ def as_target(given: Any) -> Utility:
 
 
 def as_classes(given: Any) -> int | Sequence[int] | Tensor | None:
-    """Return class indices from what people give, where a probability is asked for.
+    """Return the user's target as class indices, where a probability is needed.
 
     Args:
-        given: as for `as_target`; of functions only those that read one class and say which, such as `Logit(3)` and
+        given: as for `as_target`, but only functions that name the one class they read, such as `Logit(3)` and
             pytorch-grad-cam's `ClassifierOutputTarget(3)`.
 
     Raises:
-        TypeError: it is a function that does not say which class it reads, or none of these.
+        TypeError: it is a function that does not name its class, or none of these.
     """
     utility = as_target(given)
     if isinstance(utility, PerSampleUtility):

@@ -35,18 +35,6 @@ DEFAULT_METHODS = (
     "RandomCAM",
 )
 
-# The methods that need one forward pass, and the two controls.
-DEFAULT_METHODS = (
-    "GradCAM",
-    "HiResCAM",
-    "ShapleyCAM",
-    "ShapleyCAMH",
-    "ShapleyCAME",
-    "MIGradCAM",
-    "FakeCAM",
-    "RandomCAM",
-)
-
 __all__ = [
     "DEFAULT_METHODS",
     "METHODS",

@@ -4,7 +4,7 @@
 ('Average Drop', '↓')
 """
 
-# METRICS lists the families in the order in which they are imported; what others are made of comes first.
+# METRICS lists the families in import order; those that others build on come first.
 # isort: off
 from cam_extras.metrics.base import (
     METRICS,
@@ -51,7 +51,7 @@ from cam_extras.metrics.counterfactual import counterfactual, counterfactual_sen
 from cam_extras.metrics.named import as_metrics
 # isort: on
 
-# What can be had of every method for the price of five forward passes a batch at most.
+# Metrics that work for every method, at five forward passes per batch at most.
 DEFAULT_METRICS = (
     "average_drop",
     "increase_in_confidence",

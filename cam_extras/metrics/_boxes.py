@@ -1,4 +1,4 @@
-"""Boxes of objects, and boxes around what maps show; see `cam_extras.metrics.localisation` for what they look like."""
+"""Boxes of objects, and boxes around what maps show; see `cam_extras.metrics.localisation` for their format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cam_extras.metrics.quantities import Explained
 
 _Object = TypeVar("_Object")
 
-# Neighbours of a pixel: those at its sides, in the same map.
+# A pixel's neighbours: the four that share a side with it, in the same map.
 _SIDES = np.zeros((3, 3, 3), dtype=bool)
 _SIDES[1] = [[False, True, False], [True, True, True], [False, True, False]]
 
@@ -49,7 +49,7 @@ def box_mask(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 
 
 def crop_boxes(boxes: Sequence[Tensor], corner: tuple[int, int], size: tuple[int, int]) -> list[Tensor]:
-    """Move boxes into a crop of the image and clip them to it; those that lie outside are left out.
+    """Move boxes into a crop of the image and clip them to it; boxes outside the crop are dropped.
 
     Args:
         boxes: for each sample (B, 4), integers xmin, ymin, xmax, ymax in pixels of the image, the maximum exclusive.
@@ -76,8 +76,7 @@ def crop_boxes(boxes: Sequence[Tensor], corner: tuple[int, int], size: tuple[int
 def component_boxes(masks: Tensor) -> list[Tensor]:
     """Find the boxes around the connected components of masks, largest component first.
 
-    Of components of one size the one that comes first, row by row, is first. The components are found by scipy, on the
-    CPU.
+    Components of equal size keep their order, row by row. The components are found by scipy, on the CPU.
 
     Args:
         masks: boolean, shape (N, H, W).
@@ -86,7 +85,7 @@ def component_boxes(masks: Tensor) -> list[Tensor]:
         For each sample (B, 4), integers on the CPU, as `box_mask` takes them; B is 0 where a mask is empty.
 
     Raises:
-        ValueError: the masks are not boolean or have another number of dimensions.
+        ValueError: the masks are not boolean or have the wrong number of dimensions.
 
     >>> component_boxes(torch.tensor([[[1, 0, 0, 0], [0, 0, 1, 1]]]).bool())
     [tensor([[2, 1, 4, 2],
@@ -110,19 +109,19 @@ def predicted_boxes(maps: Tensor) -> list[Tensor]:
         maps: H in [0, 1], shape (N, H, W).
 
     Returns:
-        For each sample (1, 4), integers on the CPU, or (0, 4) where the map is constant and has no B_p.
+        For each sample (1, 4), integers on the CPU, or (0, 4) if the map is constant and has no B_p.
 
     Raises:
         ValueError: a map has the wrong shape, leaves [0, 1] or is not finite; samples are named.
     """
     check_image_maps(maps)
     mean = maps.mean(dim=(1, 2), keepdim=True, dtype=torch.float64)
-    mean = mean.maximum(maps.amin(dim=(1, 2), keepdim=True))  # rounded, the mean of a constant map can be less than it
+    mean = mean.maximum(maps.amin(dim=(1, 2), keepdim=True))  # rounding can lower the mean of a constant map
     return [boxes[:1] for boxes in component_boxes(maps > mean)]
 
 
 def best_overlap(predicted: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-    """Largest IoU of any predicted box with any box, for each sample (N,); 0 where nothing is predicted."""
+    """Largest IoU of any predicted box with any box, for each sample (N,); 0 if nothing is predicted."""
     return torch.stack(
         [
             overlap(found, wanted).amax() if len(found) else torch.zeros((), dtype=torch.float64, device="cpu")
@@ -140,7 +139,7 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def check_image_maps(maps: Tensor) -> tuple[int, int, int]:
-    """Return the number, height and width of maps if they can be looked at."""
+    """Return the number, height and width of maps if they are valid."""
     check_tensor("the map", maps)
     if maps.ndim != 3 or maps.numel() == 0:
         raise ValueError(f"expected maps of shape (N, H, W); got {tuple(maps.shape)}")
@@ -160,7 +159,7 @@ def check_masks(masks: Tensor) -> None:
 
 
 def check_truth(maps: Tensor, masks: Tensor) -> Tensor:
-    """Return the masks on the device of the maps if both fit."""
+    """Return the masks on the maps' device if maps and masks are valid."""
     check_image_maps(maps)
     check_masks(masks)
     if maps.shape != masks.shape:
@@ -172,7 +171,7 @@ def check_truth(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def check_boxes(boxes: Sequence[Tensor], number: int, height: int, width: int) -> list[Tensor]:
-    """Return boxes as int64 on the CPU if every sample has some and all lie in the image."""
+    """Return boxes as int64 on the CPU if every sample has at least one and all lie in the image."""
     check_sequence("boxes", boxes)
     if len(boxes) != number:
         raise ValueError(f"expected boxes for {number} samples, one tensor (B, 4) for each; got {len(boxes)}")
@@ -201,7 +200,7 @@ def check_boxes(boxes: Sequence[Tensor], number: int, height: int, width: int) -
 
 @quantity()
 def _boxes(given_boxes: Sequence[Tensor] | None, given_masks: Tensor | None) -> Sequence[Tensor]:
-    """Where the object is: for each sample boxes (B, 4)."""
+    """The object's boxes: (B, 4) for each sample."""
     if given_boxes is None:
         return component_boxes(_given(given_masks))
     return given_boxes
@@ -209,7 +208,7 @@ def _boxes(given_boxes: Sequence[Tensor] | None, given_masks: Tensor | None) -> 
 
 @quantity()
 def _masks(given_masks: Tensor | None, given_boxes: Sequence[Tensor] | None, maps: Tensor) -> Tensor:
-    """Where the object is: boolean masks (N, H, W)."""
+    """The object's masks: boolean, (N, H, W)."""
     if given_masks is not None:
         return given_masks
     boxes = _given(given_boxes)
@@ -220,7 +219,7 @@ def _masks(given_masks: Tensor | None, given_boxes: Sequence[Tensor] | None, map
 
 @quantity()
 def _correct(explained: Explained) -> Tensor:
-    """Whether the class explained is the one predicted, shape (N,)."""
+    """Whether the class explained is the predicted one, shape (N,)."""
     return explained.probabilities.argmax(dim=1) == explained.target
 
 

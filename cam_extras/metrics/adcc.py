@@ -13,23 +13,23 @@ from cam_extras.metrics.base import harmonic_mean, metric
     title="Coherency",
     short="Coh",
     higher_is_better=True,
-    meaning="correlation of the map with the map of what it shows",
+    meaning="correlation of the map with the map of the masked image",
     paper="Poppi et al., Revisiting the Evaluation of CAM (ADCC), 2021",
     category="robustness",
 )
 def coherency(maps: Tensor, masked_maps: Tensor) -> Tensor:
-    """Coherency (1 + r) / 2, r the Pearson correlation of the maps of x and of x*H for the same class.
+    """Coherency (1 + r) / 2, where r is the Pearson correlation of the maps of x and of x*H for the same class.
 
     Args:
         maps: H(x), shape (N, *S).
         masked_maps: H(x*H(x)), same shape.
 
     Returns:
-        Shape (N,), in [0, 1]; higher is better. 0 where either map is constant, for then r is undefined and the
-        map says nothing.
+        Shape (N,), in [0, 1]; higher is better. 0 if either map is constant: then r is undefined and the map says
+        nothing.
 
     Raises:
-        TypeError: the maps are no tensors of floating point.
+        TypeError: the maps are not floating-point tensors.
         ValueError: the shapes differ or have channels or no pixels, or a map is not finite.
 
     Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
@@ -74,7 +74,7 @@ def complexity(maps: Tensor) -> Tensor:
         Shape (N,), in [0, 1]; lower is better.
 
     Raises:
-        TypeError: the maps are no tensor of floating point.
+        TypeError: the maps are not a floating-point tensor.
         ValueError: the maps have channels or no pixels, leave [0, 1] or are not finite; samples are named.
 
     Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
@@ -96,10 +96,10 @@ def complexity(maps: Tensor) -> Tensor:
     of_means=True,
 )
 def adcc(coherency: Tensor, complexity: Tensor, average_drop: Tensor) -> Tensor:
-    """ADCC = 3 / (1/coherency + 1/(1 - complexity) + 1/(1 - AD)), and 0 where any part is 0.
+    """ADCC = 3 / (1/coherency + 1/(1 - complexity) + 1/(1 - AD)), or 0 if any part is 0.
 
-    The papers' tables print the ADCC of the means of its parts; give the means for that. Given per-sample values it
-    returns per-sample values.
+    The papers' tables print the ADCC of the means of its parts; pass the means to get that. Per-sample values give
+    per-sample values.
 
     Args:
         coherency: in [0, 1], any shape.

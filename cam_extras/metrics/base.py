@@ -1,7 +1,7 @@
-"""The registry: quantities, the metrics that are functions of them, and the graph that they make.
+"""The registry: quantities, the metrics that are functions of them, and the graph they form.
 
-A metric and a quantity have one shape: a function whose positional parameters name what it needs, quantities or
-metrics, and whose keyword-only parameters, each with an annotation and a default, are its options.
+Metrics and quantities are functions of the same form. The positional parameters name the quantities or metrics they
+need; the keyword-only parameters, each with an annotation and a default, are their options.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Option:
     """An option of a metric or quantity, a keyword-only parameter of its function.
 
     Args:
-        name: of the parameter.
-        annotation: what a value must be, see `cam_extras._options`.
-        default: its value where none is given.
+        name: the parameter's name.
+        annotation: which values are allowed, see `cam_extras._options`.
+        default: the value if none is given.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Entry:
 
     Args:
         name: its key in `METRICS` or `QUANTITIES`, the name of the function.
-        function: pure function of what is in `needs`, and of its options.
+        function: pure function of what `needs` names, and of its options.
         needs: names of quantities and metrics.
         declared: the function's own options.
     """
@@ -61,17 +61,17 @@ class Entry:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The names of the function's own options; `options_of` adds those of what it is made of."""
+        """The names of the function's own options; `options_of` adds those of its parts."""
         return tuple(option.name for option in self.declared)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Quantity(Entry):
-    """What the package knows of a quantity.
+    """What the package knows about a quantity.
 
     Args:
-        source: what it takes besides the model and its maps: "object", "weights" or nothing.
-        kept: whether hosts show it beside the scores that are made of it.
+        source: what it needs besides the model and its maps: "object", "weights" or nothing.
+        kept: whether hosts show it beside the scores computed from it.
     """
 
     source: Source = ""
@@ -79,18 +79,18 @@ class Quantity(Entry):
 
     @property
     def meaning(self) -> str:
-        """What it is, in a line."""
+        """What it is, in one line."""
         return (self.function.__doc__ or "").strip().split("\n")[0]
 
 
 @dataclass(frozen=True)
 class Vector:
-    """How the scores of a set become one number where a sample has several, shape (N, ...).
+    """How a set's scores become one number if each sample has several, shape (N, ...).
 
     Args:
-        dims: how many dimensions the scores of a sample have.
-        of_mean: the value of a set from the mean of its scores over samples, shape (..., *scores) -> (...).
-        of_samples: one number for each sample of a set, (N, *scores) -> (N,), whose mean is the value of the set.
+        dims: number of dimensions of a sample's scores.
+        of_mean: computes the value of a set from the mean of its scores over samples, (..., *scores) -> (...).
+        of_samples: computes one number per sample of a set, (N, *scores) -> (N,); their mean is the value of the set.
     """
 
     dims: int
@@ -100,21 +100,21 @@ class Vector:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Metric(Entry):
-    """What the package knows of a metric. The value of a set is the mean over samples, unless said.
+    """What the package knows about a metric. The value of a set is the mean over samples, unless stated otherwise.
 
     Args:
         title: its name in tables.
         short: its name in narrow tables.
-        higher_is_better: the direction.
+        higher_is_better: whether higher scores are better.
         meaning: one line that says what it measures.
         paper: where it comes from.
-        range: the least and the greatest score there can be.
-        of_means: whether the value of a set is the function of the means of what it needs, not the mean of scores.
-        of_methods: whether it compares methods: its function takes the scores of M methods for what it needs, shape
-            (M, N), and returns scores of the same shape.
-        vector: how the value of a set is made where a sample has several numbers for a score.
-        category: the kind of metric that Quantus lists it under; those of localisation are for images alone.
-        title_in_quantus: its name there, where Quantus has a metric of the same title.
+        range: the lowest and highest possible score.
+        of_means: whether the value of a set is the function of its needs' means, not the mean of scores.
+        of_methods: whether it compares methods: for each need its function takes the scores of M methods, shape (M, N),
+            and returns scores of the same shape.
+        vector: how the value of a set is computed if a sample's score has several numbers.
+        category: its category in Quantus; localisation metrics are for images only.
+        title_in_quantus: its name in Quantus, if Quantus already has a metric of the same title.
     """
 
     title: str
@@ -136,12 +136,12 @@ class Metric(Entry):
 
     @property
     def scale(self) -> int:
-        """What reports multiply a score by: 100, for per cent, where it has a greatest value."""
+        """The factor for scores in reports: 100, for per cent, if the range is bounded above."""
         return 100 if math.isfinite(self.range[1]) else 1
 
     @property
     def class_name(self) -> str:
-        """Its title without blanks and signs: the name of its class for Quantus.
+        """Its title without spaces and punctuation: the name of its class for Quantus.
 
         >>> METRICS["insertion_deletion"].class_name
         'InsertionDeletion'
@@ -150,18 +150,18 @@ class Metric(Entry):
 
     @property
     def Options(self) -> type[Options]:
-        """Its options, and those of what it is made of, as a dataclass.
+        """Its options, and those of its parts, as a dataclass.
 
         >>> METRICS["hci"].Options(threshold=0.7)
         HCIOptions(fill=0.0, threshold=0.7, baseline='fill')
         """
-        from cam_extras.metrics.options import options_class  # which is made of the registry
+        from cam_extras.metrics.options import options_class  # that module imports this one
 
         return options_class((self.name,), f"{self.class_name}Options")
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The metrics whose means over samples make the value of a set: itself, or what it needs."""
+        """The metrics whose means over samples give the value of a set: itself, or what it needs."""
         return self.needs if self.of_means else (self.name,)
 
     def of_averages(self, *means: Tensor) -> Tensor:
@@ -172,10 +172,10 @@ class Metric(Entry):
         return means[0] if self.vector is None else self.vector.of_mean(means[0])
 
     def of_set(self, scores: Mapping[str, Tensor | Sequence[Any]]) -> float:
-        """Return the value of a set of samples from per-sample scores (N,) by name of metric.
+        """Return the value of a set of samples from per-sample scores (N,) by metric name.
 
         Raises:
-            ValueError: there is no sample, or a score is not finite; samples are named.
+            ValueError: there are no samples, or a score is not finite; samples are named.
 
         >>> METRICS["hci"].of_set({"thresholded_drop": [0.2, 0.6], "thresholded_increase": [0.9, 0.3]})
         0.6
@@ -216,13 +216,12 @@ def metric(
     category: Category = "faithfulness",
     title_in_quantus: str = "",
 ) -> Callable[[_Function], _Function]:
-    """List a function in `METRICS`, where every part of the package finds it. The arguments are those of `Metric`.
+    """List a function in `METRICS`, where the whole package finds it. The arguments are those of `Metric`.
 
     Raises:
-        ValueError: there is a metric or a quantity of that name, or one with that title or short name; the function
-            needs what there is not; or an option has no annotation, no default, or another one than the option of the
-            same name of another function. To define a metric of your own anew, take the old one out,
-            `METRICS.pop(name)`.
+        ValueError: the name, title or short name is taken; the function needs something unknown; or an option has no
+            annotation or default, or differs from another function's option of the same name. To redefine your own
+            metric, remove the old one first: `METRICS.pop(name)`.
     """
 
     def register(function: _Function) -> _Function:
@@ -257,9 +256,9 @@ def metric(
 
 
 def quantity(*, source: Source = "", kept: bool = False) -> Callable[[_Function], _Function]:
-    """List a function in `QUANTITIES`, for metrics to be functions of. The arguments are those of `Quantity`.
+    """List a function in `QUANTITIES`, for metrics to use. The arguments are those of `Quantity`.
 
-    An underscore before the name is left out: `_insertion_curve` beside a function that is called `insertion_curve`.
+    A leading underscore is dropped from the name: `_insertion_curve`, next to a function `insertion_curve`.
 
     Raises:
         ValueError: as for `metric`.
@@ -274,7 +273,7 @@ def quantity(*, source: Source = "", kept: bool = False) -> Callable[[_Function]
 
 
 def class_name(title: str) -> str:
-    """Return a title as the name of a class: without blanks and signs.
+    """Return a title as a class name: without spaces and punctuation.
 
     >>> class_name("Increase in Confidence")
     'IncreaseInConfidence'
@@ -283,7 +282,7 @@ def class_name(title: str) -> str:
 
 
 def _read(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return what an `Entry` has of a function, or raise ValueError where it cannot be one."""
+    """Return the fields of an `Entry` from a function, or raise ValueError if it does not qualify."""
     name = function.__name__.lstrip("_")
     _check_new(name)
     parameters = signature(function).parameters.values()
@@ -295,15 +294,15 @@ def _read(function: Callable[..., Any]) -> dict[str, Any]:
             close = difflib.get_close_matches(need, [*QUANTITIES, *METRICS], n=3, cutoff=0.5)
             meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(QUANTITIES)}"
             raise ValueError(
-                f"{name!r} needs {need!r}, and there is no quantity or metric of that name: {meant} What is an option "
-                "stands after a *, by keyword"
+                f"{name!r} needs {need!r}, and there is no quantity or metric of that name: {meant} Options go "
+                "after a *, as keyword arguments"
             )
     declared = _declared(name, function, [p for p in parameters if p.kind == Parameter.KEYWORD_ONLY])
     return {"name": name, "function": function, "needs": needs, "declared": declared}
 
 
 def _check_new(name: str) -> None:
-    """Raise ValueError for the name of a metric or a quantity: scores that are made of it would change in silence."""
+    """Raise ValueError for an existing name: scores computed from it would change silently."""
     for kind, registry in (("METRICS", METRICS), ("QUANTITIES", QUANTITIES)):
         if name in registry:
             raise ValueError(
@@ -319,7 +318,7 @@ def _declared(name: str, function: Callable[..., Any], parameters: Sequence[Para
                 f"the option {parameter.name!r} of {name!r} has no {' and no '.join(lacking)}: write it as "
                 f"{parameter.name}: float = 0.5"
             )
-    # Those of options alone: what a positional parameter is annotated with need not be there when this runs.
+    # Only those of options: annotations of positional parameters may not be defined when this runs.
     annotations = SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
     try:
         hints = get_type_hints(annotations, getattr(unwrap(function), "__globals__", {}), include_extras=True)
@@ -351,7 +350,7 @@ def _same(a: Option, b: Option) -> bool:
 
 
 def _check_titles(entry: Metric) -> None:
-    """Raise ValueError where tables, or who asks by a short name, could not tell a metric from another."""
+    """Raise ValueError if a title or short name is ambiguous, in tables or for users."""
     if not entry.class_name.isidentifier():
         raise ValueError(f"the title {entry.title!r} must begin with a letter: a class is named after it")
     for other in METRICS.values():
@@ -366,7 +365,7 @@ def _check_titles(entry: Metric) -> None:
 
 
 def made_of(name: str) -> Iterator[Entry]:
-    """Yield all that a metric or quantity is made of, each before what needs it, and itself last."""
+    """Yield everything that a metric or quantity is computed from, each before what needs it, and itself last."""
     seen: dict[str, Entry] = {}
 
     def visit(name: str) -> None:
@@ -381,12 +380,12 @@ def made_of(name: str) -> Iterator[Entry]:
 
 
 def declared_options(metrics: Iterable[str]) -> dict[str, Option]:
-    """Return the options, by name, of metrics and of all that they are made of."""
+    """Return the options, by name, of metrics and of everything they are computed from."""
     return {option.name: option for name in metrics for entry in made_of(name) for option in entry.declared}
 
 
 def quantities_of(metric: str) -> list[str]:
-    """Return the names of the quantities that a metric, or the metrics that it needs, are functions of.
+    """Return the names of the quantities that a metric, or the metrics it needs, are computed from.
 
     >>> quantities_of("hci")
     ['p', 'o_t', 'b']
@@ -397,7 +396,7 @@ def quantities_of(metric: str) -> list[str]:
 
 
 def options_of(metric: str) -> list[str]:
-    """Return the names of the options that a metric depends on, its own and those of what it is made of.
+    """Return the names of the options that a metric depends on: its own and those of its parts.
 
     >>> options_of("hci")
     ['fill', 'threshold', 'baseline']
@@ -406,7 +405,7 @@ def options_of(metric: str) -> list[str]:
 
 
 def sources_of(metric: str) -> set[str]:
-    """Return what a metric takes besides the model and its maps: "object", "weights", both or nothing.
+    """Return what a metric needs besides the model and its maps: "object", "weights", both or nothing.
 
     >>> sources_of("pointing_game"), sources_of("average_drop")
     ({'object'}, set())
@@ -424,7 +423,7 @@ def kept_of(metric: str) -> tuple[str, ...]:
 
 
 def with_parts(metrics: Iterable[str]) -> list[str]:
-    """Return the names of metrics and of those that they are made of, but for those that compare methods.
+    """Return the names of metrics and of the metrics they need, except those that compare methods.
 
     >>> with_parts(["hci"]), with_parts(["win_percentage"])
     (['hci', 'thresholded_drop', 'thresholded_increase'], ['average_drop'])
@@ -435,7 +434,7 @@ def with_parts(metrics: Iterable[str]) -> list[str]:
 
 
 def harmonic_mean(*parts: Tensor) -> Tensor:
-    """Harmonic mean of parts in [0, 1], and 0 where any of them is 0.
+    """Harmonic mean of parts in [0, 1], or 0 if any of them is 0.
 
     >>> harmonic_mean(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([1.0, 0.25, 1.0]))
     tensor([1.0000, 0.3333, 0.0000])

@@ -1,6 +1,6 @@
-"""Box accuracy: how often the box around what a map shows overlaps one of the object.
+"""Box accuracy: how often the box around what a map shows overlaps a box of the object.
 
-Maps and boxes are those of `cam_extras.metrics.localisation`.
+Maps and boxes are as in `cam_extras.metrics.localisation`.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 
 def check_thresholds(name: str, thresholds: Sequence[float]) -> None:
-    """Raise ValueError unless there are some, all in [0, 1]."""
+    """Raise ValueError unless there is at least one, and all are in [0, 1]."""
     if len(thresholds) == 0 or not all(0 <= threshold <= 1 for threshold in thresholds):
         raise ValueError(f"{name} must be one or more numbers in [0, 1]; got {thresholds!r}")
 
 
 def check_overlaps(name: str, overlaps: Sequence[float]) -> None:
-    """Raise ValueError unless there are some, all in (0, 1]."""
+    """Raise ValueError unless there is at least one, and all are in (0, 1]."""
     if len(overlaps) == 0 or not all(0 < overlap <= 1 for overlap in overlaps):
         raise ValueError(f"{name} must be one or more numbers in (0, 1]; got {overlaps!r}")
 
 
-Thresholds = Annotated[Sequence[float], check_thresholds, "T values of eta, in [0, 1], that maps are cut at"]
-Overlaps = Annotated[Sequence[float], check_overlaps, "D values of delta, in (0, 1], that boxes are to overlap by"]
+Thresholds = Annotated[Sequence[float], check_thresholds, "T values of eta, in [0, 1], at which maps are cut"]
+Overlaps = Annotated[Sequence[float], check_overlaps, "D values of delta, in (0, 1]: the overlap that boxes must reach"]
 Components = Annotated[
-    Literal["largest", "all"], "whether the box of the largest component counts alone, or that of any component may"
+    Literal["largest", "all"], "whether only the box of the largest component counts, or that of any"
 ]
 
 
 def _by_keyword(function: _Function) -> _Function:
-    """Have options work by position, as they once did, with a DeprecationWarning."""
+    """Let options still work by position, with a DeprecationWarning."""
     names = [p.name for p in signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
 
     @wraps(function)
@@ -65,9 +65,9 @@ def _at_best_thresholds(hits: Tensor) -> Tensor:
 
 
 def best_box_accuracy(hits: Tensor) -> Tensor:
-    """Share of the overlaps at which a sample's box is accurate, each at the threshold that is best for the whole set.
+    """Share of the overlaps at which a sample's box is accurate, each at the best threshold for the whole set.
 
-    The mean over samples is `max_box_accuracy`. Of thresholds that are equally good the lowest is taken.
+    The mean over samples is `max_box_accuracy`. If several thresholds are equally good, the lowest is used.
 
     Args:
         hits: what `box_accuracy` returns for all images of the set, shape (N, T, D).
@@ -76,7 +76,7 @@ def best_box_accuracy(hits: Tensor) -> Tensor:
         Shape (N,), in [0, 1]; higher is better.
 
     Raises:
-        ValueError: `hits` has another number of dimensions or no sample.
+        ValueError: `hits` has the wrong number of dimensions or no samples.
     """
     check_tensor("the hits", hits)
     if hits.ndim != 3 or hits.numel() == 0:
@@ -106,12 +106,12 @@ def box_accuracy(
 ) -> Tensor:
     """Box accuracy BoxAcc(eta, delta) = max_{B} 1[IoU(B, B_p^eta) >= delta] at every threshold and overlap.
 
-    B_p^eta is the box around the largest connected component of {H > eta}. The number of a set of images comes from
-    `max_box_accuracy`, for its threshold is the best for the set and not for each image:
+    B_p^eta is the box around the largest connected component of {H > eta}. The value of a set of images comes from
+    `max_box_accuracy`, since the threshold is chosen for the set, not for each image:
 
     - MaxBoxAcc of Choe et al.: `overlaps=[0.5]`.
     - BA of Opti-CAM: the defaults.
-    - MaxBoxAccV2 of Choe et al.: `components="all"`, where the box of any component may be the one that overlaps.
+    - MaxBoxAccV2 of Choe et al.: `components="all"`, where the box of any component may overlap.
 
     Args:
         maps: H in [0, 1], shape (N, H, W). eta is a fraction of the maximum for maps that reach 1.
@@ -121,12 +121,12 @@ def box_accuracy(
         components: "largest" or "all".
 
     Returns:
-        Shape (N, T, D), 0 or 1; higher is better. Where no pixel is above eta it is 0; a constant map is one box below
-        its value: the whole image.
+        Shape (N, T, D), 0 or 1; higher is better. It is 0 if no pixel is above eta; a constant map gives one box, the
+        whole image, for eta below its value.
 
     Raises:
         TypeError: boxes are not integers.
-        ValueError: thresholds or overlaps are none or out of range, or as for `localisation_error`.
+        ValueError: thresholds or overlaps are empty or out of range, or as for `localisation_error`.
 
     Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020, and its extension, TPAMI
     2022; Opti-CAM (A5).
@@ -164,7 +164,7 @@ def max_box_accuracy(hits: Tensor) -> Tensor:
         Shape (), in [0, 1]; higher is better.
 
     Raises:
-        ValueError: `hits` has another number of dimensions or no sample.
+        ValueError: `hits` has the wrong number of dimensions or no samples.
 
     >>> max_box_accuracy(torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]], [[0.0], [1.0]]]))
     tensor(0.6667, dtype=torch.float64)

@@ -1,7 +1,7 @@
 """Metrics on confidence: how the probability of a class changes when the input is masked by the map.
 
-p is the confidence in the class for the whole input, o for what the map shows, d for what it does not show. All are
-softmax probabilities of the same class, shape (N,).
+p is the confidence in the class for the whole input, o for the part that the map shows, d for the part that it does not
+show. All are softmax probabilities of the same class, shape (N,).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cam_extras.metrics.base import metric
     paper="Chattopadhyay et al., Grad-CAM++, 2018",
 )
 def average_drop(p: Tensor, o: Tensor) -> Tensor:
-    """Average drop AD = max(0, p - o) / p: the share of confidence lost when only the map's part is seen.
+    """Average drop AD = max(0, p - o) / p: the share of confidence lost when only what the map shows is seen.
 
     Args:
         p: confidence for the whole input, shape (N,), in (0, 1].
@@ -31,7 +31,7 @@ def average_drop(p: Tensor, o: Tensor) -> Tensor:
         Shape (N,), in [0, 1]; lower is better.
 
     Raises:
-        ValueError: a value is outside [0, 1], or a p is 0, where a drop is undefined; samples are named.
+        ValueError: a value is outside [0, 1], or a p is 0, where the drop is undefined; samples are named.
 
     Chattopadhyay et al., "Grad-CAM++", WACV 2018.
 
@@ -56,7 +56,7 @@ def average_drop(p: Tensor, o: Tensor) -> Tensor:
     paper="Chattopadhyay et al., Grad-CAM++, 2018",
 )
 def increase_in_confidence(p: Tensor, o: Tensor) -> Tensor:
-    """Increase in confidence IC = 1[o > p]: whether the model is more confident when only the map's part is seen.
+    """Increase in confidence IC = 1[o > p]: whether confidence rises when only what the map shows is seen.
 
     Args:
         p: confidence for the whole input, shape (N,), in [0, 1].
@@ -79,9 +79,9 @@ def increase_in_confidence(p: Tensor, o: Tensor) -> Tensor:
     paper="Zhang et al., Opti-CAM, 2024",
 )
 def average_gain(p: Tensor, o: Tensor) -> Tensor:
-    """Average gain AG = max(0, o - p) / (1 - p): the share of missing confidence won by seeing only the map's part.
+    """Average gain AG = max(0, o - p) / (1 - p): the share of missing confidence gained by seeing only the map's part.
 
-    Where p is 1 nothing can be gained, and the gain is 0.
+    Where p is 1, nothing can be gained and the gain is 0.
 
     Args:
         p: confidence for the whole input, shape (N,), in [0, 1].
@@ -108,7 +108,7 @@ def average_gain(p: Tensor, o: Tensor) -> Tensor:
     paper="Jung and Oh, LIFT-CAM, 2021",
 )
 def drop_in_deletion(p: Tensor, d: Tensor) -> Tensor:
-    """Drop in deletion ADD = max(0, p - d) / p: the share of confidence lost without the map's part.
+    """Drop in deletion ADD = max(0, p - d) / p: the share of confidence lost without what the map shows.
 
     Arguments, errors and range as for `average_drop`, with d the confidence for what the map does not show; higher is
     better. Jung and Oh, "Towards Better Explanations of Class Activation Mapping", ICCV 2021.

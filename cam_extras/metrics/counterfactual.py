@@ -1,7 +1,7 @@
 """Counterfactual sensitivity: "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative".
 
-How much a method's channel weights change when the image does: w are the weights for x, w' those for
-`counterfactual(x)` and the same class, both of shape (N, K).
+How much a method's channel weights change with the image: w are the weights for x, w' those for `counterfactual(x)` and
+the same class, both of shape (N, K).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from cam_extras.metrics.quantities import Explained
 
 
 def check_delta(name: str, delta: float) -> None:
-    """Raise TypeError or ValueError unless pixels change by a finite number."""
+    """Raise TypeError or ValueError unless delta is a finite number other than 0."""
     check_number(name, delta)
     if not math.isfinite(delta) or delta == 0:
         raise ValueError(f"{name} must be a finite number other than 0; got {delta}")
 
 
 def check_fraction(name: str, fraction: float) -> None:
-    """Raise TypeError or ValueError unless a share of the pixels lies in (0, 1]."""
+    """Raise TypeError or ValueError unless a fraction lies in (0, 1]."""
     check_number(name, fraction)
     if not 0 < fraction <= 1:
         raise ValueError(f"the {name} of the pixels must lie in (0, 1]; got {fraction}")
 
 
-Delta = Annotated[float, check_delta, "what is added to the pixels that change, in the values that the model sees"]
-Fraction = Annotated[float, check_fraction, "the share of the pixels that change, in (0, 1]"]
+Delta = Annotated[float, check_delta, "what is added to the changed pixels, in the model's input space"]
+Fraction = Annotated[float, check_fraction, "share of the pixels to change, in (0, 1]"]
 MostImportant = Annotated[
     Annotated[int, check_count] | None, "how many of the most important channels count; None for all"
 ]
@@ -54,20 +54,21 @@ def counterfactual(x: Tensor, delta: float = 0.1, fraction: float = 0.5, seed: i
 
     Args:
         x: the input, shape (N, C, *S).
-        delta: what is added, in the values that the model sees: with an input normalised by a standard deviation of
-            0.226, 0.1 is 6 of 255 grey levels.
-        fraction: share of the pixels to change, in (0, 1]; round(fraction * pixels) of them are.
-        seed: of the choice. It is the same on every device, and the pixels of a fraction are among those of a greater.
+        delta: what is added, in the model's input space: if the input is normalised by a standard deviation of 0.226,
+            0.1 is 6 of 255 grey levels.
+        fraction: share of the pixels to change, in (0, 1]: round(fraction * pixels) of them.
+        seed: seed for choosing them. The choice is the same on every device; a larger fraction includes a smaller one's
+            pixels.
 
     Returns:
-        Shape (N, C, *S); nothing keeps it in the range of x.
+        Shape (N, C, *S); not clamped to the range of x.
 
     Raises:
-        TypeError: the input is not made of floating-point numbers, or the seed is no integer.
-        ValueError: the fraction is outside (0, 1] or of less than a pixel; delta is 0 or not finite; the input has no
-            pixels, or is not finite: samples are named.
+        TypeError: the input is not made of floating-point numbers, or the seed is not an integer.
+        ValueError: the fraction is outside (0, 1] or less than one pixel; delta is 0 or not finite; the input has no
+            pixels, or is not finite (samples are named).
 
-    "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.6, which leaves open the share, and
+    "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.6, which does not state the share, or
     whether 0.1 is added before or after normalisation.
 
     >>> counterfactual(torch.zeros(2, 1, 4), delta=0.1, fraction=0.5)
@@ -84,10 +85,10 @@ def counterfactual(x: Tensor, delta: float = 0.1, fraction: float = 0.5, seed: i
     count = round(fraction * pixels)
     if count == 0:
         raise ValueError(f"a fraction of {fraction} of {pixels} pixels is less than one: nothing would change")
-    # Random numbers come from the CPU, with types and devices spelt out: the defaults are the user's to change.
+    # Random numbers come from the CPU, with explicit types and devices: users may change the defaults.
     generator = torch.Generator("cpu").manual_seed(int(seed))
     chosen = torch.randperm(pixels, generator=generator, dtype=torch.int64, device="cpu")[:count]
-    # One pattern for all samples: were there one for each, a score would depend on the batch that its sample is in.
+    # One pattern for all samples: with one for each, a score would depend on the sample's batch.
     pattern = torch.zeros(pixels, dtype=x.dtype, device="cpu").index_fill(0, chosen, delta)
     return x + pattern.reshape(size).to(x.device)
 
@@ -120,25 +121,25 @@ def counterfactual_sensitivity(
 ) -> Tensor:
     """Counterfactual sensitivity S = ||w - w'|| / ||w||, the relative change of a method's channel weights.
 
-    The paper shows plots of w and w', and holds that those of a causal explanation differ, most of all in the most
-    important channels; S puts that into a number. Weights that do not depend on the image have S = 0 however good the
-    map: Grad-CAM's, where the layer is followed by global average pooling and one linear layer, are the classifier's.
-    What makes the weights noisy raises S too.
+    The paper plots w and w', and argues that for a causal explanation they differ, above all in the most important
+    channels; S measures that. Weights that do not depend on the image have S = 0, however good the map is: for example
+    those of Grad-CAM if the layer is followed by global average pooling and one linear layer, which are the
+    classifier's. Noise in the weights also raises S.
 
     Args:
-        weights: w, of `channel_weights` for x, shape (N, K).
+        weights: w, the `channel_weights` for x, shape (N, K).
         counterfactual_weights: w', for `counterfactual(x)` and the same class, same shape.
-        most_important: look only at so many channels of every sample, those of the greatest |w|; of equal ones the
-            first. By default at all.
+        most_important: use only this many channels of every sample, those with the largest |w|; if equal, the first. By
+            default all.
 
     Returns:
-        Shape (N,), in [0, inf), in float32 or better; higher is better, says the paper. The scale of w and w' does not
-        matter if it is one.
+        Shape (N,), in [0, inf), in float32 or better; higher is better according to the paper. A common scale of w and
+        w' does not matter.
 
     Raises:
-        TypeError: `most_important` is no integer.
-        ValueError: the weights are not two times (N, K), K at least 1; there are fewer channels than asked for; a
-            weight is not finite; or all w are 0, where S is undefined: samples are named.
+        TypeError: `most_important` is not an integer.
+        ValueError: the weights are not both (N, K) with K at least 1; there are fewer channels than `most_important`; a
+            weight is not finite; or all w are 0, where S is undefined (samples are named).
 
     "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.6 and appendix A.8.2.
 
@@ -163,7 +164,7 @@ def counterfactual_sensitivity(
             raise ValueError(
                 f"most_important must be {w.shape[1]}, the number of channels, or less; got {most_important}"
             )
-        # Not topk: among equals it chooses as the device sees fit.
+        # Not topk: its choice among equal values depends on the device.
         channels = w.abs().argsort(dim=1, descending=True, stable=True)[:, :most_important]
         w, difference = w.gather(1, channels), difference.gather(1, channels)
     greatest = w.abs().amax(dim=1, keepdim=True)
@@ -171,7 +172,7 @@ def counterfactual_sensitivity(
         raise SampleError(
             "the sensitivity is undefined where all weights are 0,", which(greatest == 0), "leave these out"
         )
-    # Scaled after the subtraction, which is exact for what is close; squares of small gradients would underflow.
+    # Scaled after the subtraction, which is exact for close values; squares of small gradients would underflow.
     change, before = (torch.linalg.vector_norm(values / greatest, dim=1) for values in (difference, w))
     sensitivity: Tensor = change / before
     check_finite(f"the sensitivity, in {dtype},", sensitivity)

@@ -1,7 +1,7 @@
 """Harmonised confidence index and its parts: "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative".
 
 p is the confidence in the class for the whole input, o_t for the pixels where the map H reaches a threshold t, b for a
-baseline: all softmax probabilities of the same class, shape (N,).
+baseline. All are softmax probabilities of the same class, shape (N,).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def check_threshold(name: str, threshold: float) -> None:
         raise ValueError(f"the {name} must lie in [0, 1], as maps do; got {threshold}")
 
 
-Threshold = Annotated[float, check_threshold, "what the map must reach where pixels are shown, in [0, 1]"]
+Threshold = Annotated[float, check_threshold, "pixels are shown where the map reaches this value, in [0, 1]"]
 Baseline = Annotated[
     Literal["fill", "complement"],
     Renamed({"black": "fill"}),
-    'what the pixels above the threshold are compared with: "fill", an image of nothing but the fill, as the paper has '
-    'it, or "complement", the pixels where the map is 0, as its authors\' code has it',
+    'what the pixels above the threshold are compared with: "fill", an image filled with `fill`, as in the paper, or '
+    '"complement", the pixels where the map is 0, as in the authors\' code',
 ]
 
 
@@ -46,11 +46,11 @@ def threshold_mask(x: Tensor, maps: Tensor, threshold: float, fill: float | Tens
         x: the input, shape (N, C, *S).
         maps: H in [0, 1], shape (N, *S).
         threshold: t in [0, 1].
-        fill: what stands elsewhere, see `cam_extras.maps.mask`.
+        fill: the value elsewhere, see `cam_extras.maps.mask`.
 
     Raises:
         TypeError: the input is not made of floating-point numbers.
-        ValueError: the threshold is outside [0, 1]; the maps have another size than the input, or leave [0, 1].
+        ValueError: the threshold is outside [0, 1]; the maps differ from the input in size, or leave [0, 1].
 
     >>> threshold_mask(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[0.2, 0.5, 1.0]]), 0.5)
     tensor([[[0., 2., 3.]]])
@@ -78,11 +78,11 @@ def b(
     fill: Fill = 0.0,
     baseline: Baseline = "fill",
 ) -> Tensor:
-    """f_c(baseline): confidence for nothing but the fill, or for x where H = 0, shape (N,)."""
+    """f_c(baseline): confidence for an image of only the fill, or for x where H = 0, shape (N,)."""
     if baseline == "complement":
         return confidence(mask(x, (maps == 0).to(maps.dtype), fill))
     differs = isinstance(fill, Tensor) and fill.ndim == x.ndim and len(fill) > 1
-    nothing = broadcast_to("fill", fill, x if differs else x[:1])  # one image for all samples wherever it is the same
+    nothing = broadcast_to("fill", fill, x if differs else x[:1])  # one image for all samples if it is the same
     probabilities = explained.probabilities_of_nothing(nothing)
     return select_class(probabilities.expand(len(x), -1), explained.target)
 
@@ -97,8 +97,8 @@ def b(
 def thresholded_drop(p: Tensor, o_t: Tensor) -> Tensor:
     """Thresholded drop AD_t = max(0, p - o_t) / p, with o_t the confidence for `threshold_mask(x, maps, t)`.
 
-    Arguments, errors and range as for `average_drop`; lower is better. A constant map of zeros hides everything for
-    t > 0, any other constant map nothing up to its value.
+    Arguments, errors and range as for `average_drop`; lower is better. For t > 0 a constant map of zeros hides
+    everything; any other constant map hides nothing for t up to its value.
 
     "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative", section 4.1.
     """
@@ -117,8 +117,8 @@ def thresholded_increase(o_t: Tensor, b: Tensor) -> Tensor:
 
     Args:
         o_t: confidence for `threshold_mask(x, maps, t)`, shape (N,), in (0, 1].
-        b: confidence for the baseline, same shape, in [0, 1]: for the `fill` alone, as the paper has it, or for x where
-            H = 0, as its authors' code has it.
+        b: confidence for the baseline, same shape, in [0, 1]: for the `fill` alone, as in the paper, or for x where H =
+            0, as in the authors' code.
 
     Returns:
         Shape (N,), in [0, 1]; higher is better.
@@ -151,9 +151,9 @@ def thresholded_increase(o_t: Tensor, b: Tensor) -> Tensor:
     of_means=True,
 )
 def hci(thresholded_drop: Tensor, thresholded_increase: Tensor) -> Tensor:
-    """Harmonised confidence index HCI = 2 (1 - AD_t) AI_t / ((1 - AD_t) + AI_t), and 0 where either part is.
+    """Harmonised confidence index HCI = 2 (1 - AD_t) AI_t / ((1 - AD_t) + AI_t), or 0 if either part is 0.
 
-    The paper's tables print the HCI of the means of its parts; give the means for that.
+    The paper's tables print the HCI of the means of its parts; pass the means to get that.
 
     Args:
         thresholded_drop: AD_t in [0, 1], any shape.
@@ -179,23 +179,23 @@ def hci(thresholded_drop: Tensor, thresholded_increase: Tensor) -> Tensor:
     title="Win Percentage",
     short="Win",
     higher_is_better=True,
-    meaning="share of images on which the method has the least average drop of all methods of the run, ties shared; "
-    "controls do not compete",
+    meaning="share of images on which the method has the lowest average drop of all methods in the run; ties are "
+    "shared, controls do not compete",
     paper="Chattopadhyay et al., Grad-CAM++, 2018",
     of_methods=True,
 )
 def win_percentage(average_drop: Tensor) -> Tensor:
-    """Win share: 1 for the method with the least drop on a sample, shared equally where several tie.
+    """Win share: 1 for the method with the lowest drop on a sample, shared equally in a tie.
 
     Args:
-        average_drop: those of M methods on N samples, shape (M, N).
+        average_drop: average drops of M methods on N samples, shape (M, N).
 
     Returns:
         Shape (M, N), in [0, 1], with sum 1 over methods; the mean over samples, in per cent, is the win percentage.
 
     Raises:
-        ValueError: there are not two or more methods, or no sample, or a drop is not finite: method and sample are
-            named by position.
+        ValueError: there are fewer than two methods or no samples, or a drop is not finite (method and sample are named
+            by position).
 
     Chattopadhyay et al., "Grad-CAM++", WACV 2018.
 

@@ -1,6 +1,6 @@
 """Insertion and deletion: Petsiuk et al., "RISE: Randomized Input Sampling for Explanation", BMVC 2018.
 
-f_c of the input while its pixels are inserted into a substrate, or deleted from it, in decreasing order of the map H:
+f_c of the input while its pixels are inserted into a substrate or deleted, in decreasing order of the map H:
 
 >>> x, maps = torch.ones(1, 1, 2, 2), torch.tensor([[[0.1, 0.7], [0.3, 0.9]]])
 >>> curve = insertion_curve(lambda images, samples: images[:, 0, 0, 1], x, maps, Schedule(step=1, insert_into="zeros"))
@@ -39,7 +39,7 @@ _PAPER = "Petsiuk et al., RISE, 2018"
 __getattr__ = names_of(__name__, {"spatial_mean": f"{__name__}.channel_mean"})
 
 Confidence: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(images (M, C, *S), numbers (M,) of the samples that they were made of) -> f_c of each, shape (M,)."""
+"""(images (M, C, *S), indices (M,) of the samples they were made from) -> f_c of each, shape (M,)."""
 
 Substrate: TypeAlias = str | float | Tensor | Callable[[Tensor], Tensor]
 """A key of `SUBSTRATES`, a number or tensor that broadcasts to x, or a function of x that returns one."""
@@ -49,16 +49,16 @@ Substrate: TypeAlias = str | float | Tensor | Callable[[Tensor], Tensor]
 class Blur:
     """Substrate: x blurred along every spatial dimension by a Gaussian kernel, with zeros around the image.
 
-    The kernel is what RISE's published evaluation uses, scipy's `gaussian_filter` of an impulse amid `size` places:
-    it reflects the Gaussian's tails at the ends instead of cutting them off, so that its sum is 1. RISE's 11 places
-    with sigma 5 are all but a box, from .968 / 11 at the ends to 1.034 / 11 in the middle.
+    The kernel is that of RISE's published evaluation, scipy's `gaussian_filter` of an impulse in the middle of `size`
+    pixels: the Gaussian's tails are reflected at the ends instead of cut off, so that its sum is 1. RISE's kernel of
+    size 11 with sigma 5 is almost a box, from .968 / 11 at the ends to 1.034 / 11 in the middle.
 
     Args:
-        size: places of the kernel in each dimension, odd.
+        size: size of the kernel in each dimension, odd.
         sigma: standard deviation of the Gaussian, in pixels.
 
     Raises:
-        TypeError: `size` is no integer, or `sigma` no number.
+        TypeError: `size` is not an integer, or `sigma` not a number.
         ValueError: `size` is not odd and positive, or `sigma` is not positive and finite.
     """
 
@@ -76,7 +76,7 @@ class Blur:
 
     @property
     def kernel(self) -> list[float]:
-        """The kernel along one dimension; that of the image is the outer product."""
+        """The kernel along one dimension; the full kernel is the outer product."""
         reach = int(4 * self.sigma + 0.5)  # where scipy cuts the Gaussian
         gaussian = {offset: math.exp(-0.5 * (offset / self.sigma) ** 2) for offset in range(-reach, reach + 1)}
         kernel = [0.0] * self.size
@@ -89,7 +89,7 @@ class Blur:
     def __call__(self, x: Tensor) -> Tensor:
         """Return x (N, C, *S) blurred."""
         for dim in range(2, x.ndim):
-            # Sums of shifted images and no convolution: on a GPU that would round its input to TF32.
+            # Sums of shifted images, not a convolution, which would round its input to TF32 on a GPU.
             padded = F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [self.size // 2] * 2)
             shifted = (padded.narrow(dim, place, x.shape[dim]) for place in range(self.size))
             x = sum((weight * image for weight, image in zip(self.kernel, shifted, strict=True)), torch.zeros_like(x))
@@ -110,18 +110,18 @@ SUBSTRATES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many pixels change in a step, and what stands where the image does not.
+    """How many pixels change per step, and what replaces the image's pixels.
 
     Args:
         step: pixels (int) or share of the pixels (float): 1 is one pixel, 0.01 one per cent, 1.0 the whole image.
-            A share of less than a pixel counts as a pixel. The last step is smaller where the image is used up.
-        insert_into: the substrate that pixels are inserted into: "zeros" (in the values that the model sees: the mean
-            colour where the input was normalised; see `cam_extras.maps.black`), "mean" (of the sample's channel),
-            "blur" (`Blur()`), a number or tensor that broadcasts to x, or a function of x such as `Blur(21, 10.0)`.
-        delete_to: the substrate that deleted pixels are set to, likewise.
+            A share of less than one pixel counts as one. The last step may be smaller.
+        insert_into: the substrate that pixels are inserted into: "zeros" (in the model's input space: the mean colour
+            if the input was normalised; see `cam_extras.maps.black`), "mean" (of the sample's channel), "blur"
+            (`Blur()`), a number or tensor that broadcasts to x, or a function of x such as `Blur(21, 10.0)`.
+        delete_to: the substrate that replaces deleted pixels; same choices.
 
     Raises:
-        TypeError: `step` is no number, or a substrate is no name, number, tensor or function.
+        TypeError: `step` is not a number, or a substrate is not a name, number, tensor or function.
         ValueError: `step` is not positive, or a share above 1; there is no substrate of that name.
     """
 
@@ -149,7 +149,7 @@ class Schedule:
     def counts(self, pixels: int) -> list[int]:
         """Return how many of the pixels have changed at each point of the curve, from 0 to all of them.
 
-        Shares are rounded point by point: steps of one per cent are always a hundred.
+        Shares are rounded point by point, so steps of one per cent always make a hundred steps.
 
         Raises:
             ValueError: a step is bigger than the image.
@@ -169,18 +169,18 @@ class Schedule:
 PRESETS: dict[str, Schedule] = {
     # RISE's published evaluation, for inputs of 224 x 224: 224 steps
     "rise": Schedule(step=224, insert_into="blur", delete_to="zeros"),
-    # MI-Grad-CAM's table 2. Its text lets the insertion rise through the map; here both go in decreasing order.
+    # MI-Grad-CAM's table 2. Its text inserts in increasing order of the map; here both use decreasing order.
     "mi": Schedule(step=0.01, insert_into="zeros", delete_to="zeros"),
 }
 
 
 ScheduleOption = Annotated[
     Literal["rise", "mi"] | Schedule,
-    "how many pixels change in a step, and what stands where the image does not: a key of PRESETS or a Schedule",
+    "how many pixels change per step, and what replaces the image's pixels: a key of PRESETS or a Schedule",
 ]
 InternalBatchSize = Annotated[
     Annotated[int, check_count] | None,
-    "most images in a forward pass; None for what the device does best",
+    "most images in a forward pass; None for the best value on the device",
 ]
 
 
@@ -204,31 +204,31 @@ def insertion_curve(
     *,
     internal_batch_size: int | None = None,
 ) -> Curve:
-    """Insertion curve f_c(x where rank(H) < k, else substrate): confidence while pixels enter, the map's highest first.
+    """Insertion curve f_c(x where rank(H) < k, else substrate): confidence as the map's highest pixels go in first.
 
-    Pixels of equal value go in row-major order, on every device; the curve of a constant map is that of a scan from
-    the first corner to the last, and says nothing about the map. A curve of T points costs T forward passes a sample,
-    in batches that points and samples share, without gradients.
+    Pixels of equal value go in row-major order, on every device; so the curve of a constant map is that of a scan from
+    the first corner to the last, and says nothing about the map. A curve of T points costs T forward passes per sample,
+    without gradients, in batches shared by points and samples.
 
     Args:
-        confidence: (images (M, C, *S), numbers (M,) of the samples that they were made of) -> f_c (M,), the softmax
+        confidence: (images (M, C, *S), indices (M,) of the samples they were made from) -> f_c (M,), the softmax
             probability of each sample's class, for example
             `lambda images, samples: model(images).softmax(1).gather(1, classes[samples, None])[:, 0]`.
         x: the input, shape (N, C, *S).
         maps: H in [0, 1], shape (N, *S).
-        schedule: a `Schedule`, or a key of `PRESETS`: "rise", 224 pixels a step, inserted into a blurred image; "mi",
-            one per cent a step, inserted into zeros.
-        internal_batch_size: most images in a forward pass; it bounds the memory and does not change the result. By
-            default 32, on the CPU as many as four images of 224 x 224 have pixels.
+        schedule: a `Schedule`, or a key of `PRESETS`: "rise", 224 pixels per step, inserted into a blurred image; "mi",
+            one per cent per step, inserted into zeros.
+        internal_batch_size: most images in a forward pass; it limits the memory and does not change the result. By
+            default 32, on the CPU only as many as have the pixels of four 224 x 224 images.
 
     Returns:
         The curve, with scores (N, T) in [0, 1].
 
     Raises:
-        TypeError: the input is no tensor of floating-point numbers.
-        ValueError: the maps have another size than the input, are not finite or leave [0, 1]; a step is bigger than
-            the image; there is no such preset; the substrate does not fit the input or is not finite; `confidence`
-            returns another shape than (M,) or values outside [0, 1]. Samples are named.
+        TypeError: the input is not a floating-point tensor.
+        ValueError: the maps differ from the input in size, are not finite or leave [0, 1]; a step is bigger than the
+            image; there is no such preset; the substrate does not fit the input or is not finite; `confidence` returns
+            a shape other than (M,) or values outside [0, 1]. Samples are named.
 
     Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
     """
@@ -244,9 +244,9 @@ def deletion_curve(
     *,
     internal_batch_size: int | None = None,
 ) -> Curve:
-    """Deletion curve f_c(substrate where rank(H) < k, else x): confidence while pixels go, the map's highest first.
+    """Deletion curve f_c(substrate where rank(H) < k, else x): confidence as the map's highest pixels are deleted.
 
-    Order, arguments, errors and range as for `insertion_curve`; both presets set what is deleted to zero.
+    Order, arguments, errors and range as for `insertion_curve`; both presets set deleted pixels to zero.
     Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
     """
     schedule = _schedule(schedule)
@@ -254,7 +254,7 @@ def deletion_curve(
 
 
 def area(curve: Curve) -> Tensor:
-    """Area under a curve by the trapezoidal rule over the fraction of pixels, the mean confidence, shape (N,).
+    """Area under a curve over the fraction of pixels, by the trapezoidal rule: the mean confidence, shape (N,).
 
     >>> area(Curve(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.0, 0.0]])))
     tensor([0.5000, 0.2500])
@@ -262,7 +262,7 @@ def area(curve: Curve) -> Tensor:
     if not isinstance(curve, Curve):
         raise TypeError(f"expected a Curve, as insertion_curve and deletion_curve return; got {type(curve).__name__}")
     fractions, scores = curve
-    # The mean of a curve lies between its extremes; rounding must not carry that of a curve of ones above 1.
+    # The mean of a curve lies between its extremes; rounding must not lift the mean of ones above 1.
     return torch.trapezoid(scores, fractions).clamp(scores.amin(dim=1), scores.amax(dim=1))
 
 
@@ -300,7 +300,7 @@ def _deletion_curve(
     paper=_PAPER,
 )
 def insertion(insertion_curve: Curve) -> Tensor:
-    """Insertion, the area under the insertion curve: mean confidence while the map's highest pixels enter first.
+    """Insertion, the area under the insertion curve: mean confidence as the map's highest pixels are inserted first.
 
     Args:
         insertion_curve: see the function `insertion_curve`.
@@ -321,7 +321,7 @@ def insertion(insertion_curve: Curve) -> Tensor:
     paper=_PAPER,
 )
 def deletion(deletion_curve: Curve) -> Tensor:
-    """Deletion, the area under the deletion curve: mean confidence while the map's highest pixels go first.
+    """Deletion, the area under the deletion curve: mean confidence as the map's highest pixels are deleted first.
 
     Args:
         deletion_curve: see the function `deletion_curve`.
@@ -420,7 +420,7 @@ def _curve(
                     f"confidence must return a tensor ({len(samples)},) for {len(samples)} images, the probability "
                     f"of one class for each; got {got}"
                 )
-            scores.append(values.detach())  # a model that records gradients all the same would keep every pass
+            scores.append(values.detach())  # a model that records gradients anyway would keep every pass in memory
     found = torch.cat(scores).reshape(len(x), len(counts))
     found = found.to(torch.promote_types(found.dtype, torch.float32))  # half precision cannot tell the fractions apart
     check_unit_range("the confidence", found)
@@ -428,8 +428,8 @@ def _curve(
 
 
 def _ranks(maps: Tensor) -> Tensor:
-    """Return how many pixels of its map come before each pixel, (N, *S) -> (N, pixels)."""
-    values = maps.flatten(1) + 0.0  # makes 0 of -0, which a radix sort (GPUs) may put below 0
+    """Return how many pixels of the map come before each pixel, (N, *S) -> (N, pixels)."""
+    values = maps.flatten(1) + 0.0  # turns -0 into 0: a radix sort (GPUs) may put it below 0
     order = values.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)

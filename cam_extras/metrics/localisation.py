@@ -1,14 +1,14 @@
-"""Localisation: maps against boxes or masks of the object, and the maps of a study of boxes.
+"""Localisation: maps compared with boxes or masks of the object, and the maps of a study of boxes.
 
-Formulas and letters are those of Zhang et al., "Opti-CAM: Optimizing Saliency Maps for Interpretability", 2024,
-appendix B. H (N, H, W) are maps in [0, 1]. The object is known
+Formulas and symbols follow Zhang et al., "Opti-CAM: Optimizing Saliency Maps for Interpretability", 2024, appendix B. H
+(N, H, W) are maps in [0, 1]. The object is given
 
 - by its boxes: for each of the N samples an integer tensor (B, 4) of xmin, ymin, xmax, ymax in pixels of the map, the
   maximum exclusive, or
 - by its masks: boolean, (N, H, W); `box_mask` makes them from boxes. With boxes a mask is their union U.
 
 The predicted box B_p of a map is the box around the largest connected component of the pixels above the map's mean.
-Components are connected through sides, not corners. A constant map has no pixel above its mean, and so no B_p.
+Components are connected through sides, not corners. A constant map has no pixel above its mean, so it has no B_p.
 Scores are float64, on the maps' device.
 """
 
@@ -35,7 +35,7 @@ from cam_extras.metrics.box_accuracy import max_box_accuracy as max_box_accuracy
 
 Ties = Annotated[
     Literal["first", "any"],
-    'which of several maxima counts: the "first", row by row, or "any", which is a hit if one lies on the object',
+    'which of several maxima counts: the "first", row by row, or "any": a hit if one of them lies on the object',
 ]
 
 
@@ -54,9 +54,9 @@ def pointing_game(maps: Tensor, masks: Tensor, *, ties: Ties = "first") -> Tenso
     Args:
         maps: H in [0, 1], shape (N, H, W).
         masks: U, boolean, same shape.
-        ties: which of several maxima is p*: the "first", row by row, or "any", which is a hit if any of them lies in
-            U. "any" is what Quantus computes and what the table of the Opti-CAM paper prints (Fake-CAM, all of whose
-            pixels but one are maxima, hits 99.8 per cent there): it favours maps that are flat at the top.
+        ties: which of several maxima is p*: the "first", row by row, or "any": a hit if any of them lies in U. "any" is
+            what Quantus computes and what the Opti-CAM paper's table prints (there Fake-CAM, where all pixels but one
+            are maxima, hits 99.8 per cent): it favours maps that are flat at the top.
 
     Returns:
         Shape (N,), 0 or 1; higher is better. p* of a constant map is its first pixel, top left.
@@ -93,7 +93,7 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
         masks: U, boolean, same shape.
 
     Returns:
-        Shape (N,), in [0, 1]; higher is better. A constant map has the object's share of the image.
+        Shape (N,), in [0, 1]; higher is better. For a constant map it is the object's share of the image.
 
     Raises:
         ValueError: a map is 0 everywhere, where the share is undefined; or as for `pointing_game`. Samples are named.
@@ -125,15 +125,15 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
 def pixel_f1(maps: Tensor, masks: Tensor) -> Tensor:
     """Pixel-wise F1 = 2 P R / (P + R), precision P = sum_{p in U} H_p / sum_p H_p, recall R = sum_{p in U} H_p / |U|.
 
-    That is 2 sum_{p in U} H_p / (sum_p H_p + |U|), which stays defined where the map misses the object: R is 0 and so
-    is F1, whatever P.
+    It equals 2 sum_{p in U} H_p / (sum_p H_p + |U|), which is also defined if the map misses the object: then R and F1
+    are 0, whatever P is.
 
     Args:
         maps: H in [0, 1], shape (N, H, W).
         masks: U, boolean, same shape.
 
     Returns:
-        Shape (N,), in [0, 1]; higher is better. A map that is 0 everywhere has 0.
+        Shape (N,), in [0, 1]; higher is better. 0 for a map that is 0 everywhere.
 
     Raises:
         ValueError: as for `pointing_game`.
@@ -158,15 +158,15 @@ def pixel_f1(maps: Tensor, masks: Tensor) -> Tensor:
 def localisation_error(maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     """Localisation error LE = 1 - max_{B} IoU(B, B_p): how far the predicted box is from the nearest box.
 
-    It is graded, as the paper prints it. Where LE is the share of images whose IoU is less than 0.5, as in the ILSVRC
-    challenge and in the code of Zolna et al., it is the mean of LE > 0.5.
+    It is continuous, as in the paper. The ILSVRC challenge and the code of Zolna et al. use the share of images with an
+    IoU below 0.5 instead: that is the mean of LE > 0.5.
 
     Args:
         maps: H in [0, 1], shape (N, H, W).
         boxes: for each sample (B, 4), integers xmin, ymin, xmax, ymax in pixels, the maximum exclusive.
 
     Returns:
-        Shape (N,), in [0, 1]; lower is better. A constant map has no predicted box, overlaps nothing and has 1.
+        Shape (N,), in [0, 1]; lower is better. 1 for a constant map, which has no predicted box and overlaps nothing.
 
     Raises:
         TypeError: boxes are not integers.
@@ -186,12 +186,12 @@ def localisation_error(maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     title="Official Metric",
     short="OM",
     higher_is_better=False,
-    meaning="localisation error, and 1 where another class is predicted",
+    meaning="localisation error, or 1 if another class is predicted",
     paper="Zhang et al., Opti-CAM, 2024",
     category="localisation",
 )
 def official_metric(maps: Tensor, boxes: Sequence[Tensor], correct: Tensor) -> Tensor:
-    """Official metric OM = 1 - max_{B} IoU(B, B_p) 1[c_p = c]: localisation error, and 1 where the class is wrong.
+    """Official metric OM = 1 - max_{B} IoU(B, B_p) 1[c_p = c]: localisation error, or 1 if the class is wrong.
 
     Args:
         maps: H in [0, 1], shape (N, H, W).
@@ -199,7 +199,7 @@ def official_metric(maps: Tensor, boxes: Sequence[Tensor], correct: Tensor) -> T
         correct: whether the predicted class c_p is the class c of the boxes, boolean, shape (N,).
 
     Returns:
-        Shape (N,), in [0, 1]; lower is better. A constant map has 1.
+        Shape (N,), in [0, 1]; lower is better. 1 for a constant map.
 
     Raises:
         TypeError: boxes are not integers.
@@ -227,7 +227,7 @@ def official_metric(maps: Tensor, boxes: Sequence[Tensor], correct: Tensor) -> T
     category="localisation",
 )
 def saliency_metric(x: Tensor, maps: Tensor, confidence: Callable[[Tensor], Tensor]) -> Tensor:
-    """Saliency metric SM = log max(0.05, |B_p| / hw) - log p_c: how small a crop is still recognised.
+    """Saliency metric SM = log max(0.05, |B_p| / hw) - log p_c: how small a crop the model still recognises.
 
     p_c is the confidence in the class for the input cropped to B_p, resized bilinearly to the input's size (which
     changes the aspect ratio).
@@ -235,14 +235,14 @@ def saliency_metric(x: Tensor, maps: Tensor, confidence: Callable[[Tensor], Tens
     Args:
         x: the input, shape (N, C, H, W).
         maps: H in [0, 1], shape (N, H, W).
-        confidence: input of the shape of `x` -> p_c, softmax probabilities of the classes, shape (N,).
+        confidence: input of the shape of `x` -> p_c, the softmax probabilities of the explained classes, shape (N,).
 
     Returns:
         Shape (N,), in nats, at least log 0.05 = -3.0; lower is better.
 
     Raises:
-        ValueError: the maps have another size than the input, leave [0, 1] or are not finite; a map is constant and has
-            no B_p, or a p_c is 0, where the metric is undefined; samples are named.
+        ValueError: the maps differ from the input in size, leave [0, 1] or are not finite; a map is constant and has no
+            B_p, or a p_c is 0, where the metric is undefined; samples are named.
 
     Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers", NeurIPS 2017; Opti-CAM (A7).
     """
@@ -275,14 +275,14 @@ def saliency_metric(x: Tensor, maps: Tensor, confidence: Callable[[Tensor], Tens
 
 
 def box_study(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    r"""Split maps by the object: the maps whose classification metrics tell how much the object and its context count.
+    r"""Split maps by the object: their classification metrics show how much the object and its context matter.
 
     Args:
         maps: S in [0, 1], shape (N, H, W).
         masks: B, boolean, same shape.
 
     Returns:
-        Maps of the shape and type of `maps`: `map` S, `inside` B ∩ S, `outside` S \ B, `box` B, `complement` I \ B.
+        Maps with the shape and dtype of `maps`: `map` S, `inside` B ∩ S, `outside` S \ B, `box` B, `complement` I \ B.
 
     Raises:
         ValueError: as for `pointing_game`.

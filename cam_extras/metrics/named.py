@@ -1,4 +1,4 @@
-"""Metrics as people give them: by name, one or many, ours or their own."""
+"""Metrics by name or function, one or many: ours or the user's own."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from cam_extras.metrics.base import METRICS
 
 
 def as_metrics(given: Any) -> tuple[str, ...]:
-    """Return metrics by their names in `METRICS`.
+    """Return metrics as their names in `METRICS`.
 
     Args:
-        given: one or several names, with no regard to case, or the short ones that tables print; functions that are
-            listed in `METRICS`; what an installed package offers, as an entry point of the group `cam_extras.metrics`;
-            or your own, as "FILE.py:NAME" or "MODULE:NAME", of which the file is run, and lists them.
+        given: one or several of: names, in any case, or the short names in tables; functions listed in `METRICS`; entry
+            points `cam_extras.metrics` of installed packages; or your own, "FILE.py:NAME" or "MODULE:NAME", where
+            running the file registers them.
 
     Raises:
-        TypeError: these are no names.
+        TypeError: `given` is none of these.
         ValueError: there is no metric of that name, or a function is not listed.
 
     >>> as_metrics(["AD", "adcc"])
@@ -51,4 +51,4 @@ def _find(given: Any) -> str:
     for name in (given, getattr(function, "__name__", "")):
         if name in METRICS and METRICS[name].function is function:
             return str(name)
-    raise ValueError(f"{given} is in no METRICS: put @metric(...) of cam_extras.metrics before the function")
+    raise ValueError(f"{given} is not in METRICS: put @metric(...) of cam_extras.metrics above the function")

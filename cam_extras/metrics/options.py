@@ -1,4 +1,4 @@
-"""The options of metrics: a dataclass for each, made of what the functions declare, and `as_options` for every door."""
+"""The options of metrics: a dataclass for each, made from the functions' declarations, and `as_options`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cam_extras.metrics.base import METRICS, declared_options
 
 Fill = Annotated[
     float | Tensor,
-    "what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts to the "
-    "input, such as cam_extras.maps.black(mean, std)",
+    "value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the input, such as "
+    "cam_extras.maps.black(mean, std)",
 ]
-Seed = Annotated[int, "what random numbers are drawn from"]
+Seed = Annotated[int, "seed for random numbers"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Renamed:
-    """In the annotation of an option: values that had another name once, which works with a DeprecationWarning.
+    """In an option's annotation: values that were renamed; old names still work, with a DeprecationWarning.
 
     Args:
         values: new names by old ones.
@@ -36,7 +36,7 @@ class Renamed:
         return hash(tuple(self.values.items()))
 
     def current(self, name: str, value: Any) -> Any:
-        """Return the value by the name that it has today."""
+        """Return the value under its current name."""
         if not isinstance(value, str) or value not in self.values:
             return value
         now = self.values[value]
@@ -49,11 +49,11 @@ class Renamed:
 
 
 class Options:
-    """Options of metrics, which cannot be changed: base of `METRICS["hci"].Options` and of what `as_options` returns.
+    """Options of metrics, immutable: base of `METRICS["hci"].Options` and of what `as_options` returns.
 
     Raises:
-        TypeError: an option has another type.
-        ValueError: an option is none of its choices, or out of its range.
+        TypeError: an option has the wrong type.
+        ValueError: an option is not one of its choices, or out of range.
     """
 
     _made_for: tuple[tuple[str, ...], str] = ((), "")
@@ -66,7 +66,7 @@ class Options:
         check_fields(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the metrics: their class is made anew, wherever it is read."""
+        """Pickle the metrics' names: the class is made again on loading."""
         return _restored, (*self._made_for, _values(self))
 
     if TYPE_CHECKING:
@@ -87,10 +87,10 @@ _classes: dict[tuple[Any, ...], type[Options]] = {}
 
 
 def options_class(metrics: Iterable[str], name: str = "Options") -> type[Options]:
-    """Return the dataclass of all options of metrics, which is the same for the same metrics."""
+    """Return the dataclass of all options of metrics; the same metrics give the same class."""
     of_metrics = tuple(metrics)
     declared = declared_options(of_metrics)
-    key = (of_metrics, name, *(id(option) for option in declared.values()))  # a metric may be taken out and come anew
+    key = (of_metrics, name, *(id(option) for option in declared.values()))  # a metric may be removed and redefined
     if key not in _classes:
         lines = "".join(f"\n        {line}" for line in option_lines(of_metrics)) or " none."
         cls = dataclasses.make_dataclass(
@@ -102,7 +102,7 @@ def options_class(metrics: Iterable[str], name: str = "Options") -> type[Options
             bases=(Options,),
             namespace={
                 "_made_for": (of_metrics, name),
-                "_declared": tuple(declared.values()),  # kept, so that no other has the same id
+                "_declared": tuple(declared.values()),  # kept alive, so that no other option gets the same id
                 "__module__": __name__,
                 "__doc__": f"The options of {', '.join(of_metrics)}.\n\n    Args:{lines}\n    ",
             },
@@ -115,10 +115,10 @@ def options_class(metrics: Iterable[str], name: str = "Options") -> type[Options
 
 
 def option_lines(metrics: Iterable[str]) -> list[str]:
-    """Return a line of documentation for each option of metrics.
+    """Return a line of documentation for each of the metrics' options.
 
     >>> option_lines(["insertion"])[1]
-    'internal_batch_size: most images in a forward pass; None for what the device does best. By default None.'
+    'internal_batch_size: most images in a forward pass; None for the best value on the device. By default None.'
     """
     return [
         f"{option.name}: {meaning_of(option.annotation) or expected(option.annotation)}. By default "
@@ -128,7 +128,7 @@ def option_lines(metrics: Iterable[str]) -> list[str]:
 
 
 def brief(value: Any) -> str:
-    """Return a default as lists show it, long ones from their ends."""
+    """Return a default as text; long sequences are shortened."""
     text = repr(value)
     if len(text) > 40 and isinstance(value, tuple | list):
         return f"({', '.join(map(repr, value[:3]))}, ..., {value[-1]!r})"
@@ -136,21 +136,21 @@ def brief(value: Any) -> str:
 
 
 def as_options(given: Any, metrics: Iterable[str], *, seed: int = 0) -> Options:
-    """Return all options of metrics: those given, checked, and the defaults of the others.
+    """Return all options of metrics: the given values, checked, and defaults for the others.
 
     Args:
-        given: a mapping of names to values, an options dataclass of any metric, or None. A mapping may stand for an
-            option that is a dataclass, `{"schedule": {"step": 0.05}}`. What none of these metrics looks at is checked
-            all the same, and left out.
+        given: a mapping of names to values, an options dataclass of any metric, or None. For an option that is a
+            dataclass, a mapping works too: `{"schedule": {"step": 0.05}}`. Options that none of these metrics uses are
+            checked, then dropped.
         metrics: keys of `METRICS`.
-        seed: that of the metrics which draw random numbers and are given no other.
+        seed: for metrics that draw random numbers, if `given` has none.
 
     Returns:
         A frozen dataclass with the options as attributes.
 
     Raises:
-        TypeError: an option has another type, or `given` is neither a mapping nor a dataclass.
-        ValueError: no metric has such an option; or one is none of its choices, or out of its range.
+        TypeError: an option has the wrong type, or `given` is neither a mapping nor a dataclass.
+        ValueError: no metric has such an option; or one is not one of its choices, or out of range.
 
     >>> as_options({"threshold": 0.7}, ["hci"])
     Options(fill=0.0, threshold=0.7, baseline='fill')
@@ -169,7 +169,7 @@ def as_options(given: Any, metrics: Iterable[str], *, seed: int = 0) -> Options:
     if unknown := [name for name in named if name not in known]:
         raise ValueError(f"there is no option of metrics {unknown[0]!r:.80}: {_nearest(unknown[0], known)}")
     named = {name: _read(value, known[name].annotation) for name, value in named.items()}
-    checked = options_class(METRICS)(**named)  # those, too, that no metric here looks at
+    checked = options_class(METRICS)(**named)  # including options that no metric here uses
     values = {name: getattr(checked, name) for name in named if name in declared}
     if "seed" in declared:
         values.setdefault("seed", seed)
@@ -177,7 +177,7 @@ def as_options(given: Any, metrics: Iterable[str], *, seed: int = 0) -> Options:
 
 
 def _read(value: Any, annotation: Any) -> Any:
-    """Return a mapping as the dataclass that an annotation has for it, and an array as a list where one is wanted."""
+    """Convert a mapping to the annotation's dataclass, and an array to a list if the annotation is a sequence."""
     if get_origin(bare(annotation)) is Sequence and hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Mapping):

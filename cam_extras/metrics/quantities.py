@@ -1,6 +1,6 @@
-"""What a host hands over, `Explained`, and the quantities that all families share; each is computed when asked for.
+"""`Explained`, which hosts provide, and the quantities that all families share; each is computed on demand.
 
-Quantities of one family alone stand in its file.
+Quantities of a single family are in its file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __getattr__ = names_of(
 
 
 class Explained(ABC):
-    """A batch with its explanation by one method, as a host gives them to `Quantities`.
+    """A batch with its explanation by one method, as hosts pass it to `Quantities`.
 
     Attributes:
         x: the batch, shape (N, C, *S).
@@ -48,7 +48,7 @@ class Explained(ABC):
     @property
     @abstractmethod
     def channel_weights(self) -> Tensor:
-        """The weights that the method gives to the layer's channels, shape (N, K)."""
+        """The method's weights for the layer's channels, shape (N, K)."""
 
     @abstractmethod
     def at(self, x: Tensor) -> Explained:
@@ -59,26 +59,26 @@ class Explained(ABC):
         """Softmax probabilities (M, classes) of any number of images (M, C, *S)."""
 
     def probabilities_of_nothing(self, image: Tensor) -> Tensor:
-        """Softmax probabilities of images that show nothing, the same for every method."""
+        """Softmax probabilities of empty images, the same for every method."""
         return self.probabilities_of(image)
 
 
 class Quantities:
-    """What metrics are functions of, for one method and one batch; each is computed when first asked for.
+    """The quantities that metrics need, for one method and one batch; each is computed on first use.
 
-    See `QUANTITIES` for the names of all.
+    See `QUANTITIES` for all names.
 
     Args:
         explained: the batch and its explanation.
-        options: of the metrics, see `cam_extras.metrics.as_options`.
-        boxes: where the object is, for each sample (B, 4), see `cam_extras.metrics.localisation`.
-        masks: the same as boolean masks, shape (N, H, W). One of the two can stand for the other: the mask of boxes is
-            their union, the boxes of a mask are those around its connected components. Where both are given, each
-            metric takes what its formula has, and nothing checks that the two agree.
+        options: options of the metrics, see `cam_extras.metrics.as_options`.
+        boxes: the object's boxes, (B, 4) for each sample, see `cam_extras.metrics.localisation`.
+        masks: the object's boolean masks, shape (N, H, W). Either can replace the other: the mask of boxes is their
+            union, the boxes of a mask are those around its connected components. If both are given, each metric uses
+            the one in its formula, and nothing checks that they agree.
 
     Raises:
-        ValueError: the input has no pixels; a map leaves [0, 1] or is not finite, samples are named; maps have another
-            size than the input; or there are not boxes for every sample.
+        ValueError: the input has no pixels; a map leaves [0, 1] or is not finite (samples are named); maps and input
+            differ in size; or there are not boxes for every sample.
     """
 
     def __init__(
@@ -114,9 +114,9 @@ class Quantities:
         return self._known[name]
 
     def scores(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return the scores of the named metrics and of those they are made of, shape (N,) or (N, *scores).
+        """Return the scores of the named metrics and of the metrics they need, shape (N,) or (N, *scores).
 
-        Of those that compare methods there are only the scores that they compare.
+        For metrics that compare methods, only the scores they compare are returned.
         """
         names = list(names)
         for name in names:
@@ -124,30 +124,30 @@ class Quantities:
         return {name: self[name] for name in with_parts(names)}
 
     def known(self, *names: str) -> dict[str, Any]:
-        """Return those of the named quantities that have been computed."""
+        """Return the named quantities that have been computed."""
         return {name: self._known[name] for name in names if name in self._known}
 
     def confidence(self, images: Tensor, samples: Tensor | None = None) -> Tensor:
-        """f_c of images: of one for each sample, or for each of `samples`, their positions in the batch."""
+        """f_c of images, one per sample, or one per entry of `samples`, positions in the batch."""
         found: Tensor = self["confidence"](images, samples)
         return found
 
 
 @quantity()
 def explained() -> Explained:
-    """The batch and its explanation as a host hands them over, an `Explained`."""
+    """The batch and its explanation from the host, an `Explained`."""
     raise LookupError("hosts give it")
 
 
 @quantity(source="object")
 def given_boxes() -> Sequence[Tensor] | None:
-    """The boxes of the object that a host was given, or None; metrics take `boxes`."""
+    """The object's boxes that the host was given, or None; metrics use `boxes`."""
     return None
 
 
 @quantity(source="object")
 def given_masks() -> Tensor | None:
-    """The masks of the object that a host was given, or None; metrics take `masks`."""
+    """The object's masks that the host was given, or None; metrics use `masks`."""
     return None
 
 
@@ -171,7 +171,7 @@ def target(explained: Explained) -> Tensor:
 
 @quantity()
 def confidence(explained: Explained) -> Callable[..., Tensor]:
-    """The function f_c itself, images (N, C, *S) -> (N,); a second argument tells the samples that images are of."""
+    """The function f_c itself, images (N, C, *S) -> (N,); a second argument gives the images' sample indices."""
 
     def confidence_in(images: Tensor, samples: Tensor | None = None) -> Tensor:
         classes = explained.target if samples is None else explained.target[samples]
@@ -206,5 +206,5 @@ def masked_maps(masked: Explained) -> Tensor:
 
 @quantity()
 def d(x: Tensor, maps: Tensor, confidence: Callable[..., Tensor], *, fill: Fill = 0.0) -> Tensor:
-    """f_c(x*(1-H)): confidence when what the map shows is taken away, shape (N,)."""
+    """f_c(x*(1-H)): confidence when what the map shows is removed, shape (N,)."""
     return confidence(mask(x, 1 - maps, fill))

@@ -33,8 +33,8 @@ class AverageDrop(MapMetric):
     """Average Drop: see `cam_extras.metrics.average_drop`.
 
     Args:
-        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class IncreaseInConfidence(MapMetric):
     """Increase in Confidence: see `cam_extras.metrics.increase_in_confidence`.
 
     Args:
-        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class AverageGain(MapMetric):
     """Average Gain: see `cam_extras.metrics.average_gain`.
 
     Args:
-        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class DropInDeletion(MapMetric):
     """Drop in Deletion: see `cam_extras.metrics.drop_in_deletion`.
 
     Args:
-        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class Coherency(MapMetric):
     It also explains modified inputs, so it needs an `explain_func`.
 
     Args:
-        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
     """
 
     def __init__(
@@ -171,8 +171,8 @@ class ADCC(MapMetric):
     tables print; with `aggregate_func=numpy.mean` the mean of the per-sample values.
 
     Args:
-        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
     """
 
     def __init__(
@@ -194,9 +194,9 @@ class ThresholdedDrop(MapMetric):
     """Thresholded Drop: see `cam_extras.metrics.thresholded_drop`.
 
     Args:
-        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
-        threshold: what the map must reach where pixels are shown, in [0, 1]. By default 0.5.
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        threshold: pixels are shown where the map reaches this value, in [0, 1]. By default 0.5.
     """
 
     def __init__(
@@ -219,12 +219,11 @@ class ThresholdedIncrease(MapMetric):
     """Thresholded Increase: see `cam_extras.metrics.thresholded_increase`.
 
     Args:
-        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
-        threshold: what the map must reach where pixels are shown, in [0, 1]. By default 0.5.
-        baseline: what the pixels above the threshold are compared with: "fill", an image of nothing but the fill,
-            as the paper has it, or "complement", the pixels where the map is 0, as its authors' code has it. By
-            default 'fill'.
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        threshold: pixels are shown where the map reaches this value, in [0, 1]. By default 0.5.
+        baseline: what the pixels above the threshold are compared with: "fill", an image filled with `fill`, as in
+            the paper, or "complement", the pixels where the map is 0, as in the authors' code. By default 'fill'.
     """
 
     def __init__(
@@ -251,12 +250,11 @@ class HCI(MapMetric):
     print; with `aggregate_func=numpy.mean` the mean of the per-sample values.
 
     Args:
-        fill: what stands where a map is 0, in the values that the model sees: a number, or a tensor that broadcasts
-            to the input, such as cam_extras.maps.black(mean, std). By default 0.0.
-        threshold: what the map must reach where pixels are shown, in [0, 1]. By default 0.5.
-        baseline: what the pixels above the threshold are compared with: "fill", an image of nothing but the fill,
-            as the paper has it, or "complement", the pixels where the map is 0, as its authors' code has it. By
-            default 'fill'.
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        threshold: pixels are shown where the map reaches this value, in [0, 1]. By default 0.5.
+        baseline: what the pixels above the threshold are compared with: "fill", an image filled with `fill`, as in
+            the paper, or "complement", the pixels where the map is 0, as in the authors' code. By default 'fill'.
     """
 
     def __init__(
@@ -282,9 +280,9 @@ class Insertion(MapMetric):
     After a call `details['insertion_curve']` is what the scores are made of.
 
     Args:
-        schedule: how many pixels change in a step, and what stands where the image does not: a key of PRESETS or a
+        schedule: how many pixels change per step, and what replaces the image's pixels: a key of PRESETS or a
             Schedule. By default 'rise'.
-        internal_batch_size: most images in a forward pass; None for what the device does best. By default None.
+        internal_batch_size: most images in a forward pass; None for the best value on the device. By default None.
     """
 
     def __init__(
@@ -309,9 +307,9 @@ class Deletion(MapMetric):
     After a call `details['deletion_curve']` is what the scores are made of.
 
     Args:
-        schedule: how many pixels change in a step, and what stands where the image does not: a key of PRESETS or a
+        schedule: how many pixels change per step, and what replaces the image's pixels: a key of PRESETS or a
             Schedule. By default 'rise'.
-        internal_batch_size: most images in a forward pass; None for what the device does best. By default None.
+        internal_batch_size: most images in a forward pass; None for the best value on the device. By default None.
     """
 
     def __init__(
@@ -336,9 +334,9 @@ class InsertionDeletion(MapMetric):
     After a call `details['insertion_curve']` and `details['deletion_curve']` are what the scores are made of.
 
     Args:
-        schedule: how many pixels change in a step, and what stands where the image does not: a key of PRESETS or a
+        schedule: how many pixels change per step, and what replaces the image's pixels: a key of PRESETS or a
             Schedule. By default 'rise'.
-        internal_batch_size: most images in a forward pass; None for what the device does best. By default None.
+        internal_batch_size: most images in a forward pass; None for the best value on the device. By default None.
     """
 
     def __init__(
@@ -364,10 +362,9 @@ class BoxAccuracy(MapMetric):
     After a call `details['hits']` has all numbers, (N, ...).
 
     Args:
-        thresholds: T values of eta, in [0, 1], that maps are cut at. By default (0.0, 0.01, 0.02, ..., 0.99).
-        overlaps: D values of delta, in (0, 1], that boxes are to overlap by. By default (0.3, 0.5, 0.7).
-        components: whether the box of the largest component counts alone, or that of any component may. By default
-            'largest'.
+        thresholds: T values of eta, in [0, 1], at which maps are cut. By default (0.0, 0.01, 0.02, ..., 0.99).
+        overlaps: D values of delta, in (0, 1]: the overlap that boxes must reach. By default (0.3, 0.5, 0.7).
+        components: whether only the box of the largest component counts, or that of any. By default 'largest'.
     """
 
     def __init__(
@@ -391,7 +388,7 @@ class PointingGame(MapMetric):
     """Pointing Game: see `cam_extras.metrics.pointing_game`.
 
     Args:
-        ties: which of several maxima counts: the "first", row by row, or "any", which is a hit if one lies on the
+        ties: which of several maxima counts: the "first", row by row, or "any": a hit if one of them lies on the
             object. By default 'first'.
     """
 
@@ -498,9 +495,9 @@ class CounterfactualSensitivity(MapMetric):
     After a call `details['weights']` and `details['counterfactual_weights']` are what the scores are made of.
 
     Args:
-        delta: what is added to the pixels that change, in the values that the model sees. By default 0.1.
-        fraction: the share of the pixels that change, in (0, 1]. By default 0.5.
-        seed: what random numbers are drawn from. By default 0.
+        delta: what is added to the changed pixels, in the model's input space. By default 0.1.
+        fraction: share of the pixels to change, in (0, 1]. By default 0.5.
+        seed: seed for random numbers. By default 0.
         most_important: how many of the most important channels count; None for all. By default None.
     """
 

@@ -204,7 +204,7 @@ class TestOptions:
             "HCIOptions",
             "InsertionDeletionOptions",
         )
-        assert re.search(r"threshold: what the map must reach .* By default 0\.5\.", kind.__doc__)
+        assert re.search(r"threshold: pixels are shown where the map reaches .* By default 0\.5\.", kind.__doc__)
         with pytest.raises(dataclasses.FrozenInstanceError):
             kind().threshold = 0.3
         with pytest.raises(TypeError, match=r"HCIOptions.*unexpected keyword argument 'tresh'"):

@@ -149,4 +149,4 @@ def test_api_pages_show_the_options():
     parameters = package["quantus.HCI"].members["__init__"].parameters
     assert str(parameters["threshold"].annotation) == "float"
     assert parameters["threshold"].default == "0.5"
-    assert "what the map must reach" in package["quantus.HCI"].docstring.value
+    assert "where the map reaches this value" in package["quantus.HCI"].docstring.value

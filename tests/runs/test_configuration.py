@@ -516,7 +516,7 @@ class TestCodeOfOnesOwn:
         METRICS.pop("my_own_metric")
         Path(file).write_text(USERS_FILE.replace("{metric}", "my_own_metric") + "# changed\n")
         assert as_metrics(f"{file}:my_own_metric") == ("my_own_metric",)
-        with pytest.raises(ValueError, match=r"mine.py:not_listed is in no METRICS: put @metric"):
+        with pytest.raises(ValueError, match=r"mine.py:not_listed is not in METRICS: put @metric"):
             as_metrics([f"{file}:not_listed"])
 
     def test_of_installed_packages(self, file, monkeypatch):
