@@ -208,7 +208,8 @@ class TestRuns:
             )
         assert not list((tmp_path / "out" / "parts").iterdir())
         assert ray.is_initialized()
-        assert "".join(capfd.readouterr()) == ""
+        told = "".join(capfd.readouterr()).splitlines()
+        assert not [line for line in told if "(raylet)" not in line]  # on a busy machine it tells of stopped workers
 
     def test_nobody_else_gets_in(self, running):
         """The Ray that is started listens to this machine alone, and to nobody without its token."""
