@@ -180,7 +180,6 @@ def _run_checks(name: str, value: object, annotation: Any) -> None:
         for check in parts[1:]:
             if callable(check):
                 check(name, value)
-        _run_checks(name, value, parts[0])
     elif origin in (Union, types.UnionType):
         for part in parts:
             if fits(value, part):
