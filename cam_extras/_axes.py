@@ -21,6 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 BATCH = -1
 """The axis of the samples; those of space count from 0."""
 
+DISORDER = -2
+"""What was an axis of space, whose places were put in another order."""
+
 
 class Part(NamedTuple):
     """A run over an axis, or over the coarse or the fine part of one: windows, patches.
@@ -78,11 +81,11 @@ def _parts(dim: Dim) -> list[Part]:
 
 
 def _is_space(dim: Dim) -> bool:
-    return any(part.axis is not None and part.axis != BATCH for part in _parts(dim))
+    return any(part.axis is not None and part.axis >= 0 for part in _parts(dim))
 
 
 def _is_known(dim: Dim) -> bool:
-    return any(part.axis is not None for part in _parts(dim))
+    return any(part.axis is not None and part.axis != DISORDER for part in _parts(dim))
 
 
 def _joined(items: Iterable[Item]) -> Dim:
@@ -137,11 +140,11 @@ def regroup(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
 
 def merge(first: Dim, second: Dim) -> Dim:
     """Follow an elementwise operation: what is known of one operand holds for the result."""
-    if not _is_known(second) or _places(first) == _places(second):
+    if _places(first) == _places(second) or second == unknown(_size(second)):
         return first
-    if not _is_known(first):
+    if first == unknown(_size(first)) or not _is_known(first):
         return second
-    return unknown(_size(first))  # two different axes
+    return first if not _is_known(second) else unknown(_size(first))  # two different axes
 
 
 def _places(dim: Dim) -> list[Any]:
@@ -305,7 +308,7 @@ class AxisTracker(TorchDispatchMode):
         if name in _REDUCTIONS:
             return [self._reduced(given, dims, result.shape) for result in results]
         if any(word in name for word in _DISORDERS):
-            raise Lost
+            return [self._disordered(given, dims, result.shape) for result in results]
         if "norm" in name and len(dims) > 2:
             last = "normalized_shape" in given and len(given["normalized_shape"]) == 1
             (self.last if last else self.first).add(shape)
@@ -397,6 +400,19 @@ class AxisTracker(TorchDispatchMode):
         places = [item._replace(step=1) if isinstance(item, Part) else item for dim in grid for item in dim]
         return [dims[0], unknown(shape[1]), tuple(places)]
 
+    def _disordered(self, given: dict[str, Any], dims: list[Dim], shape: torch.Size) -> list[Dim]:
+        if len(shape) != len(dims):
+            raise Lost
+        over = given.get("dim", given.get("dims"))
+        if "indices" in given:
+            over = [number for number, index in enumerate(given["indices"]) if index is not None]
+        over = range(len(dims)) if over is None else [over] if isinstance(over, int) else over
+        moved = {number % len(dims) for number in over}
+        return [
+            dim if number not in moved else (Part(DISORDER, size),) if _is_space(dim) else unknown(size)
+            for number, (dim, size) in enumerate(zip(dims, shape, strict=True))
+        ]
+
     def _reduced(self, given: dict[str, Any], dims: list[Dim], shape: torch.Size) -> list[Dim]:
         over = given.get("dim", given.get("dims"))
         over = range(len(dims)) if over is None or over == [] else [over] if isinstance(over, int) else over
@@ -414,7 +430,9 @@ class AxisTracker(TorchDispatchMode):
         dims = self.of(tensor)
         items = [item for dim in dims for item in dim]
         parts = _parts(tuple(items))
-        axes = [part.axis for part in parts if part.axis is not None and part.axis != BATCH]
+        if any(part.axis == DISORDER for part in parts):
+            raise Unclear("its places were put in another order, by sorting, flipping or indexing")
+        axes = [part.axis for part in parts if part.axis is not None and part.axis >= 0]
         at_home = tensor.ndim == self.space + 2
         if at_home and not axes:
             if tensor.shape in self.last and tensor.shape not in self.first:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from cam_extras._axes import Arrangement, Unclear
+from cam_extras._axes import Arrangement, AxisTracker, Unclear
 from cam_extras._checks import check_input
 from cam_extras.probe import (
     Probe,
@@ -20,7 +20,7 @@ from cam_extras.probe import (
     find_layer,
     hook_of_a_call,
     remember_arrangement,
-    watching,
+    undisturbed,
 )
 
 # Modules that pool the last feature map: they make no map of their own.
@@ -62,7 +62,7 @@ def auto_layer(model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform 
 
     Args:
         model: the model. It is left as found.
-        x: a batch for the model, shape (N, C, *S), on the model's device; at most two samples are used.
+        x: a batch for the model, shape (N, C, *S), on the model's device; two samples are used, or one twice.
         reshape_transform: "auto", or a function that turns the outputs of layers into feature maps: then the last layer
             for which it does is taken, layer norms first. None takes only outputs that are feature maps as they are.
 
@@ -76,6 +76,8 @@ def auto_layer(model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform 
             last feature map is not one as it is; or the input is empty or not finite.
     """
     x = check_input(x).detach()[:2]
+    if len(x) == 1:
+        x = x.repeat(2, *[1] * (x.ndim - 1))  # one sample does not show where the samples are
     seen = _watch(model, x)
     given = reshape_transform if callable(reshape_transform) else None
     names = seen.candidates if given is None else _made_by(model, x, given, seen)
@@ -127,7 +129,7 @@ def _last_reached(
 def _made_by(model: nn.Module, x: Tensor, transform: Callable[[Tensor], Tensor], seen: _Watched) -> list[str]:
     """Return the layers of whose output a user's function makes a feature map: norms if there are any."""
     outputs: dict[str, Tensor] = {}
-    with ExitStack() as stack, watching(model, x) as (_, given):
+    with undisturbed(model, x.device), torch.no_grad(), ExitStack() as stack:
         for name in dict.fromkeys(seen.once):
 
             def keep(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
@@ -135,7 +137,7 @@ def _made_by(model: nn.Module, x: Tensor, transform: Callable[[Tensor], Tensor],
 
             hook = stack.enter_context(hook_of_a_call(keep))
             stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
-        model(given)
+        model(x.clone())
     names = []
     for name, output in outputs.items():
         try:
@@ -208,7 +210,9 @@ def _watch(model: nn.Module, x: Tensor) -> _Watched:
         if mixes and running:
             seen.attention.add(running[-1])
 
-    with watching(model, x, at_work) as (tracker, given), ExitStack() as stack:
+    with undisturbed(model, x.device), torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+        x = x.clone()  # the model may work in place on its input
+        tracker = AxisTracker(x, at_work)
 
         def begin(name: str, *args: Any) -> None:
             running.append(name)
@@ -237,7 +241,8 @@ def _watch(model: nn.Module, x: Tensor) -> _Watched:
                 for register, look in ((module.register_forward_pre_hook, begin), (module.register_forward_hook, end)):
                     hook = stack.enter_context(hook_of_a_call(partial(look, name)))
                     stack.callback(register(hook).remove)
-        model(given)
+        with tracker:
+            model(x)
     return seen
 
 

@@ -312,7 +312,7 @@ class _Recording:
         self._outputs: Any = None
         self._feature_maps: list[Tensor] = []
         self._gradients: dict[tuple[Any, ...], list[Tensor | None]] = {}
-        self._arrangements: dict[int, Callable[[Tensor], Tensor] | None] = {}
+        self._arrangements: dict[int, Arrangement | Unclear | None] = {}
         self._curvature: dict[tuple[Any, ...], Tensor] = {}
         self._checked: set[tuple[Any, ...]] = set()
 
@@ -363,43 +363,14 @@ class _Recording:
             return self.reshape_transform
         if index not in self._arrangements:
             self._record()
-            layer, shape = self.layers[index], self._recorded[index].shape
-            key = _key_of_arrangement(self.model, self.x, shape, self.attribute_to_layer_input)
-            known = _arrangements.setdefault(layer, {})
-            if key not in known:
-                # A feature map is one for any size of input.
-                key = _key_of_arrangement(self.model, self.x, None, self.attribute_to_layer_input)
-            if key not in known:
-                found = self._arrangement(layer)
-                remember_arrangement(self.model, layer, self.x, shape, found, self.attribute_to_layer_input)
-            else:
-                found = known[key]
-            self._arrangements[index] = found
-        return self._arrangements[index]
-
-    def _arrangement(self, layer: nn.Module) -> Arrangement | None:
-        """Follow the axes of the input to a layer."""
-        seen: list[Arrangement | Unclear | None] = []
-        # Arguments may belong to single samples.
-        x = self.x if self.additional_forward_args else self.x[:2]
-        with watching(self.model, x) as (tracker, x):
-
-            def look(index: int, features: Any) -> Any:
-                try:
-                    seen.append(tracker.arrangement(features))
-                except Unclear as unclear:
-                    seen.append(unclear)
-                return features
-
-            with self._hooked(layer, 0, look):
-                self.model(x, *map(_leave_inference, self.additional_forward_args))
-        if isinstance(seen[0], Unclear):
+        found = self._arrangements[index]
+        if isinstance(found, Unclear):
             raise ValueError(
-                f'the {self._what} of layer {_name(self.model, layer)} is no feature map (N, C, *S), and "auto" cannot '
-                f'make one of it: {seen[0]}; choose another layer, such as the one that layer="auto" finds, or give a '
-                "reshape_transform"
+                f"expected a feature map of shape ({len(self.x)}, C, *S) as the {self._what} of layer "
+                f"{_name(self.model, self.layers[index])}; got {tuple(self._recorded[index].shape)}, and {found}: "
+                'choose a layer with spatial dimensions, such as the one that "auto" finds, or give a reshape_transform'
             )
-        return seen[0]
+        return found
 
     @property
     def _what(self) -> str:
@@ -434,13 +405,19 @@ class _Recording:
     def _forward(self, record_below: bool) -> tuple[list[Tensor], Any] | None:
         """Run the model; return None if it must be recorded from below the layer."""
         recorded: dict[int, Tensor] = {}
+        known = [known_arrangement(self.model, layer, self.x, self.attribute_to_layer_input) for layer in self.layers]
+        follows = self.reshape_transform == "auto" and None in known
         with ExitStack() as stack:
             interrupts = stack.enter_context(undisturbed(self.model, self.x.device))
             interrupts.hold()
             stack.enter_context(torch.set_grad_enabled(record_below))
+            x = self.x.clone()  # the model may work in place on its input
+            tracker = AxisTracker(x)
 
             def record(index: int, features: Any) -> Tensor:
                 self._check_features(index, features, already=index in recorded)
+                if follows:
+                    self._arrange(index, features, tracker)
                 if not recorded:
                     torch.set_grad_enabled(True)
                     if self.second_order:
@@ -455,10 +432,11 @@ class _Recording:
 
             for index, layer in enumerate(self.layers):
                 stack.enter_context(self._hooked(layer, index, record))
+            if follows:
+                stack.enter_context(tracker)
             try:
                 interrupts.let()
-                # A clone: the model may work in place on its input.
-                outputs = self.model(self.x.clone(), *map(_leave_inference, self.additional_forward_args))
+                outputs = self.model(x, *map(_leave_inference, self.additional_forward_args))
             except RuntimeError as error:
                 if not record_below and "no_grad mode and is being modified inplace" in str(error):
                     return None
@@ -479,7 +457,24 @@ class _Recording:
                 f"layer {_name(self.model, layer)} did not run in the model's forward pass: "
                 f"{_what_runs(self.model, layer)}"
             )
+        if not follows and self.reshape_transform == "auto":
+            for index, (shape, arrangement) in enumerate(found for found in known if found is not None):
+                if arrangement is not None and shape != recorded[index].shape[1:]:  # the model is not as it was
+                    _arrangements.pop(self.layers[index])
+                    return self._forward(record_below)
+                self._arrangements[index] = arrangement
         return [recorded[i] for i in range(len(self.layers))], outputs
+
+    def _arrange(self, index: int, features: Tensor, tracker: AxisTracker) -> None:
+        """Find out how a layer's output becomes a feature map."""
+        try:
+            found = tracker.arrangement(features)
+        except Unclear as unclear:
+            self._arrangements[index] = unclear
+            return
+        self._arrangements[index] = found
+        of_input = self.attribute_to_layer_input
+        remember_arrangement(self.model, self.layers[index], self.x, features.shape, found, of_input)
 
     @contextmanager
     def _hooked(self, layer: nn.Module, index: int, record: Callable[[int, Any], Tensor]) -> Iterator[None]:
@@ -643,32 +638,30 @@ class _Recording:
                 interrupts.hold()
 
 
-@contextmanager
-def watching(
-    model: Model, x: Tensor, at_work: Callable[[bool], None] | None = None
-) -> Iterator[tuple[AxisTracker, Tensor]]:
-    """Follow the axes of an input through what runs in the block: yields the tracker, and the input to run."""
-    with undisturbed(model, x.device), torch.inference_mode(False), torch.no_grad():
-        x = x.clone()  # the model may work in place on its input
-        with AxisTracker(x, *(() if at_work is None else (at_work,))) as tracker:
-            yield tracker, x
-
-
-_arrangements: WeakKeyDictionary[nn.Module, dict[Any, Arrangement | None]] = WeakKeyDictionary()
+_arrangements: WeakKeyDictionary[nn.Module, dict[Any, tuple[torch.Size, Arrangement | None]]] = WeakKeyDictionary()
 
 
 def remember_arrangement(
     model: Model, layer: nn.Module, x: Tensor, shape: torch.Size, found: Arrangement | None, of_input: bool = False
 ) -> None:
-    """Keep what is found out about a layer's output, so that it is found out once."""
-    key = _key_of_arrangement(model, x, None if found is None else shape, of_input)
+    """Keep how a layer's output becomes a feature map, so that it is found out once."""
+    key = _key_of_arrangement(model, x, found is None, of_input)
     if key is not None:
-        _arrangements.setdefault(layer, {})[key] = found
+        _arrangements.setdefault(layer, {})[key] = shape[1:], found
 
 
-def _key_of_arrangement(model: Model, x: Tensor, shape: torch.Size | None, of_input: bool) -> Any:
-    """Return a key for a layer's output of some shape; a `shape` of None is for feature maps of any size."""
-    sizes = x.ndim if shape is None else (x.shape[1:], shape[1:], len(x) == 1)
+def known_arrangement(
+    model: Model, layer: nn.Module, x: Tensor, of_input: bool
+) -> tuple[torch.Size, Arrangement | None] | None:
+    """Return what was kept: the shape of the output without its samples, and the arrangement; or None."""
+    kept = _arrangements.get(layer, {})
+    found = kept.get(_key_of_arrangement(model, x, True, of_input))
+    return found or kept.get(_key_of_arrangement(model, x, False, of_input))
+
+
+def _key_of_arrangement(model: Model, x: Tensor, of_any_size: bool, of_input: bool) -> Any:
+    """Return the key of a layer's arrangement; what is a feature map is one for inputs of any size."""
+    sizes = x.ndim if of_any_size else (x.shape[1:], len(x) == 1)
     try:
         # A bound method is made anew each time it is looked up.
         key = ref(getattr(model, "__self__", model)), getattr(model, "__func__", None), sizes, of_input
