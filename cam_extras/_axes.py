@@ -93,6 +93,13 @@ def _changed(dim: Dim, size: int) -> Dim:
     return (Part(LOST, size),) if _may_be_space(dim) and size > 1 else unknown(size)
 
 
+def _mixed(dim: Dim, others: Sequence[Dim], size: int) -> Dim:
+    """Follow weights that run over a dimension: over all places of an axis, or only over those within each patch."""
+    left = {part.axis for other in others for part in _parts(other)}
+    within = all(part.axis in left for part in _parts(dim) if part.axis is not None)
+    return unknown(size) if within else _changed(dim, size)
+
+
 def _may_be_space(dim: Dim) -> bool:
     return any(part.axis is not None and part.axis != BATCH for part in _parts(dim))
 
@@ -340,13 +347,13 @@ class AxisTracker(TorchDispatchMode):
             rows, columns = one[-2], other[-1]
             # Weights that run over places may put them in any order; attention runs over the places of both.
             if not _may_be_space(other[-2]) and not _is_known(columns):
-                columns = _changed(one[-1], _size(columns))
+                columns = _mixed(one[-1], one[:-1], _size(columns))
             elif not _may_be_space(one[-1]) and not _is_known(rows):
-                rows = _changed(other[-2], _size(rows))
+                rows = _mixed(other[-2], other[-1:], _size(rows))
             return [[*batch, rows, columns]]
         if name == "linear":
             self.last |= {x.shape, shape}
-            return [[*dims[:-1], _changed(dims[-1], shape[-1])]]
+            return [[*dims[:-1], _mixed(dims[-1], dims[:-1], shape[-1])]]
         if "scaled_dot_product" in name:
             query, value = self.of(given["query"]), self.of(given["value"])
             return [[*query[:-1], value[-1]], *([query[:-1]] * (len(results) - 1))]
@@ -429,7 +436,7 @@ class AxisTracker(TorchDispatchMode):
         batch = dims[0]
         if not _is_known(batch) and shape[0] == self.samples > 1:
             batch = (Part(BATCH, shape[0]),)
-        return [batch, _changed(dims[1], shape[1]), *space]  # tokens taken as channels are mixed
+        return [batch, _mixed(dims[1], dims[2:], shape[1]), *space]
 
     def _unfolded(self, name: str, given: dict[str, Any], dims: list[Dim], shape: torch.Size) -> list[Dim]:
         if name == "col2im":

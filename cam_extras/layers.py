@@ -93,8 +93,8 @@ def auto_layer(model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform 
     if lost := seen.lost_after(name):
         raise ValueError(
             f"{name!r} returns the last feature map of this {type(model).__name__} that can be followed, and {lost!r} "
-            "goes on with its cells in a way that cannot, so that a map of it would be wrong: give the layer by name, and "
-            "a reshape_transform that makes a feature map of what it returns"
+            "goes on with its cells in a way that cannot, so that a map of it would be wrong: give the layer by name, "
+            "and a reshape_transform that makes a feature map of what it returns"
         )
     if found is not None and reshape_transform is None:
         raise ValueError(
