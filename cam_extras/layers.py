@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_extras._checks import check_input
+from cam_extras._outputs import Output
 from cam_extras.probe import Probe, check_layers, find_layer, hook_of_a_call, undisturbed
 
 _MOST_PREFIX_TOKENS = 16  # tokens before the patches: class, distillation, registers
@@ -60,7 +61,11 @@ def channels_first(features: Tensor, widths: tuple[int, ...]) -> Tensor:
 
 
 def auto_layer(
-    model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None = None
+    model: nn.Module,
+    x: Tensor,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    *,
+    output: Output = None,
 ) -> tuple[str, nn.Module]:
     """Pick the layer with the last feature map before pooling.
 
@@ -79,6 +84,7 @@ def auto_layer(
         model: the model. It is left as found.
         x: a batch for the model, shape (N, C, *S), on the model's device; only the first sample is used.
         reshape_transform: turns the layers' outputs into feature maps, see `Classifier.reshape_transform`.
+        output: where the class scores are in the model's output, see `Probe`.
 
     Returns:
         The layer's dotted name and the layer.
@@ -98,7 +104,7 @@ def auto_layer(
     reason = "no layer that runs once returns one of more than one cell"
     for name in reversed(candidates):
         layer = model.get_submodule(name)
-        probe = Probe(model, layer, x, reshape_transform=reshape_transform, second_order=False)
+        probe = Probe(model, layer, x, reshape_transform=reshape_transform, second_order=False, output=output)
         try:
             if probe.is_reached():
                 if reshape_transform is None:
@@ -266,6 +272,7 @@ def settle(
     layers: Iterable[nn.Module | Literal["auto"]],
     x: Tensor,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    output: Output = None,
 ) -> list[nn.Module]:
     """Return layers with "auto" replaced by the layer that `auto_layer` finds for an input."""
     settled: list[nn.Module] = []
@@ -275,7 +282,7 @@ def settle(
             continue
         if not isinstance(model, nn.Module):
             raise TypeError(f'layer="auto" looks for a layer in a torch.nn.Module; got {type(model).__name__}')
-        settled.append(auto_layer(model, x, reshape_transform)[1])
+        settled.append(auto_layer(model, x, reshape_transform, output=output)[1])
     return settled
 
 
