@@ -252,10 +252,8 @@ class TestDoors:
         expected = evaluate(self.bare, "auto", list(self.x), tmp_path / "a", **settings)
         run = evaluate(model, "auto", list(self.x), tmp_path / "b", model_output=output, **settings)
         assert run.results.equals(expected.results)
-        with pytest.raises(ValueError, match="holds a run of another configuration|may not be the same"):
-            evaluate(
-                model, "layer", list(self.x), tmp_path / "b", model_output=lambda y: 0, mode="resume", **settings
-            )
+        with pytest.raises(ValueError, match="holds a run of another configuration"):
+            evaluate(model, "layer", list(self.x), tmp_path / "b", model_output=lambda y: 0, mode="resume", **settings)
 
     @pytest.mark.parametrize("output", [True, 1.5, ("a",)])
     def test_wrong_kind(self, output, tmp_path):
@@ -397,7 +395,7 @@ class TestFrames:
         with pytest.raises(ValueError, match=match):
             of_quantus.explain("ScoreCAM", layer="layer")(model, x.numpy(), np.zeros(4, int))
         with pytest.raises(ValueError, match=match):
-            of_quantus.AverageDrop()(model, x.numpy(), np.zeros(4, int), a_batch=np.random.rand(4, 1, 9, 9))
+            of_quantus.AverageDrop()(model, x.numpy(), np.zeros(4, int), a_batch=np.ones((4, 1, 9, 9)))
         run = evaluate(model, "layer", list(x), tmp_path, methods="GradCAM", metrics="average_drop", progress=False)
         alone = Evaluator(model, "layer", "GradCAM", "average_drop")
         expected = [alone(x[n : n + 1]).confidence.item() for n in range(4)]
