@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from nets import CNN
+from PIL import Image
 from torch import nn
 
 from cam_extras import captum as of_captum
 from cam_extras import quantus as of_quantus
+from cam_extras.cli import main
 from cam_extras.evaluation import Evaluator, saturation_curves
 from cam_extras.methods import GradCAM
 from cam_extras.metrics import average_drop, probabilities
+from cam_extras.models import load_model
 from cam_extras.run import evaluate
+from cam_extras.runs.store import Run
 from cam_extras.utilities import LogSigmoid, Sigmoid
 
 LABELS = torch.tensor([[6.0, 6.0, 6.0, -6.0]])
@@ -157,3 +164,82 @@ def test_utilities_by_hand():
     for utility, factor in (("sigmoid", p * (1 - p)), ("log_sigmoid", 1 - p)):
         found = of_captum.LayerGradCam(model, "layer", utility=utility).attribute(x, target=1)
         torch.testing.assert_close(found, logit * factor[:, None, None, None])
+
+
+class TestCommandLine:
+    """`--model-output` and `--confidence`, as flags and in YAML."""
+
+    CODE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        y = self.layer(x).mean(dim=(2, 3))
+        return {"main": y, "other": -y}
+
+def model():
+    torch.manual_seed(0)
+    return Net()
+
+def main_head(outputs):
+    return outputs["main"]
+
+def by_hand(y):
+    return 1 / (1 + torch.exp(-y))
+"""
+
+    @pytest.fixture
+    def arguments(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "mine.py").write_text(self.CODE)
+        (tmp_path / "photos").mkdir()
+        noise = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
+        for number, pixels in enumerate(noise):
+            Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+        return ["evaluate", "--model", "mine.py:model", "--layer", "layer", "--data", "photos", "--target", "1",
+                "--methods", "GradCAM", "--metrics", "AD", "--pictures", "0"]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            ["--model-output", "main", "--confidence", "sigmoid"],
+            ["--model-output", "mine.py:main_head", "--confidence", "mine.py:by_hand"],
+        ],
+    )
+    def test_evaluate(self, arguments, told, capsys):
+        assert main([*arguments, *told, "--output", "out"]) == 0
+        run = Run(Path("out"))
+        classifier = load_model("mine.py:model")
+        x = torch.stack([classifier.transform(Image.open(f"photos/{n}.png")) for n in (0, 1)])
+        with torch.no_grad():
+            expected = classifier.model(x)["main"].double().sigmoid()[:, 1]
+        assert run.results["probability"].to_pylist() == pytest.approx(expected.tolist(), abs=1e-6)
+        settings = yaml.safe_load(Path("out/config.yaml").read_text())
+        assert [settings["model_output"], settings["confidence"]] == told[1::2]
+        assert main(["evaluate", "--config", "out/config.yaml", "--output", "again"]) == 2
+        assert told[1:2] == ["main"] or told[1] in capsys.readouterr().err  # code that is not trusted is named
+        assert main(["evaluate", "--config", "out/config.yaml", "--trust-code", "--output", "again"]) == 0
+        assert Run(Path("again")).results.equals(run.results)
+
+    def test_explain(self, arguments):
+        told = [*arguments[1:5], "--model-output", "main", "--confidence", "sigmoid", "--target", "1"]
+        assert main(["explain", "photos/0.png", *told, "--methods", "GradCAM", "--output", "out"]) == 0
+        assert 0.4 < Run(Path("out")).results["probability"][0].as_py() < 0.7
+
+    @pytest.mark.parametrize(
+        ("told", "match"),
+        [
+            ([], r"say which by output=KEY.*on the command line: --model-output"),
+            (["--model-output", "third"], "no entry 'third'"),
+            (["--model-output", "main", "--confidence", "softmin"], "--confidence must be one of 'softmax', 'sigmoid'"),
+            (["--model-output", "missing.py:f"], "there is no file missing.py"),
+        ],
+    )
+    def test_mistakes(self, arguments, told, match, capsys):
+        assert main([*arguments, *told, "--output", "out"]) == 2
+        assert re.search(match, capsys.readouterr().err)
