@@ -11,7 +11,7 @@ from typing import Any
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CONTROLS_IN_LINES = re.compile(_CONTROLS.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 _WITH_OPTIONS = re.compile(r"(?P<name>.*?)(:(?P<options>[^:=]*=.*))?", re.DOTALL)
-_MAY_BE_CODE = ("model", "transform", "methods", "metrics", "address")
+_MAY_BE_CODE = ("model", "transform", "model_output", "confidence", "methods", "metrics", "address")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from cam_extras._text import printable
+from cam_extras._code import load_code
+from cam_extras._text import names_code, printable
 from cam_extras.demo import FOLDER as DEMO_FOLDER
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
@@ -96,12 +97,19 @@ def _loaded(config: RunConfig) -> RunConfig:
         transform=None,
         name=config.model,
         target=_target(config.target, classifier),
+        model_output=_code(config.model_output),
+        confidence=_code(config.confidence),
         device=_device(config.device),
     )
 
 
 def _target(target: str | int, classifier: Classifier) -> str | int:
     return target if target in TARGETS else classifier.class_index(str(target))
+
+
+def _code(setting: str | int | None) -> Any:
+    """Return the function that a setting names, or else the setting itself."""
+    return load_code(setting) if isinstance(setting, str) and names_code(setting) else setting
 
 
 def _device(name: str | None) -> torch.device:

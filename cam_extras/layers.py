@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cam_extras._axes import Arrangement, AxisTracker, Scrambled, Unclear
 from cam_extras._checks import check_input
+from cam_extras._outputs import Output
 from cam_extras.probe import (
     Probe,
     ReshapeTransform,
@@ -46,7 +47,9 @@ class FoundLayer(NamedTuple):
     reshape_transform: Callable[[Tensor], Tensor] | None
 
 
-def auto_layer(model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform = "auto") -> FoundLayer:
+def auto_layer(
+    model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform = "auto", *, output: Output = None
+) -> FoundLayer:
     """Find the layer with the last feature map before pooling.
 
     One forward pass is watched: every operation says where the axes of the input are in its result, through any
@@ -66,6 +69,7 @@ def auto_layer(model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform 
         x: a batch for the model, shape (N, C, *S), on the model's device; two samples are used, or one twice.
         reshape_transform: "auto", or a function that turns the outputs of layers into feature maps: then the last layer
             for which it does is taken, layer norms first. None takes only outputs that are feature maps as they are.
+        output: where the class scores are in the model's output, see `Probe`.
 
     Returns:
         The layer's dotted name, the layer, and the function that turns its output into a feature map, or None.
@@ -82,7 +86,7 @@ def auto_layer(model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform 
     seen = _watch(model, x)
     given = reshape_transform if callable(reshape_transform) else None
     names = seen.candidates if given is None else _made_by(model, x, given, seen)
-    name, reason = _last_reached(model, x, names, "auto" if given is None else given)
+    name, reason = _last_reached(model, x, names, "auto" if given is None else given, output)
     if name is None:
         raise ValueError(
             f"{type(model).__name__} has no feature map (N, C, *S) that the utility depends on ({reason}): give the "
@@ -106,7 +110,7 @@ def auto_layer(model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform 
 
 
 def _last_reached(
-    model: nn.Module, x: Tensor, names: Sequence[str], reshape_transform: ReshapeTransform
+    model: nn.Module, x: Tensor, names: Sequence[str], reshape_transform: ReshapeTransform, output: Output
 ) -> tuple[str | None, str]:
     """Return the last layer that the utility of the predicted class depends on, or None and why there is none."""
     reason = "no layer that runs once returns one of more than one cell"
@@ -117,7 +121,7 @@ def _last_reached(
         part, rest = rest[-count:], rest[:-count]
         count = 8
         layers = [model.get_submodule(name) for name in part]
-        probes = Probe.several(model, layers, x, reshape_transform=reshape_transform, second_order=False)
+        probes = Probe.several(model, layers, x, reshape_transform=reshape_transform, second_order=False, output=output)
         for name, probe in zip(reversed(part), reversed(probes), strict=True):
             try:
                 cells = probe.cells_reached()
@@ -301,6 +305,7 @@ def settle(
     layers: Iterable[nn.Module | Literal["auto"]],
     x: Tensor,
     reshape_transform: ReshapeTransform = "auto",
+    output: Output = None,
 ) -> list[nn.Module]:
     """Return layers with "auto" replaced by the layer that `auto_layer` finds for an input."""
     settled: list[nn.Module] = []
@@ -310,7 +315,7 @@ def settle(
             continue
         if not isinstance(model, nn.Module):
             raise TypeError(f'layer="auto" looks for a layer in a torch.nn.Module; got {type(model).__name__}')
-        settled.append(auto_layer(model, x, reshape_transform).layer)
+        settled.append(auto_layer(model, x, reshape_transform, output=output).layer)
     return settled
 
 

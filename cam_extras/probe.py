@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from threading import Lock
@@ -19,6 +19,7 @@ from cam_extras._axes import Arrangement, AxisTracker, Unclear
 from cam_extras._checks import SampleError, check_input, check_name, stacklevel_of_the_caller, which
 from cam_extras._deprecated import renamed, warn
 from cam_extras._guards import MATHEMATICAL_ATTENTION, NO_FAST_PATH, PLAIN_CODE, Interrupts, lock_of
+from cam_extras._outputs import Output, Picked, check_output, one_for_all, pick_output
 from cam_extras.utilities import AnyUtility, CustomUtility, PerSampleUtility, Target, TargetUtility, Utility
 
 Model = Callable[..., Any]
@@ -58,10 +59,15 @@ class Probe:
         attribute_to_layer_input: use the layer's first input instead of its output.
         second_order: allow Hessian-vector products. False lets fused attention kernels run above the layer, which have
             no second derivative in PyTorch.
+        output: where the class scores are in the model's output: a key or attribute, an index, or a function of the
+            output. By default they are found in tensors, `.logits`, mappings, tuples and lists, if there is no doubt.
+            If the model returns one row for all N samples, such as the frames of a video, every sample has that row as
+            its output, and the gradient of each is that of the one score.
 
     Raises:
         TypeError: `layer` is not a module, the layer's output or the input is not a floating-point tensor, the model
-            returns no class scores, or its modules are not called, as on several devices or when exported.
+            returns no class scores, or several tensors that could be meant, or its modules are not called, as on
+            several devices or when exported.
         ValueError: the layer is not part of the model, did not run, ran more than once, or has no spatial dimensions;
             the utility does not depend on it, or only through what the `reshape_transform` drops; "auto" cannot tell
             where the places of the input are in it; a module above it is quantised; or the input is empty or not
@@ -81,6 +87,7 @@ class Probe:
         additional_forward_args: tuple[Any, ...] = (),
         attribute_to_layer_input: bool = False,
         second_order: bool = True,
+        output: Output = None,
     ):
         self._recording = _Recording(
             model,
@@ -90,6 +97,7 @@ class Probe:
             additional_forward_args,
             attribute_to_layer_input,
             second_order,
+            output,
         )
         self._layer = 0
         self._utility = _make_utility(target, utility)
@@ -118,6 +126,16 @@ class Probe:
     def reshape_transform(self) -> Callable[[Tensor], Tensor] | None:
         """The function that turns the layer's output into a feature map; None if it is one."""
         return self._recording.transform(self._layer)
+
+    @property
+    def output(self) -> Output:
+        """Where the class scores are in the model's output, as given."""
+        return self._recording.output
+
+    @property
+    def shares_output(self) -> bool:
+        """Whether the model returned one row for all samples, as for the frames of a video."""
+        return self._recording.shared
 
     @property
     def x(self) -> Tensor:
@@ -214,10 +232,15 @@ class Probe:
     def divisible(self) -> bool:
         """Whether `at` accepts samples in any number and order.
 
-        It does not with additional forward arguments or with a utility of the whole batch.
+        It does not with additional forward arguments, with a utility of the whole batch, or if the model returns one
+        row for the whole batch.
         """
         nobody = torch.zeros(0, dtype=torch.long, device=self.x.device)
-        return not self._recording.additional_forward_args and self._settled_utility().of_samples(nobody) is not None
+        return (
+            not self._recording.additional_forward_args
+            and self._settled_utility().of_samples(nobody) is not None
+            and not self.shares_output
+        )
 
     def at(self, x: Tensor, samples: Tensor | None = None) -> Probe:
         """Return the same probe at another input, for the class explained here.
@@ -231,7 +254,8 @@ class Probe:
         if samples is not None:
             if not self.divisible:
                 raise ValueError(
-                    "samples cannot be chosen with additional forward arguments or a utility of the whole batch"
+                    "samples cannot be chosen with additional forward arguments, a utility of the whole batch or one "
+                    "output for the whole batch"
                 )
             utility(self._recording.outputs, self._utility_name)  # raises if there is not one target per sample here
             with torch.inference_mode(False):  # a backward pass keeps the indices
@@ -247,19 +271,30 @@ class Probe:
             x: the input, one row per sample, or per entry of `samples`.
             samples: positions in this probe's batch of the samples in `x`, in order; by default all.
         """
-        utility = self._settled_utility()
+        utility, chosen = self._settled_utility(), None
         if samples is not None and len(samples) < len(self.x):
-            part = utility.of_samples(samples)
-            if part is None or self._recording.additional_forward_args:
-                return self.utility(self.x.index_put((samples,), x))[samples]
-            utility = part
+            part = utility.of_samples(samples) if self.divisible else None
+            if part is None:
+                x, chosen = self.x.index_put((samples,), x), samples
+            else:
+                utility = part
         if x.requires_grad and torch.is_grad_enabled():
             check_not_quantised(self.model)
-        return utility(self.run(x), self._utility_name)
+        scores, shared = self._recording.run(x)
+        values = utility(_to_float(scores), self._utility_name)
+        if shared:
+            _check_one_value(values)
+        values = values if chosen is None else values[chosen]
+        if shared:  # so that the gradient of their sum is that of the one score
+            values = values.detach() + (values - values.detach()) / len(values)
+        return values
 
     def run(self, x: Tensor) -> Any:
-        """Return the model's output for another input of any length, in the caller's grad mode; records nothing."""
-        return _to_float(self._recording.run(x))
+        """Return the model's output for another input of any length, in the caller's grad mode; records nothing.
+
+        A model that returns one row for the whole batch takes as many samples as there.
+        """
+        return _to_float(self._recording.run(x).scores)
 
     def _settled_utility(self) -> Utility:
         """Return the utility for the class predicted here; a given class needs no forward pass."""
@@ -286,6 +321,7 @@ class _Recording:
         additional_forward_args: tuple[Any, ...],
         attribute_to_layer_input: bool,
         second_order: bool,
+        output: Output,
     ):
         if not callable(model):
             raise TypeError(f"the model must be callable; got {type(model).__name__}")
@@ -308,6 +344,10 @@ class _Recording:
         self.additional_forward_args = additional_forward_args
         self.attribute_to_layer_input = attribute_to_layer_input
         self.second_order = second_order
+        check_output(output)
+        self.output = output
+        self._origin: _Recording | None = None
+        self._shared: bool | None = None  # not known yet
         self.tells_of_zeros = True
         self._told_of_zeros: set[tuple[Any, ...]] = set()
         self._recorded: list[Tensor] = []
@@ -327,7 +367,9 @@ class _Recording:
             self.additional_forward_args,
             self.attribute_to_layer_input,
             self.second_order,
+            self.output,
         )
+        there._origin = self
         there.tells_of_zeros = False  # a baseline may have zero gradient, and its rows are not the user's samples
         return there
 
@@ -342,10 +384,26 @@ class _Recording:
         known._recorded, known._outputs, known._curvature = [], None, {}
         return known
 
-    def run(self, x: Tensor) -> Any:
+    def run(self, x: Tensor) -> Picked:
         """Run the model in the caller's grad mode and leave it as found."""
         with undisturbed(self.model, x.device):
-            return _pick_output(self.model(x, *self.additional_forward_args), len(x))
+            picked = pick_output(self.model(x, *self.additional_forward_args), len(x), self.output)
+        if picked.shared:
+            self.check_frames(len(x))
+        return picked
+
+    @property
+    def shared(self) -> bool:
+        """Whether the model returned one row for several samples."""
+        if self._shared is None and len(self.x) > 1:
+            self._record()
+        return bool(self._shared)
+
+    def check_frames(self, samples: int) -> None:
+        """Raise ValueError if one row for other samples cannot be one for the very frames of this batch."""
+        if not self.shared or samples != len(self.x):
+            batch = f"the batch of {len(self.x)} " + ("frames together" if self.shared else "has one for each sample")
+            raise one_for_all(samples, f"{batch}, and images beside it cannot share one")
 
     @property
     def outputs(self) -> Any:
@@ -453,7 +511,7 @@ class _Recording:
                 raise
             if not record_below and not torch.is_grad_enabled() and recorded:
                 return None
-            outputs = _pick_output(outputs, len(self.x))
+            picked = pick_output(outputs, len(self.x), self.output)
             interrupts.hold()
         missing = [i for i in range(len(self.layers)) if i not in recorded]
         if missing:
@@ -468,7 +526,10 @@ class _Recording:
                     _arrangements.pop(self.layers[index])
                     return self._forward(record_below)
                 self._arrangements[index] = arrangement
-        return [recorded[i] for i in range(len(self.layers))], outputs
+        if picked.shared and self._origin is not None:
+            self._origin.check_frames(len(self.x))
+        self._shared = picked.shared
+        return [recorded[i] for i in range(len(self.layers))], picked.scores
 
     def _arrange(self, index: int, features: Tensor, tracker: AxisTracker) -> None:
         """Find out how a layer's output becomes a feature map."""
@@ -544,7 +605,7 @@ class _Recording:
                 gradients: Sequence[Tensor | None] = [None] * len(self._recorded)
                 if value.requires_grad:
                     gradients = torch.autograd.grad(
-                        value.sum(),
+                        self._total(value),
                         self._recorded,
                         create_graph=self.second_order,
                         retain_graph=True,
@@ -563,6 +624,13 @@ class _Recording:
                 "way to it, and a model and utility that can be differentiated (no detach, no inference_mode)"
             )
         return gradient
+
+    def _total(self, values: Tensor) -> Tensor:
+        """Return what is differentiated: the sum over samples, but one output's utility only once."""
+        if not self._shared:
+            return values.sum()
+        _check_one_value(values)
+        return values.mean()
 
     def gradient_map(self, utility: Utility, name: str, index: int) -> Tensor:
         """Return d utility / d A of a layer; on first use, warn of samples in which it is 0."""
@@ -838,37 +906,13 @@ def check_layers(model: Model, layers: Iterable[nn.Module]) -> list[nn.Module]:
     return list(layers)
 
 
-def _pick_output(outputs: Any, samples: int) -> Any:
-    """Return the class scores in a model's output: a tensor, or a list with one entry per sample (detection models)."""
-    if hasattr(outputs, "logits"):
-        outputs = outputs.logits
-    elif isinstance(outputs, Mapping):
-        tensors = {key: value for key, value in outputs.items() if isinstance(value, Tensor)}
-        for key in ("logits", "out", *(tensors if len(tensors) == 1 else ())):
-            if key in tensors:
-                outputs = tensors[key]
-                break
-    if isinstance(outputs, Tensor) and samples == 1 and (outputs.ndim == 0 or (outputs.ndim == 1 and len(outputs) > 1)):
-        outputs = outputs[None]  # heads that squeeze() also drop the batch dimension
-    of_samples = (isinstance(outputs, Tensor) and outputs.ndim > 0) or isinstance(outputs, list)
-    if not of_samples or not len(outputs):
-        keys = f" with the keys {list(outputs)}" if isinstance(outputs, Mapping) else ""
-        shape = f" of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else ""
-        raise TypeError(
-            f"the model must return a tensor (N, C), or a mapping or object that holds one as 'logits' or 'out'; "
-            f"got {type(outputs).__name__}{shape}{keys}: wrap the model in a module whose forward picks the tensor"
-        )
-    if len(outputs) != samples:
-        todo = (
-            ": where one is for several frames or views, wrap the model in a module that returns it for each of them, "
-            f"outputs.repeat_interleave({samples // len(outputs)}, dim=0)"
-        )
-        several = samples % len(outputs) == 0
-        plural = "s" if len(outputs) > 1 else ""
+def _check_one_value(values: Tensor) -> None:
+    """Raise ValueError unless samples that share one output have one target."""
+    if not torch.allclose(values, values[:1], equal_nan=True):
         raise ValueError(
-            f"the model returned {len(outputs)} output{plural} for {samples} samples{todo if several else ''}"
+            f"the model returned 1 output for {len(values)} samples, as for the frames of one video, and the samples "
+            "have different targets: explain one target at a time"
         )
-    return outputs
 
 
 def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:

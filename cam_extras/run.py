@@ -13,11 +13,13 @@ import yaml
 from torch import Tensor, nn
 
 from cam_extras._checks import check_choice, check_count
+from cam_extras._outputs import Output, check_output
 from cam_extras.layers import AnyLayer, as_layer, name_of, settle
 from cam_extras.methods import DEFAULT_METHODS, as_methods
 from cam_extras.methods.base import controls_of
 from cam_extras.methods.named import AnyMethods
 from cam_extras.metrics import DEFAULT_METRICS, METRICS, Options, as_metrics, as_options, sources_of, with_parts
+from cam_extras.metrics.probabilities import AnyConfidence, check_confidence
 from cam_extras.models import Classifier, fingerprint, picture_of
 from cam_extras.probe import ReshapeTransform
 from cam_extras.report import overlay, write_report
@@ -46,6 +48,8 @@ def evaluate(
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     options: Options | Mapping[str, Any] | None = None,
     target: Any = "predicted",
+    model_output: Output = None,
+    confidence: AnyConfidence = "softmax",
     transform: Callable[[Any], Tensor] | None = None,
     reshape_transform: ReshapeTransform = "auto",
     categories: Sequence[str] = (),
@@ -89,6 +93,10 @@ def evaluate(
         options: options of the metrics, see `cam_extras.metrics.as_options`.
         target: the class to explain: "predicted" or None, "label", a class number, or a target object for one class,
             such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
+        model_output: where the class scores are in the model's output: a key or attribute, an index, or a function of
+            the output; by default they are looked for, see `output` of `cam_extras.probe.Probe`.
+        confidence: how class scores become probabilities: "softmax", "sigmoid" for labels of which any number may be
+            true, or a function, (N, C) -> (N, C); see `cam_extras.metrics.probabilities`.
         transform: image -> input (C, *S); by default the classifier's own. None if the data are inputs already.
         reshape_transform: see `cam_extras.probe.Probe`.
         categories: class names; by default the classifier's own.
@@ -163,6 +171,8 @@ def _files(config: RunConfig) -> list[str]:
 
 def _resolved(config: RunConfig) -> RunConfig:
     """Return the configuration with methods, metrics, options and the target resolved."""
+    check_output(config.model_output)
+    check_confidence(config.confidence)
     metrics = as_metrics(config.metrics)
     if not metrics:
         raise ValueError("there is no metric to evaluate: give one or more")
@@ -201,9 +211,10 @@ def _best_by(config: RunConfig) -> str | None:
 def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
     """Return fingerprints of everything that results depend on."""
     names = ("model", "transform", "reshape_transform", "methods", "options")
+    functions = [name for name in ("model_output", "confidence") if callable(getattr(config, name))]
     return identify(
         {
-            **{name: getattr(config, name) for name in names},
+            **{name: getattr(config, name) for name in (*names, *functions)},
             "metrics": [METRICS[name] for name in dict.fromkeys([*config.metrics, *with_parts(config.metrics)])],
             "data": source.contents(),
         }
@@ -234,6 +245,8 @@ def _open_store(job: Job, source: Source, device: torch.device, identity: Mappin
         data=source.describe(),
         methods=describe(config.methods),
         options=describe(config.options),
+        model_output=describe(config.model_output),
+        confidence=describe(config.confidence),
         device=device.type,
         pictures={"count": 0 if job.drawing is None else config.pictures, "metric": _best_by(config)},
     )
@@ -338,7 +351,7 @@ def _layer_name(config: RunConfig, source: Source, reader: Reader, device: torch
     layer = as_layer(config.model, config.layer)
     if isinstance(layer, str):
         x = _first_input(source, reader).to(device)
-        layer = settle(config.model, [layer], x, config.reshape_transform)[0]
+        layer = settle(config.model, [layer], x, config.reshape_transform, config.model_output)[0]
     return name_of(config.model, layer)
 
 

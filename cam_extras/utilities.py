@@ -1,8 +1,8 @@
 """Utilities: what a class activation map explains, one number per sample.
 
-`Logit`, `Softmax`, `LogSoftmax` and `ReST` turn a class index into a callable. Given the model's output of one
-sample, shape (C,), it returns a scalar, as pytorch-grad-cam expects of its targets; given a batch, shape
-(N, C), it returns shape (N,).
+`Logit`, `Softmax`, `LogSoftmax`, `Sigmoid`, `LogSigmoid` and `ReST` turn a class index into a callable. Given the
+model's output of one sample, shape (C,), it returns a scalar, as pytorch-grad-cam expects of its targets; given a
+batch, shape (N, C), it returns shape (N,).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from cam_extras._checks import check_choice, check_classes, check_targets, check_tensor, list_targets
 
 Target: TypeAlias = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 
-UtilityName: TypeAlias = Literal["logit", "softmax", "log_softmax", "rest"]
+UtilityName: TypeAlias = Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"]
 """Key of `UTILITIES`."""
 
 
@@ -83,6 +84,24 @@ class LogSoftmax(ClassUtility):
         return outputs.log_softmax(dim)
 
 
+class Sigmoid(ClassUtility):
+    """The probability p_c = sigmoid(y)_c of one of many labels, any number of which may be true, in [0, 1]."""
+
+    @staticmethod
+    def transform(outputs: Tensor, dim: int) -> Tensor:
+        """Return sigmoid(y)."""
+        return outputs.sigmoid()
+
+
+class LogSigmoid(ClassUtility):
+    """The log probability ln sigmoid(y)_c of one of many labels, at most 0."""
+
+    @staticmethod
+    def transform(outputs: Tensor, dim: int) -> Tensor:
+        """Return log sigmoid(y)."""
+        return logsigmoid(outputs)
+
+
 class ReST(ClassUtility):
     """Residual Softmax Target-class utility U = y_c + ln p_c.
 
@@ -101,6 +120,8 @@ UTILITIES: dict[str, type[ClassUtility]] = {
     "softmax": Softmax,
     "log_softmax": LogSoftmax,
     "rest": ReST,
+    "sigmoid": Sigmoid,
+    "log_sigmoid": LogSigmoid,
 }
 
 
@@ -219,7 +240,7 @@ class TargetUtility(Utility):
         if not isinstance(outputs, Tensor):
             raise TypeError(
                 f"a class index needs a model that returns a tensor (N, C); this one returns {_describe(outputs)}: "
-                "give one function for each sample"
+                "give one function for each sample, or by output=INDEX the entry that has the class scores"
             )
         if self.target is None:
             return self.resolved(outputs)(outputs, name)

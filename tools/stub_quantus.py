@@ -5,6 +5,7 @@ The classes themselves are made from `cam_extras.metrics.METRICS` when the packa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from inspect import Parameter, signature
 from pathlib import Path
@@ -27,6 +28,12 @@ _FROM = {
     "_classes": ("METRIC_CLASSES", "register", "unregister", "win_percentage"),
     "_explain": ("QUANTUS_ARGUMENTS", "Explainer", "UpstreamExplainer", "explain"),
     "_metric": ("MapMetric",),
+}
+_NAMED = {
+    "Any": "typing",
+    "AnyConfidence": "cam_extras.metrics.probabilities",
+    "Callable": "collections.abc",
+    "Output": "cam_extras._outputs",
 }
 _LONG = 60
 
@@ -62,8 +69,7 @@ def _parameters(cls: type, places: set[tuple[str, str]]) -> Iterator[str]:
             continue
         annotation = parameter.annotation
         if isinstance(annotation, str):
-            known = {"Any": "typing", "Callable": "collections.abc", "np": ""}
-            places |= {(module, name) for name, module in known.items() if module and name in annotation}
+            places |= {(module, name) for name, module in _NAMED.items() if name in re.findall(r"\w+", annotation)}
             annotation = annotation.replace("np.ndarray", "ndarray")
             places |= {("numpy", "ndarray")} if "ndarray" in annotation else set()
         default = quoted(parameter.default)

@@ -34,7 +34,8 @@ class LayerGradCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class LayerHiResCam(MethodAttribution):
@@ -57,7 +58,8 @@ class LayerHiResCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class LayerXGradCam(MethodAttribution):
@@ -82,7 +84,8 @@ class LayerXGradCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class LayerShapleyCam(MethodAttribution):
@@ -105,7 +108,8 @@ class LayerShapleyCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "rest",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
 class LayerShapleyCamH(MethodAttribution):
@@ -127,7 +131,8 @@ class LayerShapleyCamH(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "rest",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
 class LayerShapleyCamE(MethodAttribution):
@@ -149,7 +154,8 @@ class LayerShapleyCamE(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "rest",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
 class LayerMIGradCam(MethodAttribution):
@@ -186,7 +192,8 @@ class LayerMIGradCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         estimator: Literal["histogram", "discrete", "knn"] = "histogram",
         bins: int = 64,
         upsample: Literal["nearest", "bilinear"] = "nearest",
@@ -250,7 +257,8 @@ class LayerExpectedGradCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 16,
         internal_batch_size: int | None = None,
         baselines: Literal["zeros", "blur", "noise", "batch"]
@@ -299,7 +307,8 @@ class LayerIntegratedGradCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 50,
         internal_batch_size: int | None = None,
         variant: Literal["weights", "maps"] = "weights",
@@ -343,7 +352,8 @@ class LayerSmoothGradCamPlusPlus(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 10,
         internal_batch_size: int | None = None,
         noise: float = 0.3,
@@ -419,7 +429,8 @@ class LayerOptiCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask",
         normalisation: Literal["range", "max", "sigmoid"] = "range",
         rectifier: Literal["identity", "relu"] = "identity",
@@ -451,6 +462,7 @@ class LayerFakeCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
     ) -> None: ...
 
 class LayerRandomCam(MethodAttribution):
@@ -475,5 +487,6 @@ class LayerRandomCam(MethodAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
         seed: int = 0,
     ) -> None: ...

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cam_extras import methods
 from cam_extras._checks import SampleError, check_finite, which
 from cam_extras._host_classes import describe
+from cam_extras._outputs import Output, check_output
 from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.probe import Probe, ReshapeTransform
 from cam_extras.utilities import as_target
@@ -31,6 +32,8 @@ class MethodAttribution(LayerAttribution):
         device_ids: not supported; only there to match Captum's signature.
         reshape_transform: how the layer's output becomes a feature map (N, C, *S): "auto", see `Probe`; a function; or
             None for an output that is taken as it is.
+        output: where the class scores are in the model's output: a key or attribute, an index, or a function of the
+            output, see `Probe`.
         hyper: the method's hyper-parameters.
 
     Raises:
@@ -46,6 +49,7 @@ class MethodAttribution(LayerAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: ReshapeTransform = "auto",
+        output: Output = None,
         **hyper: Any,
     ):
         if device_ids is not None:
@@ -53,10 +57,11 @@ class MethodAttribution(LayerAttribution):
                 f"device_ids={device_ids} cannot be served: models split over devices by DataParallel are not "
                 "supported; give the model's .module and explain one device's share of the batch at a time"
             )
+        check_output(output)
         self._layers = as_layers(forward_func, layer)
         self._several = isinstance(layer, Iterable) and not isinstance(layer, str | nn.Sequential)
         super().__init__(forward_func, self._layers if self._several else self._layers[0], device_ids)
-        self.reshape_transform = reshape_transform
+        self.reshape_transform, self.output = reshape_transform, output
         self.method = self.method_type.make(hyper)
 
     def __repr__(self) -> str:
@@ -101,7 +106,7 @@ class MethodAttribution(LayerAttribution):
         if grad_kwargs:
             raise ValueError(f"grad_kwargs={grad_kwargs} cannot be served: the backward pass is shared by all methods")
         x = _single(inputs)
-        layers = settle(self.forward_func, self._layers, x, self.reshape_transform)
+        layers = settle(self.forward_func, self._layers, x, self.reshape_transform, self.output)
         self._layers, self.layer = [*layers], layers if self._several else layers[0]
         of_host = isinstance(target, list) and any(map(callable, target))
         probes = Probe.several(
@@ -113,6 +118,7 @@ class MethodAttribution(LayerAttribution):
             additional_forward_args=_as_tuple(additional_forward_args),
             attribute_to_layer_input=attribute_to_layer_input,
             second_order=self.method.second_order,
+            output=self.output,
         )
         attributions = []
         for probe in probes:

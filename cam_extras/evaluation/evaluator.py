@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cam_extras._checks import SampleError, check_class_scores, stacklevel_of_the_caller
+from cam_extras._checks import SampleError, stacklevel_of_the_caller
+from cam_extras._outputs import Output, check_output, one_for_all
 from cam_extras.layers import as_layer, settle
 from cam_extras.methods import Method, as_methods, channel_weights
 from cam_extras.methods.base import controls_of
@@ -24,9 +25,11 @@ from cam_extras.metrics import (
     as_metrics,
     as_options,
     options_of,
+    probabilities,
     sources_of,
     win_percentage,
 )
+from cam_extras.metrics.probabilities import AnyConfidence, check_confidence
 from cam_extras.probe import Model, Probe, ReshapeTransform
 from cam_extras.utilities import as_classes, select_class
 
@@ -38,7 +41,7 @@ class Evaluation:
     Attributes:
         target: the class explained, shape (N,).
         predicted: the class predicted, shape (N,).
-        confidence: softmax probability of the class explained, shape (N,).
+        confidence: probability of the class explained, shape (N,).
         maps: maps (N, *S) of each method, in [0, 1].
         scores: scores (N,) of each method and metric, (N, T, D) for box accuracy; metrics that compare methods leave
             out controls.
@@ -103,10 +106,13 @@ class Evaluator:
             `cam_extras.metrics.as_options`. A method with its own `fill`, such as Opti-CAM, should use the same;
             otherwise there is a warning.
         reshape_transform: see `Probe`.
+        output: where the class scores are in the model's output, see `Probe`.
+        confidence: how class scores become probabilities: "softmax", "sigmoid" for labels of which any number may be
+            true, or a function, (N, C) -> (N, C); see `cam_extras.metrics.probabilities`.
 
     Raises:
-        ValueError: there is no metric of that name, or no such option; or a metric compares methods, and fewer than two
-            are not controls.
+        ValueError: there is no metric of that name, or no such option or confidence; or a metric compares methods, and
+            fewer than two are not controls.
         TypeError: a metric needs channel weights and a method has none; or methods or layer have the wrong type.
 
     >>> evaluator = Evaluator(model, model.layer4, {"GradCAM": GradCAM()})  # doctest: +SKIP
@@ -119,6 +125,8 @@ class Evaluator:
     metrics: str | Sequence[str] = DEFAULT_METRICS
     options: Any = None
     reshape_transform: ReshapeTransform = "auto"
+    output: Output = None
+    confidence: AnyConfidence = "softmax"
 
     _nothing: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
@@ -126,6 +134,8 @@ class Evaluator:
         object.__setattr__(self, "methods", as_methods(self.methods))
         object.__setattr__(self, "metrics", as_metrics(self.metrics))
         object.__setattr__(self, "options", as_options(self.options, self.metrics))
+        check_output(self.output)
+        check_confidence(self.confidence)
         if not callable(self.model):
             raise TypeError(f"the model must be a torch.nn.Module or another callable; got {self.model!r:.80}")
         object.__setattr__(self, "layer", as_layer(self.model, self.layer))
@@ -155,6 +165,7 @@ class Evaluator:
         *,
         boxes: Sequence[Tensor] | None = None,
         masks: Tensor | None = None,
+        frames: bool = True,
         on_progress: Callable[[str], None] = lambda method: None,
     ) -> Evaluation:
         """Evaluate one batch.
@@ -165,6 +176,8 @@ class Evaluator:
                 the class they read, such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
             boxes: the object's boxes, (B, 4) for each sample, see `cam_extras.metrics.localisation`.
             masks: the object's boolean masks (N, H, W).
+            frames: whether a model may return one row for the whole batch, as the score of all its images, which are
+                the frames of a video or views of one thing; otherwise that is an error.
             on_progress: called with the name of each method when it is done.
 
         Raises:
@@ -174,7 +187,7 @@ class Evaluator:
         """
         classes = as_classes(target)
         if self.layer == "auto":
-            object.__setattr__(self, "layer", settle(self.model, ["auto"], x, self.reshape_transform)[0])
+            object.__setattr__(self, "layer", settle(self.model, ["auto"], x, self.reshape_transform, self.output)[0])
         probe = Probe(
             self.model,
             self.layer,
@@ -182,11 +195,15 @@ class Evaluator:
             target=classes,
             reshape_transform=self.reshape_transform,
             second_order=any(method.second_order for method in self.methods.values()),
+            output=self.output,
         )
+        if probe.shares_output and not frames:
+            raise one_for_all(len(x), "a data set has separate images")
         controls = tuple(controls_of(self.methods))
-        result = Evaluation(*_confidence(probe), {}, {}, controls=controls, classes=probe.outputs.shape[1])
+        confidence = self._confidence(probe)
+        result = Evaluation(*confidence, {}, {}, controls=controls, classes=probe.outputs.shape[1])
         for name, method in self.methods.items():
-            explained = _Explained(probe, method, self._nothing)
+            explained = _Explained(probe, method, self.confidence, self._nothing)
             try:
                 quantities = Quantities(explained, self.options, boxes=boxes, masks=masks)
                 result.scores[name] = quantities.scores(self.metrics)
@@ -204,17 +221,24 @@ class Evaluator:
                 result.scores[name][metric.name] = scores
         return result
 
+    def _confidence(self, probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the classes explained and predicted, and the probability of the one explained, shape (N,) each."""
+        p = probabilities(probe.outputs, self.confidence)
+        return probe.target, probe.outputs.argmax(dim=1), select_class(p, probe.target)
+
 
 class _Explained(Explained):
     """A probe and a method; everything computed from them shares the probe's forward pass."""
 
-    def __init__(self, probe: Probe, method: Method, nothing: dict[tuple[object, ...], Tensor]):
-        self.x, self.target = probe.x, probe.target
-        self._probe, self._method, self._nothing = probe, method, nothing
+    def __init__(
+        self, probe: Probe, method: Method, confidence: AnyConfidence, nothing: dict[tuple[object, ...], Tensor]
+    ):
+        self.x, self.target, self.of_frames = probe.x, probe.target, probe.shares_output
+        self._probe, self._method, self._confidence, self._nothing = probe, method, confidence, nothing
 
     @cached_property
     def probabilities(self) -> Tensor:
-        return _probabilities(self._probe.outputs)
+        return probabilities(self._probe.outputs, self._confidence)
 
     @cached_property
     def maps(self) -> Tensor:
@@ -225,16 +249,17 @@ class _Explained(Explained):
         return channel_weights(self._method)(self._probe)
 
     def at(self, x: Tensor) -> Explained:
-        return _Explained(self._probe.at(x), self._method, self._nothing)
+        return _Explained(self._probe.at(x), self._method, self._confidence, self._nothing)
 
     def probabilities_of(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return _probabilities(self._probe.run(images))
+            return probabilities(self._probe.run(images), self._confidence)
 
     def probabilities_of_nothing(self, image: Tensor) -> Tensor:
-        key = (image.shape, image.dtype, image.device)
+        nothing = image.expand(self.x.shape) if self.of_frames else image
+        key = (nothing.shape, image.dtype, image.device)
         if key not in self._nothing:
-            self._nothing[key] = self.probabilities_of(image)
+            self._nothing[key] = self.probabilities_of(nothing)[: len(image)]
         return self._nothing[key]
 
 
@@ -244,16 +269,3 @@ def _competing(methods: Iterable[str], controls: Collection[str]) -> list[str]:
     if len(competing) < 2:
         raise ValueError(f"expected two or more methods that are no controls; got {', '.join(competing) or 'none'}")
     return competing
-
-
-def _confidence(probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the classes explained and predicted, and the probability of the one explained, shape (N,) each."""
-    probabilities = _probabilities(probe.outputs)
-    return probe.target, probabilities.argmax(dim=1), select_class(probabilities, probe.target)
-
-
-def _probabilities(outputs: object) -> Tensor:
-    """Return softmax probabilities in float64: in float32 they reach 1 too soon."""
-    check_class_scores(outputs)
-    scores: Tensor = outputs.double()  # type: ignore[attr-defined]
-    return scores.softmax(dim=1)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from cam_extras._checks import SampleError, check_class_scores, check_count, check_finite, which
 from cam_extras._deprecated import warn
+from cam_extras._outputs import Output
 from cam_extras.maps import broadcast_to
 from cam_extras.methods._sampling import as_image, probe_at
 from cam_extras.methods.base import rows_for
+from cam_extras.metrics.probabilities import AnyConfidence, check_confidence, probabilities
 from cam_extras.probe import Model, Probe, ReshapeTransform
-from cam_extras.utilities import Logit, Softmax
+from cam_extras.utilities import select_class
 
 
 class SaturationCurves(NamedTuple):
@@ -24,7 +26,7 @@ class SaturationCurves(NamedTuple):
     Attributes:
         fractions: a, shape (T,), in order.
         logit: logit of the class explained, shape (N, T).
-        softmax: its probability, shape (N, T), in [0, 1].
+        softmax: its probability, shape (N, T), in [0, 1]: a softmax unless `confidence` says otherwise.
         similarity: cosine similarity of the layer's embedding with that of x, shape (N, T), in [-1, 1]; 1 at a = 1.
             It is 0 where the embedding is all 0 and has no direction (a net without biases, at black).
     """
@@ -51,6 +53,8 @@ def saturation_curves(
     target: int | Sequence[int] | Tensor | None = None,
     reshape_transform: ReshapeTransform = "auto",
     internal_batch_size: int | None = None,
+    output: Output = None,
+    confidence: AnyConfidence = "softmax",
 ) -> SaturationCurves:
     """Follow a class's logit and probability, and a layer's embedding, from a baseline x0 to x.
 
@@ -74,6 +78,8 @@ def saturation_curves(
         reshape_transform: see `Probe`.
         internal_batch_size: most images in a forward pass, except the first, of the whole batch; by default 32, on the
             CPU only as many as have the pixels of four 224 x 224 images, which fit in its cache.
+        output: where the class scores are in the model's output, see `Probe`.
+        confidence: how class scores become probabilities, see `cam_extras.metrics.probabilities`.
 
     Raises:
         TypeError: see `Probe`; or the input is not made of floating-point numbers, or the target is a function.
@@ -88,7 +94,10 @@ def saturation_curves(
         check_count("internal_batch_size", internal_batch_size)
     if callable(target):
         raise TypeError("the target must be a class index, or one for each sample: a function has no probability")
-    probe = Probe(model, layer, x, target=target, reshape_transform=reshape_transform, second_order=False)
+    check_confidence(confidence)
+    probe = Probe(
+        model, layer, x, target=target, reshape_transform=reshape_transform, second_order=False, output=output
+    )
     image = as_image(probe)
     start = broadcast_to("the baseline", baseline, image).detach()
     check_class_scores(probe.outputs)
@@ -109,10 +118,10 @@ def saturation_curves(
             there = probe_at(probe, start[part] + a * (image[part] - start[part]), part)
             similarity = (_directions(there.activations).unflatten(0, (len(some), len(part))) * goal).sum(dim=2)
             measured.append(
-                torch.stack([*_class_utilities(there), similarity.flatten()]).unflatten(1, similarity.shape)
+                torch.stack([*_class_utilities(there, confidence), similarity.flatten()]).unflatten(1, similarity.shape)
             )
         parts.append(torch.cat(measured, dim=1))
-    logit, softmax = _class_utilities(probe)  # a = 1 is the batch itself
+    logit, softmax = _class_utilities(probe, confidence)  # a = 1 is the batch itself
     end = torch.stack([logit, softmax, torch.ones_like(logit)])
     curves = torch.cat([torch.cat(parts, dim=2), end[:, None]], dim=1).transpose(1, 2)
     for what, values in zip(("logit", "probability", "similarity"), curves, strict=True):
@@ -120,10 +129,10 @@ def saturation_curves(
     return SaturationCurves(fractions, curves[0], curves[1], curves[2].clamp(-1, 1))
 
 
-def _class_utilities(probe: Probe) -> tuple[Tensor, Tensor]:
-    """Return the logit and the probability of the class explained, in float64: in float32 it reaches 1 too soon."""
-    outputs = probe.outputs.double()
-    return Logit(probe.target)(outputs), Softmax(probe.target)(outputs)
+def _class_utilities(probe: Probe, confidence: AnyConfidence) -> tuple[Tensor, Tensor]:
+    """Return the logit and the probability of the class explained, in float64."""
+    p = probabilities(probe.outputs, confidence)
+    return select_class(probe.outputs.double(), probe.target), select_class(p, probe.target)
 
 
 def _directions(activations: Tensor) -> Tensor:

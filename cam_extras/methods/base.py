@@ -73,7 +73,7 @@ class GradientMethod(Method):
 
     Args:
         utility: the utility to differentiate, a key of `cam_extras.utilities.UTILITIES`: "logit", "softmax",
-            "log_softmax" or "rest". A function given to the host overrides it.
+            "log_softmax", "rest", "sigmoid" or "log_sigmoid". A function given to the host overrides it.
     """
 
     old_names: ClassVar[Mapping[str, str]] = {"score": "utility"}

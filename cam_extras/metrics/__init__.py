@@ -22,6 +22,7 @@ from cam_extras.metrics.base import (
 )
 from cam_extras.metrics.options import MetricOptions, Options, as_options
 from cam_extras.metrics.quantities import Explained, Quantities
+from cam_extras.metrics.probabilities import probabilities
 from cam_extras.metrics.confidence import average_drop, average_gain, drop_in_deletion, increase_in_confidence
 from cam_extras.metrics.adcc import adcc, coherency, complexity
 from cam_extras.metrics.hci import hci, threshold_mask, thresholded_drop, thresholded_increase, win_percentage
@@ -112,6 +113,7 @@ __all__ = [
     "pixel_f1",
     "pointing_game",
     "predicted_boxes",
+    "probabilities",
     "quantities_of",
     "quantity",
     "saliency_metric",

@@ -1,7 +1,8 @@
 """Metrics on confidence: how the probability of a class changes when the input is masked by the map.
 
 p is the confidence in the class for the whole input, o for the part that the map shows, d for the part that it does not
-show. All are softmax probabilities of the same class, shape (N,).
+show. All are probabilities of the same class, shape (N,): see
+`cam_extras.metrics.probabilities`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Harmonised confidence index and its parts: "MI-Grad-CAM: Letting Your Model Reveal What's Most Informative".
 
 p is the confidence in the class for the whole input, o_t for the pixels where the map H reaches a threshold t, b for a
-baseline. All are softmax probabilities of the same class, shape (N,).
+baseline. All are probabilities of the same class, shape (N,).
 """
 
 from __future__ import annotations

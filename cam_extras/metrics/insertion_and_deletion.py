@@ -211,7 +211,7 @@ def insertion_curve(
     without gradients, in batches shared by points and samples.
 
     Args:
-        confidence: (images (M, C, *S), indices (M,) of the samples they were made from) -> f_c (M,), the softmax
+        confidence: (images (M, C, *S), indices (M,) of the samples they were made from) -> f_c (M,), the
             probability of each sample's class, for example
             `lambda images, samples: model(images).softmax(1).gather(1, classes[samples, None])[:, 0]`.
         x: the input, shape (N, C, *S).

@@ -235,7 +235,7 @@ def saliency_metric(x: Tensor, maps: Tensor, confidence: Callable[[Tensor], Tens
     Args:
         x: the input, shape (N, C, H, W).
         maps: H in [0, 1], shape (N, H, W).
-        confidence: input of the shape of `x` -> p_c, the softmax probabilities of the explained classes, shape (N,).
+        confidence: input of the shape of `x` -> p_c, the probabilities of the explained classes, shape (N,).
 
     Returns:
         Shape (N,), in nats, at least log 0.05 = -3.0; lower is better.

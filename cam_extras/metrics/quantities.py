@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cam_extras._checks import check_name, check_pixels, check_unit_range
 from cam_extras._deprecated import names_of
+from cam_extras._outputs import one_for_all
 from cam_extras.maps import mask
 from cam_extras.metrics.base import METRICS, QUANTITIES, quantity, with_parts
 from cam_extras.metrics.options import Fill, Options, as_options
@@ -30,15 +31,17 @@ class Explained(ABC):
     Attributes:
         x: the batch, shape (N, C, *S).
         target: the class explained, shape (N,).
+        of_frames: whether the model returns one output for the whole batch, as for the frames of a video.
     """
 
     x: Tensor
     target: Tensor
+    of_frames: bool = False
 
     @property
     @abstractmethod
     def probabilities(self) -> Tensor:
-        """Softmax probabilities of all classes for x, shape (N, classes)."""
+        """Probabilities of all classes for x, shape (N, classes)."""
 
     @property
     @abstractmethod
@@ -56,10 +59,10 @@ class Explained(ABC):
 
     @abstractmethod
     def probabilities_of(self, images: Tensor) -> Tensor:
-        """Softmax probabilities (M, classes) of any number of images (M, C, *S)."""
+        """Probabilities (M, classes) of any number of images (M, C, *S)."""
 
     def probabilities_of_nothing(self, image: Tensor) -> Tensor:
-        """Softmax probabilities of empty images, the same for every method."""
+        """Probabilities of empty images, the same for every method."""
         return self.probabilities_of(image)
 
 
@@ -174,6 +177,8 @@ def confidence(explained: Explained) -> Callable[..., Tensor]:
     """The function f_c itself, images (N, C, *S) -> (N,); a second argument gives the images' sample indices."""
 
     def confidence_in(images: Tensor, samples: Tensor | None = None) -> Tensor:
+        if samples is not None and explained.of_frames:
+            raise one_for_all(len(explained.x), "metrics that change one image at a time, such as insertion, need each")
         classes = explained.target if samples is None else explained.target[samples]
         return select_class(explained.probabilities_of(images), classes)
 

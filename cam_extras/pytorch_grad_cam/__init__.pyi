@@ -61,7 +61,8 @@ class GradCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class HiResCAM(MethodCAM):
@@ -84,7 +85,8 @@ class HiResCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class XGradCAM(MethodCAM):
@@ -109,7 +111,8 @@ class XGradCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class ShapleyCAM(MethodCAM):
@@ -132,7 +135,8 @@ class ShapleyCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "rest",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
 class ShapleyCAMH(MethodCAM):
@@ -154,7 +158,8 @@ class ShapleyCAMH(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "rest",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
 class ShapleyCAME(MethodCAM):
@@ -176,7 +181,8 @@ class ShapleyCAME(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "rest",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
 class MIGradCAM(MethodCAM):
@@ -213,7 +219,8 @@ class MIGradCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         estimator: Literal["histogram", "discrete", "knn"] = "histogram",
         bins: int = 64,
         upsample: Literal["nearest", "bilinear"] = "nearest",
@@ -277,7 +284,8 @@ class ExpectedGradCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 16,
         internal_batch_size: int | None = None,
         baselines: Literal["zeros", "blur", "noise", "batch"]
@@ -326,7 +334,8 @@ class IntegratedGradCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 50,
         internal_batch_size: int | None = None,
         variant: Literal["weights", "maps"] = "weights",
@@ -370,7 +379,8 @@ class SmoothGradCAMPlusPlus(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 10,
         internal_batch_size: int | None = None,
         noise: float = 0.3,
@@ -446,7 +456,8 @@ class OptiCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask",
         normalisation: Literal["range", "max", "sigmoid"] = "range",
         rectifier: Literal["identity", "relu"] = "identity",
@@ -478,6 +489,7 @@ class FakeCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
     ) -> None: ...
 
 class RandomCAM(MethodCAM):
@@ -502,5 +514,6 @@ class RandomCAM(MethodCAM):
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
         seed: int = 0,
     ) -> None: ...

@@ -18,6 +18,7 @@ from cam_extras._checks import (
     list_targets,
 )
 from cam_extras._host_classes import describe
+from cam_extras._outputs import Output, check_output
 from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.maps import layer_map
 from cam_extras.methods.base import weigh_channels
@@ -41,6 +42,8 @@ class MethodCAM(BaseCAM):
         reshape_transform: how the layer's output becomes a feature map (N, C, *S): "auto", see `Probe`; a function; or
             None for an output that is taken as it is.
         tta_transforms: the `ttach.Compose` of `aug_smooth`.
+        output: where the class scores are in the model's output: a key or attribute, an index, or a function of the
+            output, see `Probe`.
         hyper: the method's hyper-parameters.
 
     A subclass may override `get_cam_weights` as in `BaseCAM`: it takes NumPy arrays of the activations and gradients
@@ -62,10 +65,12 @@ class MethodCAM(BaseCAM):
         reshape_transform: ReshapeTransform = "auto",
         *,
         tta_transforms: Any = None,
+        output: Output = None,
         **hyper: Any,
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
+        check_output(output)
         self._layers = as_layers(model, target_layers)
         self.method = self.method_type.make(hyper)
         # BaseCAM puts the model in eval mode and hooks into the layers permanently, so it gets neither.
@@ -78,6 +83,7 @@ class MethodCAM(BaseCAM):
             getattr(self.method, "utility", "logit"),
             reshape_transform=reshape_transform,
             second_order=self.method.second_order,
+            output=output,
         )
         self.device = self.activations_and_grads.device
 
@@ -115,7 +121,9 @@ class MethodCAM(BaseCAM):
         """Explain a batch without `aug_smooth`."""
         if "auto" in self._layers:
             x = self.activations_and_grads.on_device(input_tensor)
-            self.target_layers = settle(self.model, self._layers, x, self.reshape_transform)
+            self.target_layers = settle(
+                self.model, self._layers, x, self.reshape_transform, self.activations_and_grads.options["output"]
+            )
             self._layers = [*self.target_layers]
             self.activations_and_grads.layers = self.target_layers
         self.outputs = self.activations_and_grads(input_tensor)

@@ -26,6 +26,7 @@ from cam_extras._checks import (
     check_unit_range,
 )
 from cam_extras._deprecated import renamed, with_new_names
+from cam_extras._outputs import Output, one_for_all, pick_output
 from cam_extras.methods.random_cam import random_weights
 from cam_extras.probe import Probe, ReshapeTransform, check_layers, hook_of_a_call, undisturbed
 from cam_extras.utilities import UTILITIES, UtilityName
@@ -66,6 +67,8 @@ def upstream_maps(
     reshape_transform: ReshapeTransform = "auto",
     hyper: Mapping[str, Any] = MappingProxyType({}),
     utility: UtilityName = "logit",
+    *,
+    output: Output = None,
 ) -> Tensor:
     """Explain a batch with one of pytorch-grad-cam's own classes: maps (N, *S), float32 in [0, 1].
 
@@ -75,7 +78,7 @@ def upstream_maps(
 
     Args:
         cam_type: a value of `UPSTREAM`, or a class with the same interface.
-        model: the model; its output is (N, C).
+        model: the model; its output, or what `output` says of it, is (N, C).
         layer: the layer to explain. FullGrad ignores it and uses all layers with a bias.
         x: the batch, shape (N, C, *S).
         targets: class indices, shape (N,). FinerCAM compares each with the classes of the closest scores.
@@ -83,6 +86,7 @@ def upstream_maps(
             needs `ablation_layer=AblationLayerVit()`.
         hyper: arguments of the class and of its call: see `check_upstream`.
         utility: utility of the explained class, a key of `cam_extras.utilities.UTILITIES`. FinerCAM has its own.
+        output: where the class scores are in the model's output, see `Probe`.
 
     Raises:
         TypeError: see `check_upstream`; or the input holds no floating-point numbers.
@@ -101,14 +105,14 @@ def upstream_maps(
     if issubclass(cam_type, upstream.FullGrad):
         layers, reshape_transform = [], None
     elif reshape_transform == "auto":
-        reshape_transform = Probe(model, layer, x, target=targets).reshape_transform
+        reshape_transform = Probe(model, layer, x, target=targets, output=output).reshape_transform
     with (
         _traceless(model, x.device),
         hook_of_a_call(_begin_recording) as record,
-        hook_of_a_call(_class_check(targets)) as check,
+        hook_of_a_call(_class_scores(targets, output)) as pick,
     ):
         layer.register_forward_hook(record)
-        model.register_forward_hook(check)
+        model.register_forward_hook(pick)
         made = _RandomCAM if cam_type is upstream.RandomCAM else cam_type
         cam = made(model, layers, reshape_transform, **options)
         base = getattr(cam, "base_cam", cam)
@@ -153,14 +157,21 @@ class _ClassTarget(ClassifierOutputTarget):
         return self.utility(model_output)
 
 
-def _class_check(targets: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    """Return a forward hook of the model that raises for classes it does not have: some methods never read them."""
+def _class_scores(targets: Tensor, output: Output) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+    """Return a forward hook of the model that picks the class scores from its output.
 
-    def check(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
-        if isinstance(outputs, Tensor):
-            check_classes(targets, outputs.shape[-1])
+    It raises for classes that the model does not have: some methods never read them.
+    """
 
-    return check
+    def pick(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
+        scores, shared = pick_output(outputs, len(args[0]), output)
+        if shared:
+            raise one_for_all(len(args[0]), "pytorch-grad-cam's own classes explain separate images")
+        if isinstance(scores, Tensor):
+            check_classes(targets, scores.shape[-1])
+        return scores
+
+    return pick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +227,7 @@ class Upstream(methods.Method):
             probe.reshape_transform,
             self.hyper,
             self.utility,
+            output=probe.output,
         )
         return maps[:, None].to(probe.x.device)
 

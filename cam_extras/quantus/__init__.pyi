@@ -16,7 +16,9 @@ from typing import Any, Literal
 from numpy import ndarray
 from torch import Tensor
 
+from cam_extras._outputs import Output
 from cam_extras.metrics.insertion_and_deletion import Schedule
+from cam_extras.metrics.probabilities import AnyConfidence
 from cam_extras.quantus._classes import METRIC_CLASSES as METRIC_CLASSES
 from cam_extras.quantus._classes import register as register
 from cam_extras.quantus._classes import unregister as unregister
@@ -49,6 +51,8 @@ class AverageDrop(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         fill: float | Tensor = 0.0,
     ) -> None: ...
 
@@ -72,6 +76,8 @@ class IncreaseInConfidence(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         fill: float | Tensor = 0.0,
     ) -> None: ...
 
@@ -95,6 +101,8 @@ class AverageGain(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         fill: float | Tensor = 0.0,
     ) -> None: ...
 
@@ -118,6 +126,8 @@ class DropInDeletion(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         fill: float | Tensor = 0.0,
     ) -> None: ...
 
@@ -143,6 +153,8 @@ class Coherency(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         fill: float | Tensor = 0.0,
     ) -> None: ...
 
@@ -160,6 +172,9 @@ class Complexity(MapMetric):
         default_plot_func: Callable[..., None] | None = None,
         disable_warnings: bool = False,
         display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
     ) -> None: ...
 
 class ADCC(MapMetric):
@@ -187,6 +202,8 @@ class ADCC(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         fill: float | Tensor = 0.0,
     ) -> None: ...
 
@@ -211,6 +228,8 @@ class ThresholdedDrop(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         fill: float | Tensor = 0.0,
         threshold: float = 0.5,
     ) -> None: ...
@@ -238,6 +257,8 @@ class ThresholdedIncrease(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         fill: float | Tensor = 0.0,
         threshold: float = 0.5,
         baseline: Literal["fill", "complement"] = "fill",
@@ -269,6 +290,8 @@ class HCI(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         fill: float | Tensor = 0.0,
         threshold: float = 0.5,
         baseline: Literal["fill", "complement"] = "fill",
@@ -297,6 +320,8 @@ class Insertion(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         schedule: Literal["rise", "mi"] | Schedule = "rise",
         internal_batch_size: int | None = None,
     ) -> None: ...
@@ -324,6 +349,8 @@ class Deletion(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         schedule: Literal["rise", "mi"] | Schedule = "rise",
         internal_batch_size: int | None = None,
     ) -> None: ...
@@ -351,6 +378,8 @@ class InsertionDeletion(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         schedule: Literal["rise", "mi"] | Schedule = "rise",
         internal_batch_size: int | None = None,
     ) -> None: ...
@@ -379,6 +408,8 @@ class BoxAccuracy(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         thresholds: Sequence[float] = ...,
         overlaps: Sequence[float] = (0.3, 0.5, 0.7),
         components: Literal["largest", "all"] = "largest",
@@ -404,6 +435,8 @@ class PointingGame(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         ties: Literal["first", "any"] = "first",
     ) -> None: ...
 
@@ -421,6 +454,9 @@ class EnergyPointingGame(MapMetric):
         default_plot_func: Callable[..., None] | None = None,
         disable_warnings: bool = False,
         display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
     ) -> None: ...
 
 class PixelF1(MapMetric):
@@ -437,6 +473,9 @@ class PixelF1(MapMetric):
         default_plot_func: Callable[..., None] | None = None,
         disable_warnings: bool = False,
         display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
     ) -> None: ...
 
 class LocalisationError(MapMetric):
@@ -453,6 +492,9 @@ class LocalisationError(MapMetric):
         default_plot_func: Callable[..., None] | None = None,
         disable_warnings: bool = False,
         display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
     ) -> None: ...
 
 class OfficialMetric(MapMetric):
@@ -469,6 +511,9 @@ class OfficialMetric(MapMetric):
         default_plot_func: Callable[..., None] | None = None,
         disable_warnings: bool = False,
         display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
     ) -> None: ...
 
 class SaliencyMetric(MapMetric):
@@ -485,6 +530,9 @@ class SaliencyMetric(MapMetric):
         default_plot_func: Callable[..., None] | None = None,
         disable_warnings: bool = False,
         display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
     ) -> None: ...
 
 class CounterfactualSensitivity(MapMetric):
@@ -513,6 +561,8 @@ class CounterfactualSensitivity(MapMetric):
         disable_warnings: bool = False,
         display_progressbar: bool = False,
         *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         delta: float = 0.1,
         fraction: float = 0.5,
         seed: int = 0,

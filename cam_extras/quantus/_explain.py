@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cam_extras._batching import rows_of_a_pass
 from cam_extras._checks import SampleError, check_count, check_name, check_pixels
+from cam_extras._outputs import Output, check_output, one_for_all
 from cam_extras.layers import AnyLayer, as_layer, settle
 from cam_extras.methods import METHODS as _OURS
 from cam_extras.methods import Method, as_method, channel_weights
@@ -65,6 +66,7 @@ def explain(
     layer: AnyLayer,
     reshape_transform: ReshapeTransform = "auto",
     batch_size: int | None = None,
+    output: Output = None,
     **hyper: Any,
 ) -> Explainer:
     """Return a method as a Quantus explain function: (model, inputs, targets) -> maps (N, 1, *S) in [0, 1].
@@ -80,6 +82,8 @@ def explain(
             None for an output that is taken as it is.
         batch_size: how many samples to explain at a time; `quantus.evaluate` passes the whole data set at once. By
             default 32, on the CPU only as many as have the pixels of four 224 x 224 images.
+        output: where the class scores are in the model's output: a key or attribute, an index, or a function of the
+            output, see `Probe`.
         hyper: the method's hyper-parameters.
 
     Raises:
@@ -88,6 +92,7 @@ def explain(
     """
     if batch_size is not None:
         check_count("batch_size", batch_size)
+    check_output(output)
     if isinstance(layer, list | tuple) and len(layer) == 1:
         layer = layer[0]
     if not isinstance(layer, str | nn.Module) or isinstance(layer, nn.ModuleList):
@@ -99,11 +104,11 @@ def explain(
         kind = known[method]
     theirs = isinstance(kind, type) and not issubclass(kind, Method) and not hasattr(kind, "method_type")
     if not theirs:
-        return Explainer(as_method(kind, hyper), layer, reshape_transform, batch_size)
+        return Explainer(as_method(kind, hyper), layer, reshape_transform, batch_size, output)
     from cam_extras.pytorch_grad_cam import check_upstream
 
     check_upstream(kind, hyper)
-    return UpstreamExplainer(kind, layer, reshape_transform, batch_size, hyper)
+    return UpstreamExplainer(kind, layer, reshape_transform, batch_size, output, hyper)
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class Explainer:
     layer: str | nn.Module
     reshape_transform: ReshapeTransform = "auto"
     batch_size: int | None = None
+    output: Output = None
 
     def __call__(
         self,
@@ -202,7 +208,7 @@ class Explainer:
                 f"the layer {type(self.layer).__name__} is not a module of this {type(model).__name__}: give its "
                 "dotted name, which holds for copies of the model, too"
             )
-        return settle(model, [as_layer(model, self.layer)], x, self.reshape_transform)[0]
+        return settle(model, [as_layer(model, self.layer)], x, self.reshape_transform, self.output)[0]
 
     def _maps(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
         maps: Tensor = self.method.maps(self._probe(model, x, target))
@@ -212,14 +218,18 @@ class Explainer:
         return channel_weights(self.method)(self._probe(model, x, target))
 
     def _probe(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Probe:
-        return Probe(
+        probe = Probe(
             model,
             self._layer(model, x),
             x,
             target=target,
             reshape_transform=self.reshape_transform,
             second_order=self.method.second_order,
+            output=self.output,
         )
+        if probe.shares_output:
+            raise one_for_all(len(x), "a data set for Quantus has separate images")
+        return probe
 
 
 @dataclass(frozen=True)
@@ -239,8 +249,10 @@ class UpstreamExplainer(Explainer):
 
         layer = self._layer(model, x)
         if target is None:
-            target = Probe(model, layer, x, reshape_transform=self.reshape_transform).target
-        return upstream_maps(self.method, model, layer, x, target, self.reshape_transform, self.hyper)
+            target = Probe(model, layer, x, reshape_transform=self.reshape_transform, output=self.output).target
+        return upstream_maps(
+            self.method, model, layer, x, target, self.reshape_transform, self.hyper, output=self.output
+        )
 
     def _weights(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
         raise TypeError(

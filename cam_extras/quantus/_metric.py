@@ -18,8 +18,9 @@ from quantus.helpers.model.model_interface import ModelInterface
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
 
-from cam_extras._checks import SampleError, check_class_scores, check_finite, check_pixels
+from cam_extras._checks import SampleError, check_finite, check_pixels
 from cam_extras._options import bare
+from cam_extras._outputs import Output, check_output, one_for_all, pick_output
 from cam_extras.maps import normalise
 from cam_extras.metrics import (
     METRICS,
@@ -28,12 +29,14 @@ from cam_extras.metrics import (
     Quantities,
     as_options,
     options_of,
+    probabilities,
     quantities_of,
     sources_of,
 )
 from cam_extras.metrics.base import Metric as Entry
 from cam_extras.metrics.base import declared_options, kept_of
 from cam_extras.metrics.options import option_lines
+from cam_extras.metrics.probabilities import AnyConfidence, check_confidence
 from cam_extras.quantus._explain import to_tensor
 
 
@@ -77,6 +80,10 @@ class MapMetric(Metric[list[float]]):
         default_plot_func: used by `plot`.
         disable_warnings: suppress warnings.
         display_progressbar: show progress.
+        output: where the class scores are in the model's output: a key or attribute, an index, or a function of the
+            output, see `cam_extras.probe.Probe`.
+        confidence: how class scores become probabilities: "softmax", "sigmoid" for labels of which any number may be
+            true, or a function, (N, C) -> (N, C). By default as the call's `softmax` says, which it overrides.
         options: options of the metric and of its parts, such as `fill`; `cam_extras.metrics.options_of` lists them.
 
     Attributes:
@@ -119,9 +126,15 @@ class MapMetric(Metric[list[float]]):
         default_plot_func: Callable[..., None] | None = None,
         disable_warnings: bool = False,
         display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
         **options: Any,
     ):
         """Make the metric. `score_direction` says whether higher or lower is better."""
+        check_output(output)
+        if confidence is not None:
+            check_confidence(confidence)
         own = {name: options.pop(name) for name in self.option_names() if name in options}
         super().__init__(
             abs=abs,
@@ -142,7 +155,8 @@ class MapMetric(Metric[list[float]]):
         self._parts: list[dict[str, Tensor]] = []
         self._kept: list[dict[str, Any]] = []
         self._given: np.ndarray | None = None
-        self._from_logits = False
+        self.output, self.confidence = output, confidence
+        self._confidence: AnyConfidence | None = None  # of the running call; None if the model returns probabilities
 
     def __repr__(self) -> str:
         """Show the class name and the options."""
@@ -184,8 +198,9 @@ class MapMetric(Metric[list[float]]):
             explain_func: (model, inputs, targets, **kwargs) -> attributions.
             explain_func_kwargs: passed to `explain_func`.
             model_predict_kwargs: passed to the model.
-            softmax: whether to turn the model's output into probabilities. Also True for a model that ends in an
-                `nn.Softmax` module, which Quantus detects; False for one that returns probabilities in another way.
+            softmax: whether to turn the model's output into probabilities, if the metric has no `confidence`. Also True
+                for a model that ends in an `nn.Softmax` module, which Quantus detects; False for one that returns
+                probabilities in another way.
             device: where to compute.
             batch_size: how many samples at a time.
             custom_batch: for metrics of localisation the object's boxes, instead of its masks: for each sample integers
@@ -215,9 +230,10 @@ class MapMetric(Metric[list[float]]):
             if s_batch is not None and s_batch.shape[1:-1] == size:
                 s_batch = np.moveaxis(s_batch, -1, 1)
             x_batch = np.moveaxis(x_batch, -1, 1)
-        # In float32, as Quantus has it, a softmax reaches 1 too soon.
+        self._confidence = self.confidence
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
-        self._from_logits = bool(softmax) and bool(modules) and not isinstance(modules[-1], nn.Softmax)
+        if self._confidence is None and softmax and modules and not isinstance(modules[-1], nn.Softmax):
+            self._confidence = "softmax"  # in float32, as Quantus has it, it reaches 1 too soon
         self._given = a_batch
         scores: list[float] = super().__call__(
             model=model,
@@ -229,7 +245,7 @@ class MapMetric(Metric[list[float]]):
             explain_func=_no_explain_func if explain_func is None else explain_func,
             explain_func_kwargs=dict(explain_func_kwargs or {}),  # a copy: Quantus adds the device
             model_predict_kwargs=model_predict_kwargs,
-            softmax=softmax and not self._from_logits,
+            softmax=softmax and self._confidence is None,
             device=device,
             batch_size=batch_size,
             custom_batch=custom_batch,
@@ -435,9 +451,23 @@ class _Explained(Explained):
         return _Explained(self._metric, self._model, x, self._y)
 
     def probabilities_of(self, images: Tensor) -> Tensor:
-        outputs = torch.from_numpy(self._model.predict(images.clone().numpy()))
-        check_class_scores(outputs)
-        return outputs.double().softmax(dim=1) if self._metric._from_logits else outputs.double()
+        scores = _class_scores(self._model, images, self._metric.output)
+        told = self._metric._confidence
+        return probabilities(scores, (lambda p: p) if told is None else told)
+
+
+def _class_scores(interface: Any, images: Tensor, output: Output) -> Any:
+    """Return the class scores of images, as Quantus' `predict` does for models that return a tensor."""
+    model = interface.get_model()
+    if not isinstance(model, nn.Module) or model.training:  # which raises
+        return torch.from_numpy(interface.predict(images.clone().numpy()))
+    with torch.no_grad():
+        adjusted = interface.get_softmax_arg_model()
+        returned = adjusted(images.clone().to(interface.device), **interface.model_predict_kwargs)
+    scores, shared = pick_output(returned, len(images), output)
+    if shared:
+        raise one_for_all(len(images), "a data set for Quantus has separate images")
+    return scores.cpu() if isinstance(scores, Tensor) else scores
 
 
 def _object_masks(s_batch: np.ndarray, x: Tensor) -> Tensor:

@@ -323,7 +323,7 @@ class Scorer:
             known["masks"] = torch.stack([item.mask for item in batch]).to(self._device)  # type: ignore[misc]
         elif batch[0].boxes is not None:
             known["boxes"] = [item.boxes.to(self._device) for item in batch]  # type: ignore[union-attr]
-        evaluation = self._evaluator(x, target, **known)
+        evaluation = self._evaluator(x, target, frames=False, **known)
         _check_labels([item.label for item in batch], evaluation.classes)
         return evaluation
 

@@ -120,6 +120,24 @@ class RunConfig:
         Any, Setting("options of metrics, such as threshold=0.3 schedule=mi", "NAME=VALUE", written=Mapping[str, Any])
     ] = None
     target: Annotated[Any, Setting("the class to explain", "predicted|label|CLASS", written=str | int)] = "predicted"
+    model_output: Annotated[
+        Any,
+        Setting(
+            "where the class scores are in the model's output, if that is not plain: a key, an attribute or an index; "
+            "or a function of it",
+            "KEY|SOURCE:FUNCTION",
+            written=str | int,
+        ),
+    ] = None
+    confidence: Annotated[
+        Any,
+        Setting(
+            "how class scores become probabilities; sigmoid is for labels of which any number may be true; or your own "
+            "function, scores (N, C) -> (N, C)",
+            "softmax|sigmoid|SOURCE:FUNCTION",
+            written=str,
+        ),
+    ] = "softmax"
     output: Annotated[str | os.PathLike[str], Setting("the folder to write to", "DIR", written=str, compared=False)] = (
         "cam-extras-output/evaluate"
     )

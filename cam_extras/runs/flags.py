@@ -15,12 +15,13 @@ from typing import Any
 
 from cam_extras._catalogue import METHODS, METRICS, UPSTREAM
 from cam_extras._code import check_file, installed
-from cam_extras._names import check_name, find_name
+from cam_extras._names import check_choice, check_name, find_name
 from cam_extras._options import check_annotated, choices_of
 from cam_extras._text import code_in, names_code, read_settings, split_options
 from cam_extras.runs.config import PYTHON, RunConfig, default_values, known_settings, types_of, written_type
 
 _MAGIC = re.compile(r"[*?[]")
+_CONFIDENCES = ("softmax", "sigmoid")
 _WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
@@ -199,9 +200,11 @@ def _check_files(config: RunConfig) -> None:
     """Raise ValueError if a named file does not exist, before anything is loaded."""
     if not config.output:
         raise ValueError('the output folder is "": give the name of a folder, or "." for the working folder')
-    for code in (config.model, config.transform):
-        if code is not None and names_code(code):
+    for code in (config.model, config.transform, config.model_output, config.confidence):
+        if isinstance(code, str) and names_code(code):
             check_file(code)
+    if not names_code(config.confidence):
+        check_choice("--confidence", config.confidence, _CONFIDENCES)
     if not names_code(config.model):  # a function may take anything as its weights
         file = config.model if config.model.endswith(_WEIGHTS) else config.weights
         if file is not None and not os.path.isfile(file):

@@ -59,6 +59,8 @@ class Job:
             config.metrics,
             config.options,
             config.reshape_transform,
+            config.model_output,
+            config.confidence,
         )
         return Scorer(
             evaluator,
