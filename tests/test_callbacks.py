@@ -230,6 +230,7 @@ class TestLightning:
         trainer = lightning.Trainer(
             accelerator="cpu",
             max_epochs=2,
+            log_every_n_steps=1,
             logger=logger,
             callbacks=callbacks,
             enable_checkpointing=False,
@@ -237,7 +238,7 @@ class TestLightning:
             enable_model_summary=False,
             **options,
         )
-        trainer.fit(module, loader, loader)
+        trainer.fit(module, loader, torch.utils.data.DataLoader(data, 4))
         return module.state_dict(), torch.get_rng_state()
 
     @pytest.mark.parametrize(
