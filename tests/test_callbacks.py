@@ -81,7 +81,7 @@ def test_training_is_the_same_with_and_without(name, autocast, batch):
         elif when == "between forward and backward":
             maps.figure(model)
         elif when == "after":
-            maps.log_if_due(model, step)
+            maps.log_figure_if_due(model, step)
 
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     with warnings.catch_warnings():
@@ -187,9 +187,9 @@ class TestErrors:
         maps.log_figure(model, 0)
         model.fail = True
         with pytest.warns(UserWarning, match="there is no figure of step 1: RuntimeError: the model fails on purpose"):
-            maps.log_if_due(model, 1)
+            maps.log_figure_if_due(model, 1)
         model.fail = False
-        maps.log_if_due(model, 2)
+        maps.log_figure_if_due(model, 2)
         assert [*kept.figures] == [0, 2]
 
     @pytest.mark.parametrize(("host", "todo"), [("lightning", "lightning"), ("transformers", r"cam_extras\[hf\]")])
@@ -205,6 +205,7 @@ def hosts_callback(host):
     return importlib.import_module(f"cam_extras.callbacks.{host}").MapCallback
 
 
+@pytest.mark.models
 class TestLightning:
     def fit(self, callbacks, logger=False, **options):
         import lightning.pytorch as lightning
@@ -299,6 +300,7 @@ class TestTransformers:
         transformers.Trainer(model, arguments, train_dataset=data, callbacks=callbacks).train()
         return model.state_dict(), torch.get_rng_state()
 
+    @pytest.mark.models
     def test_training_is_the_same_with_and_without(self, tmp_path):
         callback, kept = hosts_callback("transformers"), Kept()
         pytest.importorskip("accelerate", reason="the Trainer needs accelerate: pip install cam_extras[models]")

@@ -23,6 +23,7 @@ def file_of(name, folder):
     return f"{folder / name}:model"
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     ("library", "name", "target", "shape"),
     [

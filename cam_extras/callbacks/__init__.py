@@ -30,9 +30,9 @@ class MapLogger:
 
     Weights, gradients, modes, running statistics and random states are left as found: a model trained with it ends with
     the very weights that it would have without. In a training loop of your own, call `log_figure` before the first
-    step, so that what does not fit the model is an error there, and `log_if_due` after each. For Lightning and for the
-    `Trainer` of transformers, `cam_extras.callbacks.lightning.MapCallback` and
-    `cam_extras.callbacks.transformers.MapCallback` do so.
+    step, so that what does not fit the model is an error there, and `log_figure_if_due` after each. For Lightning there
+    is `cam_extras.callbacks.lightning.MapCallback`, for the `Trainer` of transformers
+    `cam_extras.callbacks.transformers.MapCallback`.
 
     Args:
         images: the inputs to explain, shape (N, C, H, W); moved to the model's device and type.
@@ -86,7 +86,7 @@ class MapLogger:
         self._last = step
         check_logger(self.logger).add_image(self.tag, self.figure(model), step)
 
-    def log_if_due(self, model: nn.Module, step: int) -> None:
+    def log_figure_if_due(self, model: nn.Module, step: int) -> None:
         """Log a figure every n-th step; what goes wrong is a `UserWarning`, and training goes on."""
         if step % self.every or step == self._last:
             return

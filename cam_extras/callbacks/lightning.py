@@ -45,4 +45,4 @@ class MapCallback(MapLogger, Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: nn.Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the figure if it is due; steps are the optimiser's."""
         if trainer.is_global_zero:
-            self.log_if_due(pl_module, trainer.global_step)
+            self.log_figure_if_due(pl_module, trainer.global_step)

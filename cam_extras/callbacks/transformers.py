@@ -42,4 +42,4 @@ class MapCallback(MapLogger, TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **more: Any) -> None:
         """Log the figure if it is due; steps are the optimiser's."""
         if state.is_world_process_zero:
-            self.log_if_due(model, state.global_step)
+            self.log_figure_if_due(model, state.global_step)
