@@ -154,7 +154,10 @@ def _check_weights(place: str, model: Any, found: dict[str, Any]) -> None:
 
 
 def _categories(config: Any) -> tuple[str, ...]:
-    names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
+    """Return the names of the classes; none if they are only numbered, or if their numbers have gaps."""
+    if sorted(config.id2label) != [*range(config.num_labels)]:
+        return ()
+    names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     return () if all(map(_NO_NAME.fullmatch, names)) else names
 
 

@@ -138,9 +138,11 @@ def test_half_precision_is_loaded_as_float32(tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_names_that_transformers_made_up_are_none(tmp_path):
-    classifier = load_model(save(tmp_path, vit(id2label={0: "LABEL_0", 1: "LABEL_1"}), processors()["vit"]))
+@pytest.mark.parametrize("names", [{0: "LABEL_0", 1: "LABEL_1"}, {1: "cat", 2: "dog"}])
+def test_names_that_are_made_up_or_of_other_numbers_are_none(names, tmp_path):
+    classifier = load_model(save(tmp_path, vit(id2label=names), processors()["vit"]))
     assert classifier.categories == ()
+    assert classifier.model.config.num_labels == 2
 
 
 def test_another_transform_needs_no_processor(tmp_path):

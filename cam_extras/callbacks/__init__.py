@@ -76,22 +76,22 @@ class MapLogger:
         self.submodule, self.tag = submodule, tag
         self._last: int | None = None
 
-    def log_figure(self, model: nn.Module, step: int) -> None:
-        """Log a figure.
+    def log_figure(self, model: nn.Module, step: int, logger: ImageLogger | None = None) -> None:
+        """Log a figure, to another logger if one is given.
 
         Raises:
             TypeError: see `Probe`; or there is no logger.
             ValueError: see `Probe` and `cam_extras.layers.auto_layer`.
         """
         self._last = step
-        check_logger(self.logger).add_image(self.tag, self.figure(model), step)
+        check_logger(self.logger if logger is None else logger).add_image(self.tag, self.figure(model), step)
 
-    def log_figure_if_due(self, model: nn.Module, step: int) -> None:
+    def log_figure_if_due(self, model: nn.Module, step: int, logger: ImageLogger | None = None) -> None:
         """Log a figure every n-th step; what goes wrong is a `UserWarning`, and training goes on."""
         if step % self.every or step == self._last:
             return
         try:
-            self.log_figure(model, step)
+            self.log_figure(model, step, logger)
         except Exception as error:  # the model's, or the logger's
             warnings.warn(f"there is no figure of step {step}: {type(error).__name__}: {error}", stacklevel=2)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from cam_extras.callbacks import MapLogger, check_logger
+from cam_extras.callbacks import MapLogger
 
 try:
     from lightning.pytorch import Callback
@@ -36,13 +36,13 @@ class MapCallback(MapLogger, Callback):
                 f"{type(trainer.strategy).__name__} splits the model over devices, and maps need it whole on one: "
                 "train with DDP or on one device, or explain checkpoints afterwards"
             )
-        if not trainer.is_global_zero:
-            return
-        if self.logger is None:
-            self.logger = check_logger(getattr(trainer.logger, "experiment", None))
-        self.log_figure(pl_module, trainer.global_step)
+        if trainer.is_global_zero:
+            self.log_figure(pl_module, trainer.global_step, self._logger_of(trainer))
 
     def on_train_batch_end(self, trainer: Any, pl_module: nn.Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the figure if it is due; steps are the optimiser's."""
         if trainer.is_global_zero:
-            self.log_figure_if_due(pl_module, trainer.global_step)
+            self.log_figure_if_due(pl_module, trainer.global_step, self._logger_of(trainer))
+
+    def _logger_of(self, trainer: Any) -> Any:
+        return self.logger if self.logger is not None else getattr(trainer.logger, "experiment", None)
