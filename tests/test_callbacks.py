@@ -307,14 +307,13 @@ class TestTransformers:
         maps = callback(
             torch.randn(2, 3, 16, 16),
             kept,
-            layer="vit.layers.1.layernorm_before",
-            reshape_transform=lambda t: t[:, 1:].transpose(1, 2).unflatten(2, (4, 4)),
             every=2,
         )
         with_maps = self.fit(tmp_path, [maps])
         assert equal(with_maps, self.fit(tmp_path, []))
         assert [*kept.figures] == [0, 2, 4]
         assert not torch.equal(kept.figures[0][1], kept.figures[4][1])
+        assert maps.layer == "vit.layers.1.layernorm_before"
 
     @pytest.mark.parametrize("option", ["fsdp", "deepspeed"])
     def test_models_split_over_devices(self, option, batch):

@@ -63,7 +63,7 @@ def processors():
     """By name, processors that normalise in their own ways."""
     return {
         "vit": transformers.ViTImageProcessor(size=SIDE),
-        "convnext": transformers.ConvNextImageProcessor(size={"shortest_edge": 48}, image_mean=[0.4, 0.5, 0.6]),
+        "convnext": transformers.ConvNextImageProcessor(size={"shortest_edge": 64}, image_mean=[0.4, 0.5, 0.6]),
         "mobilevit": transformers.MobileViTImageProcessor(
             size={"shortest_edge": 72}, crop_size=dict.fromkeys(SIDE, 64)
         ),
@@ -298,7 +298,7 @@ def test_on_the_command_line(photo, tmp_path, capsys):
     for number in range(2):
         photo.rotate(90 * number).save(tmp_path / "images" / f"{number}.png")
     run = ["evaluate", "--model", spec, "--data", str(tmp_path / "images"), "--output", str(tmp_path / "run")]
-    run += ["--layer", "convnext.encoder.stages.1", "--method", "GradCAM", "--target", "goose"]
+    run += ["--method", "GradCAM", "--target", "goose"]
     assert main(run) == 0
     told = capsys.readouterr()
     assert "cam-extras:" not in told.err

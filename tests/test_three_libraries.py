@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import REALDATA
@@ -14,8 +15,11 @@ from torchvision import transforms
 from torchvision.models import VisionTransformer
 
 import cam_extras as ours
+from cam_extras.cli import main
+from cam_extras.layers import auto_layer
 from cam_extras.methods import METHODS
 from cam_extras.models import load_model
+from cam_extras.runs.store import unpack_map
 
 pytestmark = pytest.mark.realdata
 
@@ -78,13 +82,38 @@ def test_they_are_the_same_model(classifiers, images):
         torch.testing.assert_close(classifiers["Hugging Face"](images).logits, expected, rtol=0, atol=1e-4)
 
 
+def test_the_layer_found_is_the_same(classifiers, images):
+    assert {library: auto_layer(model, images).name for library, model in classifiers.items()} == LAYERS
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_maps_are_the_same(name, classifiers, images):
-    maps = {}
+    options = SEVERAL_PASSES.get(name, {})
+    expected = getattr(ours, name)(classifiers["timm"], LAYERS["timm"], patches_to_map, **options)(images)
     for library, model in classifiers.items():
-        cam = getattr(ours, name)(model, LAYERS[library], patches_to_map, **SEVERAL_PASSES.get(name, {}))
-        maps[library] = cam(images)
-    for library in ("Hugging Face", "torchvision"):
-        np.testing.assert_allclose(maps[library], maps["timm"], rtol=0, atol=1e-4)
+        maps = getattr(ours, name)(model, "auto", **options)(images)
+        np.testing.assert_allclose(maps, expected, rtol=0, atol=0 if library == "timm" else 1e-4)
     if name != "FakeCAM":
-        assert (maps["timm"].std(axis=(1, 2)) > 0.01).all()
+        assert (expected.std(axis=(1, 2)) > 0.01).all()
+
+
+@pytest.mark.slow
+def test_maps_are_the_same_on_the_command_line(folder, tmp_path):
+    """Of an image on whose preparation the two agree: its short side is already as they make it."""
+    (tmp_path / "images").mkdir()
+    path = sorted((REALDATA / "imagenet").glob("*.JPEG"))[67]
+    with Image.open(path) as image:
+        transforms.functional.center_crop(image, 248).save(tmp_path / "images" / "one.png")
+    found = {}
+    for source in (["timm/vit_tiny_patch16_224", "--weights", str(WEIGHTS)], [f"hf/{folder}"]):
+        output = tmp_path / source[0].partition("/")[0]
+        run = ["evaluate", "--data", str(tmp_path / "images"), "--output", str(output), "--maps", "--model", *source]
+        assert main([*run, "--methods", "GradCAM", "ShapleyCAM", "ExpectedGradCAM", "--metric", "adcc"]) == 0
+        table = pq.read_table(output / "results.parquet").to_pylist()
+        found[output.name] = [(row["predicted"], row["probability"], unpack_map(row)) for row in table]
+    assert len(found["timm"]) == 3
+    for (predicted, probability, heat), (same, sure, other) in zip(found["timm"], found["hf"], strict=True):
+        assert predicted == same == 335
+        assert probability == pytest.approx(sure, abs=1e-4)
+        np.testing.assert_allclose(heat, other, rtol=0, atol=1e-3)  # they are kept as float16
+        assert heat.std() > 0.01

@@ -13,7 +13,7 @@ from cam_extras._checks import check_count, check_input
 from cam_extras.layers import AnyLayer, as_layer, name_of, settle
 from cam_extras.methods.named import AnyMethod, as_method
 from cam_extras.models import picture_of
-from cam_extras.probe import Probe, reference_tensor, training_is_meant
+from cam_extras.probe import Probe, ReshapeTransform, reference_tensor, training_is_meant
 from cam_extras.report import overlay
 from cam_extras.utilities import Target
 
@@ -61,7 +61,7 @@ class MapLogger:
         layer: AnyLayer = "auto",
         target: Target = None,
         every: int = 100,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: ReshapeTransform = "auto",
         transform: Callable[..., Any] | None = None,
         submodule: str = "",
         tag: str = "maps",
