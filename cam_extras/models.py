@@ -24,6 +24,7 @@ from torchvision.transforms._presets import ImageClassification
 from cam_extras._checks import check_name
 from cam_extras._code import failures_of, load_code
 from cam_extras._deprecated import names_of, warn
+from cam_extras._hugging_face import load_hugging_face
 from cam_extras._text import names_code
 
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -116,20 +117,22 @@ def load_model(
     """Load a classifier.
 
     Args:
-        spec: a torchvision model name; timm/NAME for a timm model, with or without a tag; a weights file named like
-            torchvision's, NAME-HASH.pth (also .pt and .safetensors); or FILE.py:FUNCTION or MODULE:FUNCTION, a function
-            that returns the model or a `Classifier`.
+        spec: a torchvision model name; timm/NAME for a timm model, with or without a tag; hf/NAME for an image
+            classifier of the Hugging Face Hub, or hf/DIR for a folder that `save_pretrained` wrote; a weights file
+            named like torchvision's, NAME-HASH.pth (also .pt and .safetensors); or FILE.py:FUNCTION or MODULE:FUNCTION,
+            a function that returns the model or a `Classifier`.
         weights: a local file with the model's weights, instead of downloading them from torchvision or timm; for a
-            function, its first argument.
+            function, its first argument; not for hf/.
         transform: Pillow image -> input (C, H, W), or FILE.py:FUNCTION or MODULE:FUNCTION, a function that returns it;
             by default the one that belongs to the weights; for a function that returns a model, 224 x 224 with ImageNet
             normalisation.
 
     Raises:
         TypeError: the transform cannot be called.
-        ValueError: there is no such model, file or function, the weights do not fit the model, or timm is missing.
+        ValueError: there is no such model, file or function, the weights do not fit the model, a model of Hugging Face
+            is no image classifier or not trained as one, or timm or transformers is missing.
     """
-    classifier = _load_model(spec, weights)
+    classifier = _load_model(spec, weights, with_transform=transform is None)
     if transform is None:
         return classifier
     if isinstance(transform, str):
@@ -143,7 +146,7 @@ def load_model(
     return replace(classifier, transform=transform)
 
 
-def _load_model(spec: str, weights: str | None) -> Classifier:
+def _load_model(spec: str, weights: str | None, *, with_transform: bool) -> Classifier:
     if names_code(spec):
         return _from_function(spec, weights)
     names = torchvision_models.list_models(module=torchvision_models)
@@ -158,6 +161,8 @@ def _load_model(spec: str, weights: str | None) -> Classifier:
         spec, weights = name, spec
     if spec.startswith("timm/"):
         return _from_timm(spec.removeprefix("timm/"), weights)
+    if spec.startswith("hf/"):
+        return _from_hugging_face(spec.removeprefix("hf/"), weights, with_transform=with_transform)
     check_name("torchvision model", spec, names)
     return _from_torchvision(spec, weights)
 
@@ -234,6 +239,16 @@ def _from_timm(name: str, weights: str | None) -> Classifier:
     return Classifier(model.eval(), transform, categories)
 
 
+def _from_hugging_face(place: str, weights: str | None, *, with_transform: bool) -> Classifier:
+    if weights is not None:
+        raise ValueError(
+            f"hf/{place} brings its own weights, and takes none from {weights}: load them into the model, save it with "
+            "save_pretrained, and give that folder, hf/DIR"
+        )
+    model, transform, categories = load_hugging_face(place, with_transform=with_transform)
+    return Classifier(model.eval(), transform or ImageClassification(crop_size=224), categories)
+
+
 def _load_state(model: nn.Module, state: Mapping[str, Tensor], failure: str) -> None:
     try:
         model.load_state_dict(state)
@@ -292,7 +307,8 @@ def picture_of(transform: Callable[..., Any] | None) -> Callable[[Tensor], Tenso
         transform: the transform from image to input.
     """
     steps = tuple(_normalisations(transform))
-    return partial(_undo, steps=steps) if steps else _stretch
+    reverses_channels = getattr(transform, "reverses_channels", False)
+    return partial(_undo, steps=steps, reverses_channels=reverses_channels) if steps else _stretch
 
 
 def _normalisations(transform: Any) -> Iterator[tuple[list[float], list[float]]]:
@@ -308,11 +324,11 @@ def _normalisations(transform: Any) -> Iterator[tuple[list[float], list[float]]]
             yield from _normalisations(part)
 
 
-def _undo(x: Tensor, steps: tuple[tuple[list[float], list[float]], ...]) -> Tensor:
+def _undo(x: Tensor, steps: tuple[tuple[list[float], list[float]], ...], reverses_channels: bool = False) -> Tensor:
     for step in reversed(steps):
         mean, std = (x.new_tensor(values).reshape(-1, *[1] * (x.ndim - 1)) for values in step)
         x = x * std + mean
-    return x.clamp(0, 1)
+    return (x.flip(0) if reverses_channels else x).clamp(0, 1)
 
 
 def _stretch(x: Tensor) -> Tensor:

@@ -847,6 +847,12 @@ def _warn_of_training_mode(model: nn.Module) -> None:
     )
 
 
+def training_is_meant(model: nn.Module) -> None:
+    """Do not warn that this model is in training mode: it is being trained."""
+    with _telling:
+        _told_to_be_in_training_mode.add(model)
+
+
 @contextmanager
 def undisturbed(model: Model, device: torch.device) -> Iterator[Interrupts]:
     """Run a model on `device` in eval mode and uncompiled, and restore modes and random states when done.

@@ -105,6 +105,16 @@ def test_only_the_front_ends_import_a_host():
 
 
 @pytest.mark.slow
+def test_optional_libraries_are_imported_when_they_are_needed():
+    optional = ("transformers", "timm", "lightning", "open_clip", "monai", "ultralytics", "ray")
+    loaded = in_a_fresh_interpreter(
+        "import sys, cam_extras.commands, cam_extras.models, cam_extras.callbacks, cam_extras.pytorch_grad_cam\n"
+        f"print([m for m in {optional} if m in sys.modules])"
+    )
+    assert loaded == "[]"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_front_end_imports_its_own_host_alone(host):
     others = tuple(set(HOSTS) - {host})
@@ -134,7 +144,9 @@ LAYERS = {
     "runs": {"_checks", "_batching", "_code", "_catalogue", "probe", "methods", "metrics", "evaluation", "runs"},
     "report": {"_checks", "_listing", "runs", "methods", "metrics", "report"},
     "layers": {"_axes", "_checks", "_outputs", "probe"},
-    "models": {"_checks", "_code"},
+    "_hugging_face": set(),
+    "models": {"_checks", "_code", "_hugging_face"},
+    "callbacks": {"_checks", "callbacks", "layers", "methods", "models", "probe", "report", "utilities"},
     "_options": set(),
     "_deprecated": set(),
     "_host_classes": {"methods"},

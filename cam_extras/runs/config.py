@@ -67,8 +67,8 @@ class RunConfig:
     model: Annotated[
         Any,
         Setting(
-            "torchvision model; timm/NAME; its weights file (NAME-HASH.pth); or FILE.py:FUNCTION or MODULE:FUNCTION "
-            "that returns a model",
+            "torchvision model, or its weights file (NAME-HASH.pth); timm/NAME; hf/NAME (Hugging Face Hub) or hf/DIR "
+            "(saved with save_pretrained); or FILE.py:FUNCTION or MODULE:FUNCTION that returns a model",
             "NAME|FILE",
             written=str,
         ),

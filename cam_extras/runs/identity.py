@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
 import inspect
@@ -331,7 +332,8 @@ class _Walk:
         if isinstance(thing, Iterator):
             return self._cannot_tell(f"what comes out of a {kind.__name__} is known only when it has been read")
         try:
-            reduced = thing.__reduce_ex__(4)
+            special = copyreg.dispatch_table.get(kind)  # of regular expressions, for one
+            reduced = thing.__reduce_ex__(4) if special is None else special(thing)
             if isinstance(reduced, str):
                 return _sha("global", _name(kind), reduced)
             parts = list(reduced[:3])

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -119,6 +120,8 @@ PAIRS = {
     "arrays of objects": (np.array(["a", None]), np.array(["b", None])),
     "generators": (torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)),
     "pictures": (Image.new("L", (2, 2), 1), Image.new("L", (2, 2), 2)),
+    "patterns": (re.compile("a+"), re.compile("a*")),
+    "flags of patterns": (re.compile("a"), re.compile("a", re.IGNORECASE)),
     "lambdas": (lambda x: x + 1, lambda x: x + 2),
     "lambdas of one line": (*[lambda x: x * 2, lambda x: x * 3],),
     "names": (lambda x: x.amin(), lambda x: x.amax()),
