@@ -18,7 +18,16 @@ from torch import Tensor, fx, nn
 from cam_extras._checks import SampleError, check_input, check_name, stacklevel_of_the_caller, which
 from cam_extras._deprecated import renamed, warn
 from cam_extras._guards import MATHEMATICAL_ATTENTION, NO_FAST_PATH, PLAIN_CODE, Interrupts, lock_of
-from cam_extras.utilities import AnyUtility, CustomUtility, PerSampleUtility, Target, TargetUtility, Utility
+from cam_extras._inputs import OtherInputs, leave_inference
+from cam_extras.utilities import (
+    AnyUtility,
+    CustomUtility,
+    OutputTarget,
+    PerSampleUtility,
+    Target,
+    Utility,
+    as_target,
+)
 
 Model = Callable[..., Any]
 # Error messages of layers for an input with the wrong channels, dimensions, size or type.
@@ -49,7 +58,10 @@ class Probe:
             output of the sample -> scalar. It overrides the method's utility.
         reshape_transform: linear function that turns the layer's output, such as a transformer's tokens, into a feature
             map (N, C, *S).
-        additional_forward_args: passed to the model after `x`.
+        additional_forward_args: passed to the model after `x`. Of tensors with one row per sample, a pass of some
+            samples gets theirs; everything else is the same for all.
+        additional_forward_kwargs: the same by name, such as `{"attention_mask": mask}`. If they name the model's first
+            parameter, as `input_ids` of a CLIP, `x` is the first that they do not name.
         attribute_to_layer_input: use the layer's first input instead of its output.
         second_order: allow Hessian-vector products. False lets fused attention kernels run above the layer, which have
             no second derivative in PyTorch.
@@ -73,6 +85,7 @@ class Probe:
         utility: AnyUtility | None = None,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         additional_forward_args: tuple[Any, ...] = (),
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
         attribute_to_layer_input: bool = False,
         second_order: bool = True,
     ):
@@ -81,7 +94,7 @@ class Probe:
             [layer],
             x,
             reshape_transform,
-            additional_forward_args,
+            OtherInputs(additional_forward_args, additional_forward_kwargs, len(check_input(x))),
             attribute_to_layer_input,
             second_order,
         )
@@ -206,10 +219,16 @@ class Probe:
     def divisible(self) -> bool:
         """Whether `at` accepts samples in any number and order.
 
-        It does not with additional forward arguments or with a utility of the whole batch.
+        It does not with a utility of the whole batch, nor with additional forward arguments that are no tensors and
+        have one entry per sample.
         """
         nobody = torch.zeros(0, dtype=torch.long, device=self.x.device)
-        return not self._recording.additional_forward_args and self._settled_utility().of_samples(nobody) is not None
+        return self._recording.others.divisible and self.settled_utility.of_samples(nobody) is not None
+
+    @property
+    def has_other_inputs(self) -> bool:
+        """Whether there are additional forward arguments."""
+        return bool(self._recording.others)
 
     def at(self, x: Tensor, samples: Tensor | None = None) -> Probe:
         """Return the same probe at another input, for the class explained here.
@@ -219,16 +238,18 @@ class Probe:
             samples: positions in this probe's batch of the samples in `x`, in order, with repeats allowed; by default
                 all. Only a `divisible` probe accepts them.
         """
-        utility = self._settled_utility()
+        utility, others = self.settled_utility, self._recording.others
         if samples is not None:
             if not self.divisible:
                 raise ValueError(
-                    "samples cannot be chosen with additional forward arguments or a utility of the whole batch"
+                    "samples cannot be chosen with a utility of the whole batch, or with additional forward arguments "
+                    "that are no tensors and have one entry per sample"
                 )
             utility(self._recording.outputs, self._utility_name)  # raises if there is not one target per sample here
             with torch.inference_mode(False):  # a backward pass keeps the indices
                 utility = utility.of_samples(samples)  # type: ignore[assignment]
-        return self._with(_recording=self._recording.at(x), _utility=utility)
+            others = others.of_samples(samples)
+        return self._with(_recording=self._recording.at(x, others), _utility=utility)
 
     def utility(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
         """Return the utility of another input, shape (N,), for the class explained here.
@@ -239,22 +260,31 @@ class Probe:
             x: the input, one row per sample, or per entry of `samples`.
             samples: positions in this probe's batch of the samples in `x`, in order; by default all.
         """
-        utility = self._settled_utility()
+        utility = self.settled_utility
         if samples is not None and len(samples) < len(self.x):
             part = utility.of_samples(samples)
-            if part is None or self._recording.additional_forward_args:
+            if part is None or not self._recording.others.divisible:
                 return self.utility(self.x.index_put((samples,), x))[samples]
             utility = part
+        else:
+            samples = None
         if x.requires_grad and torch.is_grad_enabled():
             check_not_quantised(self.model)
-        return utility(self.run(x), self._utility_name)
+        return utility(self.run(x, samples), self._utility_name)
 
-    def run(self, x: Tensor) -> Any:
-        """Return the model's output for another input of any length, in the caller's grad mode; records nothing."""
-        return _to_float(self._recording.run(x))
+    def run(self, x: Tensor, samples: Tensor | None = None) -> Any:
+        """Return the model's output for another input, in the caller's grad mode; records nothing.
 
-    def _settled_utility(self) -> Utility:
-        """Return the utility for the class predicted here; a given class needs no forward pass."""
+        Args:
+            x: the input, of any length.
+            samples: positions in this probe's batch of the samples in `x`, in order, which choose the rows of
+                additional forward arguments; by default all.
+        """
+        return _to_float(self._recording.run(x, samples))
+
+    @property
+    def settled_utility(self) -> Utility:
+        """What is differentiated, for the class predicted here; a given class needs no forward pass."""
         if not self._utility.predicts:
             return self._utility
         with torch.inference_mode(False):  # a backward pass keeps the class indices
@@ -275,7 +305,7 @@ class _Recording:
         layers: Sequence[nn.Module],
         x: Tensor,
         reshape_transform: Callable[[Tensor], Tensor] | None,
-        additional_forward_args: tuple[Any, ...],
+        others: OtherInputs,
         attribute_to_layer_input: bool,
         second_order: bool,
     ):
@@ -292,7 +322,7 @@ class _Recording:
         self.layers = check_layers(model, layers)
         self.x = check_input(x).detach()
         self.reshape_transform = reshape_transform
-        self.additional_forward_args = additional_forward_args
+        self.others = others
         self.attribute_to_layer_input = attribute_to_layer_input
         self.second_order = second_order
         self.tells_of_zeros = True
@@ -304,13 +334,13 @@ class _Recording:
         self._curvature: dict[tuple[Any, ...], Tensor] = {}
         self._checked: set[tuple[Any, ...]] = set()
 
-    def at(self, x: Tensor) -> _Recording:
+    def at(self, x: Tensor, others: OtherInputs) -> _Recording:
         there = _Recording(
             self.model,
             self.layers,
             x,
             self.reshape_transform,
-            self.additional_forward_args,
+            others,
             self.attribute_to_layer_input,
             self.second_order,
         )
@@ -328,10 +358,11 @@ class _Recording:
         known._recorded, known._outputs, known._curvature = [], None, {}
         return known
 
-    def run(self, x: Tensor) -> Any:
+    def run(self, x: Tensor, samples: Tensor | None) -> Any:
         """Run the model in the caller's grad mode and leave it as found."""
+        others = self.others if samples is None else self.others.of_samples(samples)
         with undisturbed(self.model, x.device):
-            return _pick_output(self.model(x, *self.additional_forward_args), len(x))
+            return _pick_output(others.call(self.model, x), len(x))
 
     @property
     def outputs(self) -> Any:
@@ -397,7 +428,7 @@ class _Recording:
             try:
                 interrupts.let()
                 # A clone: the model may work in place on its input.
-                outputs = self.model(self.x.clone(), *map(_leave_inference, self.additional_forward_args))
+                outputs = self.others.mapped(leave_inference).call(self.model, self.x.clone())
             except RuntimeError as error:
                 if not record_below and "no_grad mode and is being modified inplace" in str(error):
                     return None
@@ -703,11 +734,13 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[Interrupts]:
 
 def _make_utility(target: Target, utility: AnyUtility | None) -> Utility:
     if utility is None:
-        return TargetUtility(target)
+        return as_target(target)
     if isinstance(utility, Utility):
         return utility
     if target is not None:
         raise ValueError("give a target or a utility, not both: a function already says what is explained")
+    if isinstance(utility, OutputTarget):
+        return as_target(utility)
     return CustomUtility(utility) if callable(utility) else PerSampleUtility(utility)
 
 
@@ -730,6 +763,11 @@ def check_layers(model: Model, layers: Iterable[nn.Module]) -> list[nn.Module]:
 
 def _pick_output(outputs: Any, samples: int) -> Any:
     """Return the class scores in a model's output: a tensor, or a list with one entry per sample (detection models)."""
+    if isinstance(outputs, Mapping) and {"logits", "pred_boxes"} <= set(outputs):
+        names = ("logits", "pred_boxes")  # DETR and its like in transformers: as torchvision's detectors do
+        outputs = [dict(zip(names, rows, strict=True)) for rows in zip(*(outputs[name] for name in names), strict=True)]
+    elif isinstance(outputs, tuple) and [type(part) for part in outputs] == [Tensor, dict]:
+        outputs = outputs[0]  # YOLO: what is detected, and what it is made from
     if hasattr(outputs, "logits"):
         outputs = outputs.logits
     elif isinstance(outputs, Mapping):
@@ -784,11 +822,6 @@ def _to_float(value: Any) -> Any:
         return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
     return _map_tensors(widen, value)
-
-
-def _leave_inference(value: Any) -> Any:
-    """Return a tensor that autograd can use, even if `value` was made in inference mode."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _name(model: Model, layer: nn.Module) -> str:
