@@ -7,6 +7,7 @@ The classes for pytorch-grad-cam are here by name (`cam_extras.ShapleyCAM`), nex
 
 # Written by tools/generate.py: edit the methods, and run it again.
 
+from cam_extras.pytorch_grad_cam import CAM as CAM
 from cam_extras.pytorch_grad_cam import FEM as FEM
 from cam_extras.pytorch_grad_cam import KPCA_CAM as KPCA_CAM
 from cam_extras.pytorch_grad_cam import SESS as SESS

@@ -150,6 +150,20 @@ class Probe:
         gradients = self._recording.gradients(self._utility, self._utility_name)
         return bool(self._recording.as_feature_map(gradients[self._layer].detach()).any())
 
+    def output_gradients(self) -> Tensor:
+        """Return d utility / d y, where y is the model's output, in its shape; it costs no pass through the model.
+
+        Raises:
+            TypeError: the output is not a tensor.
+        """
+        outputs = self.outputs
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"the model must return a tensor (N, C) of class scores; got {type(outputs).__name__}")
+        with torch.inference_mode(False), torch.enable_grad():
+            outputs = outputs.detach().clone().requires_grad_()
+            (gradients,) = torch.autograd.grad(self._utility(outputs, self._utility_name).sum(), outputs)
+        return gradients
+
     def hessian_vector_product(self, v: Tensor) -> Tensor:
         """H v, where H is the Hessian of the utility with respect to A; `v` and the result have A's shape.
 

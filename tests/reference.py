@@ -97,6 +97,68 @@ def xgrad_cam(head, a, c, x, model):
     return out
 
 
+@method("GradCAMPlusPlus")
+def grad_cam_plus_plus(head, a, c, x, model, epsilon=0.0):
+    gradient = jacobian(_logit(head, c), a)
+    weights = []
+    for k in range(a.shape[0]):
+        weight = 0.0
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                g = gradient[k, i, j].item()
+                denominator = 2 * g**2 + sum(a[k].flatten().tolist()) * g**3 + epsilon
+                if denominator != 0:
+                    weight += g**2 / denominator * max(g, 0.0)
+        weights.append(weight)
+    return _weigh(weights, a)
+
+
+@method("LayerCAM")
+def layer_cam(head, a, c, x, model):
+    gradient = jacobian(_logit(head, c), a)
+    out = torch.zeros_like(a)
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                out[k, i, j] = max(0.0, gradient[k, i, j].item()) * a[k, i, j]
+    return out
+
+
+@method("GradCAMElementWise")
+def grad_cam_element_wise(head, a, c, x, model):
+    products = hires_cam(head, a, c, x, model)
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                products[k, i, j] = max(0.0, products[k, i, j].item())
+    return products
+
+
+@method("CAM")
+def cam(head, a, c, x, model):
+    return _weigh(model.classifier.weight[c].tolist(), a)
+
+
+def principal_component(planes, guide):
+    """The component of the largest variance, by a singular value decomposition, which grows with the guide."""
+    cells = torch.stack([planes[:, i, j] for i in range(planes.shape[1]) for j in range(planes.shape[2])])
+    cells = cells - torch.stack([cells[:, k].mean() for k in range(cells.shape[1])])
+    directions = torch.linalg.svd(cells)[2]
+    component = (cells @ directions[0]).reshape(1, *planes.shape[1:])
+    return component if (component[0] * guide).sum() > 0 else -component
+
+
+@method("EigenCAM")
+def eigen_cam(head, a, c, x, model):
+    return principal_component(a, sum(abs(plane) for plane in a))
+
+
+@method("EigenGradCAM")
+def eigen_grad_cam(head, a, c, x, model):
+    products = hires_cam(head, a, c, x, model)
+    return principal_component(products, sum(products) + 0.001 * sum(abs(plane) for plane in products))
+
+
 def shapley_weights(head, a, c):
     """W^k_ij = [U' - 1/2 A^T H]^k_ij, with the whole Hessian written out."""
     gradient = jacobian(_rest(head, c), a)
