@@ -28,7 +28,7 @@ SEVERAL_PASSES = {
 PARTICULAR = {
     "CAM": ["plain", "inplace", "batch_norm_train", "frozen", "volume", "bf16"],  # pooling and one linear layer
 }
-ANYWHERE = [name for name in METHODS if name not in PARTICULAR]
+ANYWHERE = [name for name, method in METHODS.items() if not method.particular]
 
 
 def settings_of(name: str) -> list[str]:

@@ -38,6 +38,7 @@ class CAM(ChannelMethod, GradientMethod):
     """
 
     paper: ClassVar[str] = "Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016"
+    particular: ClassVar[bool] = True
 
     head: str | Tensor | None = None
 
