@@ -158,6 +158,27 @@ METHODS = (
         },
     ),
     MethodEntry(
+        name="LeGrad",
+        meaning="the mean over blocks, heads and queries of ReLU(d s_l / d A_l), shape (N, 1, *S).",
+        paper="Bousselham et al., LeGrad, 2024",
+        control=False,
+        hyper={"utility": "'logit'", "blocks": "None"},
+    ),
+    MethodEntry(
+        name="RawAttention",
+        meaning="the attention of the last block, averaged over heads, shape (N, 1, *S).",
+        paper="baseline in Chefer et al., Transformer Interpretability Beyond Attention, CVPR 2021",
+        control=False,
+        hyper={"query": "'class'"},
+    ),
+    MethodEntry(
+        name="AttentionRollout",
+        meaning="the product over blocks of (I + A_l) / 2, A_l averaged over heads, shape (N, 1, *S).",
+        paper="Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020",
+        control=False,
+        hyper={"query": "'class'"},
+    ),
+    MethodEntry(
         name="FakeCAM",
         meaning="one everywhere except in the top-left input pixel, which is zero; shape (N, 1, *input size).",
         paper="Poppi et al., Revisiting the Evaluation of CAM (ADCC), 2021",

@@ -119,6 +119,11 @@ class Probe:
         return self._recording.x
 
     @property
+    def additional_forward_args(self) -> tuple[Any, ...]:
+        """What is passed to the model after `x`."""
+        return self._recording.additional_forward_args
+
+    @property
     def outputs(self) -> Any:
         """The model's output, detached."""
         return _map_tensors(torch.Tensor.detach, self._recording.outputs)
@@ -161,7 +166,7 @@ class Probe:
             raise TypeError(f"the model must return a tensor (N, C) of class scores; got {type(outputs).__name__}")
         with torch.inference_mode(False), torch.enable_grad():
             outputs = outputs.detach().clone().requires_grad_()
-            (gradients,) = torch.autograd.grad(self._utility(outputs, self._utility_name).sum(), outputs)
+            (gradients,) = torch.autograd.grad(self.utility_of(outputs).sum(), outputs)
         return gradients
 
     def hessian_vector_product(self, v: Tensor) -> Tensor:
@@ -262,6 +267,10 @@ class Probe:
         if x.requires_grad and torch.is_grad_enabled():
             check_not_quantised(self.model)
         return utility(self.run(x), self._utility_name)
+
+    def utility_of(self, outputs: Any) -> Tensor:
+        """Return the utility of an output of the model, shape (N,), for the class explained here."""
+        return self._settled_utility()(outputs, self._utility_name)
 
     def run(self, x: Tensor) -> Any:
         """Return the model's output for another input of any length, in the caller's grad mode; records nothing."""

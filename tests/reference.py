@@ -193,6 +193,69 @@ def shapley_cam_e(head, a, c, x, model):
     return products
 
 
+def block_of_vit(block, tokens, attention=None):
+    """A block of `TinyViT` on the tokens (T, C) of one image: its attention (heads, T, T), unless given, and output."""
+    count, heads = len(tokens), block.attention.heads
+    normed = block.norm1(tokens)
+    query, key, value = [
+        part.reshape(count, heads, -1).permute(1, 0, 2) for part in block.attention.qkv(normed).chunk(3, dim=1)
+    ]
+    if attention is None:
+        attention = torch.zeros(heads, count, count, dtype=tokens.dtype)
+        for h in range(heads):
+            for i in range(count):
+                row = torch.stack([query[h, i] @ key[h, j] / math.sqrt(query.shape[2]) for j in range(count)])
+                attention[h, i] = torch.exp(row) / torch.exp(row).sum()
+    mixed = torch.cat([attention[h] @ value[h] for h in range(heads)], dim=1)
+    tokens = tokens + block.attention.out(mixed)
+    return attention, tokens + block.out(block.mlp(block.norm2(tokens)))
+
+
+def blocks_of_vit(model, x):
+    """Of every block: the tokens (T, C) that enter it and its attention (heads, T, T)."""
+    with torch.no_grad():
+        patches = model.patches(x[None])[0].flatten(1).T
+        tokens, found = torch.cat([model.token[0], patches]) + model.position[0], []
+        for block in model.blocks:
+            attention, after = block_of_vit(block, tokens)
+            found.append((block, tokens, attention))
+            tokens = after
+    return found
+
+
+@method("LeGrad")
+def le_grad(head, a, c, x, model):
+    total = torch.zeros(a.shape[1] * a.shape[2], dtype=a.dtype)
+    found = blocks_of_vit(model, x)
+    for block, tokens, attention in found:
+
+        def score(values, block=block, tokens=tokens):
+            after = block_of_vit(block, tokens, values)[1]
+            return model.classifier(model.norm(sum(after) / len(after)))[c]
+
+        gradient = jacobian(score, attention)
+        heads, count, _ = gradient.shape
+        for j in range(1, count):
+            positive = [max(0.0, gradient[h, i, j].item()) for h in range(heads) for i in range(count)]
+            total[j - 1] += sum(positive) / len(positive) / len(found)
+    return total.reshape(1, *a.shape[1:])
+
+
+@method("AttentionRollout")
+def attention_rollout(head, a, c, x, model):
+    rollout = torch.eye(1 + a.shape[1] * a.shape[2], dtype=a.dtype)
+    for _, _, attention in blocks_of_vit(model, x):
+        mean = sum(attention) / len(attention)
+        rollout = (0.5 * mean + 0.5 * torch.eye(len(mean), dtype=a.dtype)) @ rollout
+    return rollout[0, 1:].reshape(1, *a.shape[1:])
+
+
+@method("RawAttention")
+def raw_attention(head, a, c, x, model):
+    _, _, attention = blocks_of_vit(model, x)[-1]
+    return (sum(attention) / len(attention))[0, 1:].reshape(1, *a.shape[1:])
+
+
 @method("FakeCAM")
 def fake_cam(head, a, c, x, model):
     out = torch.ones(1, *x.shape[1:], dtype=a.dtype)

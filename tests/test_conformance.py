@@ -14,6 +14,7 @@ from hosts import (
     CAPTUM,
     HOSTS,
     METHODS,
+    PARTICULAR,
     PGC,
     SEVERAL_PASSES,
     kernels,
@@ -45,6 +46,10 @@ def test_every_method_has_a_class_in_every_host():
         assert getattr(cam_extras, name) is cls
     for name, cls in CAPTUM.items():
         assert cls.__name__ == "Layer" + name.replace("CAM", "Cam")
+
+
+def test_what_asks_something_of_the_model_is_tested_where_it_is():
+    assert set(PARTICULAR) == set(METHODS) - set(ANYWHERE)
 
 
 @CASES

@@ -1,7 +1,7 @@
 """The methods: one file per paper, each with pure tensor functions and a frozen dataclass, listed in `METHODS`.
 
 >>> sorted(METHODS)[:3]
-['CAM', 'EigenCAM', 'EigenGradCAM']
+['AttentionRollout', 'CAM', 'EigenCAM']
 """
 
 # METHODS lists them in the order in which they are imported.
@@ -21,6 +21,8 @@ from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
 from cam_extras.methods.integrated_grad_cam import IntegratedGradCAM
 from cam_extras.methods.smooth_grad_cam import SmoothGradCAMPlusPlus
 from cam_extras.methods.opti_cam import OptiCAM, Optimum
+from cam_extras.methods.le_grad import LeGrad
+from cam_extras.methods.attention_maps import AttentionRollout, RawAttention
 from cam_extras.methods.fake_cam import FakeCAM
 from cam_extras.methods.random_cam import RandomCAM
 from cam_extras.methods._information import mutual_information
@@ -44,6 +46,7 @@ __all__ = [
     "CAM",
     "DEFAULT_METHODS",
     "METHODS",
+    "AttentionRollout",
     "ChannelMethod",
     "EigenCAM",
     "EigenGradCAM",
@@ -56,11 +59,13 @@ __all__ = [
     "HiResCAM",
     "IntegratedGradCAM",
     "LayerCAM",
+    "LeGrad",
     "MIGradCAM",
     "Method",
     "OptiCAM",
     "Optimum",
     "RandomCAM",
+    "RawAttention",
     "ShapleyCAM",
     "ShapleyCAME",
     "ShapleyCAMH",

@@ -625,6 +625,93 @@ class OptiCAM(MethodCAM):
         progress: bool = False,
     ) -> None: ...
 
+class LeGrad(MethodCAM):
+    r"""LeGrad: the mean over blocks, heads and queries of ReLU(d s_l / d A_l), shape (N, 1, *S).
+
+    A_l are the attention probabilities of block l, and s_l is the utility of the class if the model's head is given the
+    mean of the block's tokens. What a token receives as a key makes the map. All blocks are used, whatever the layer:
+    the layer's feature map says which tokens are its cells.
+
+    Use it for vision transformers whose blocks attend to all tokens of an image: torchvision's, timm's and Hugging
+    Face's. It costs a forward pass and a backward pass within each block, beside the forward pass for the layer.
+
+    Args:
+        utility: the utility of the class to differentiate: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host overrides it.
+        blocks: how many blocks are averaged, counted from the last; by default all.
+
+    Bousselham et al., "LeGrad: An Explainability Method for Vision Transformers via Feature Formation Sensitivity",
+    arXiv:2404.03214, 2024.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.LeGrad]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        blocks: int | None = None,
+    ) -> None: ...
+
+class RawAttention(MethodCAM):
+    r"""Raw attention: the attention of the last block, averaged over heads, shape (N, 1, *S).
+
+    Use it for comparison, with vision transformers whose blocks attend to all tokens of an image. It does not depend on
+    the class. It costs a forward pass beside that for the layer.
+
+    Args:
+        query: whose attention: "class", that of the first token, the class token; or "mean", that of all tokens, for
+            models without a class token.
+
+    As in Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.RawAttention]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        query: Literal["class", "mean"] = "class",
+    ) -> None: ...
+
+class AttentionRollout(MethodCAM):
+    r"""Attention rollout: the product over blocks of (I + A_l) / 2, A_l averaged over heads, shape (N, 1, *S).
+
+    The identity stands for the skip connection around the attention.
+
+    Use it for comparison, with vision transformers whose blocks attend to all tokens of an image. It does not depend on
+    the class. It costs a forward pass beside that for the layer.
+
+    Args:
+        query: which row of the product: "class", that of the first token, the class token; or "mean", the mean of all
+            rows, for models without a class token.
+
+    Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.AttentionRollout]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        query: Literal["class", "mean"] = "class",
+    ) -> None: ...
+
 class FakeCAM(MethodCAM):
     r"""Fake-CAM: one everywhere except in the top-left input pixel, which is zero; shape (N, 1, *input size).
 

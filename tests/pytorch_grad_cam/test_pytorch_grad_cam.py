@@ -100,19 +100,18 @@ class TestEqualsUpstream:
         assert theirs.max() > 0.99
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
-    @pytest.mark.parametrize("network", ["resnet18.layer4", "mobilenet_v2"])
-    def test_grad_cam_plus_plus_where_their_epsilon_does_not_matter(self, networks, network):
+    def test_grad_cam_plus_plus_where_their_epsilon_does_not_matter(self, networks):
         """They add it to 2 G^2 + ..., which is less than 1e-6 in the last layer of most networks."""
-        model, layer, x = networks[network]
+        model, layer, x = networks["resnet18.layer4"]
         model, layer = copy.deepcopy((model, layer))
         (head,) = (module for module in model.modules() if isinstance(module, nn.Linear))
         targets, maps = three_targets(ClassifierOutputTarget), {}
-        for scale in (1, 1e4):
+        for scale in (1, 1e6):
             head.weight.data *= scale
             theirs = upstream.GradCAMPlusPlus(model, [layer])(x, targets)
             maps[scale] = np.abs(ours.GradCAMPlusPlus(model, [layer])(x, targets) - theirs).max()
         assert maps[1] > 1e-3
-        assert maps[1e4] < 1e-5
+        assert maps[1e6] < 1e-5
 
     @pytest.mark.parametrize("kind", [ClassifierOutputTarget, ClassifierOutputReST, ClassifierOutputSoftmaxTarget])
     @pytest.mark.parametrize("network", ["resnet18.layer4", "resnet18.layer2", "mobilenet_v2", "cnn", "volume"])
