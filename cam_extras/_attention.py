@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from cam_extras._guards import Switch
 from cam_extras.probe import Probe, _leave_inference, _pick_output, _to_float, hook_of_a_call, undisturbed
 
-_fused = F.scaled_dot_product_attention
 _of_thread = threading.local()
 
 
@@ -40,8 +39,8 @@ def attention_probabilities(probe: Probe) -> list[Tensor]:
 def attention_gradients(probe: Probe) -> list[Tensor]:
     """Return d s / d A of every block, (N, heads, T, T), where A are its attention probabilities and s is its score.
 
-    The score is the utility of the class if the model's head is given the mean of the block's tokens. It takes a forward
-    pass of one image, one of the batch, and a backward pass within each block. The model is left as found.
+    The score is the utility of the class if the model's head is given the mean of the block's tokens. It takes a
+    forward pass of one image, one of the batch, and a backward pass within each block. The model is left as found.
 
     Raises:
         ValueError: the model has no such attention, it does not attend to all tokens of an image, or is not made of
@@ -73,6 +72,7 @@ def attention_gradients(probe: Probe) -> list[Tensor]:
 
 
 def _attend(
+    fused: Callable[..., Tensor],
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -82,11 +82,11 @@ def _attend(
     scale: float | None = None,
     **options: Any,
 ) -> Tensor:
-    """Do what `scaled_dot_product_attention` does; within `_recorded`, step by step."""
+    """Do what `fused`, the function replaced, does; in a thread within `_recorded`, step by step."""
     record: Callable[[Tensor], Tensor] | None = getattr(_of_thread, "record", None)
     if record is None or is_causal or query.shape != key.shape:
         options |= {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
-        return _fused(query, key, value, **options)
+        return fused(query, key, value, **options)
     logits = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         logits = logits.masked_fill(~attn_mask, -math.inf)
@@ -97,11 +97,12 @@ def _attend(
 
 @contextmanager
 def _patched() -> Iterator[None]:
-    F.scaled_dot_product_attention = _attend
+    fused = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = partial(_attend, fused)  # type: ignore[assignment]
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = _fused
+        F.scaled_dot_product_attention = fused
 
 
 _PATCHED = Switch(_patched)
@@ -146,21 +147,20 @@ def _blocks(probe: Probe) -> list[nn.Module]:
 
     def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
         tokens = output[0] if isinstance(output, tuple) and output else output
-        if len(seen) == before[name] + 1 and isinstance(tokens, Tensor) and tokens.ndim == 3:
-            if tokens.shape[:2] == (len(x), seen[-1].shape[-1]):
-                blocks[before[name]] = module  # inner modules come first
+        if len(seen) != before[name] + 1 or not isinstance(tokens, Tensor) or tokens.ndim != 3:
+            return
+        if tokens.shape[:2] == (len(x), seen[-1].shape[-1]):
+            blocks[before[name]] = module  # inner modules come first
 
     with ExitStack() as stack:
         stack.enter_context(undisturbed(probe.model, x.device))
         stack.enter_context(torch.no_grad())
         seen = stack.enter_context(_recorded(len(x)))
         for name, module in probe.model.named_modules() if isinstance(probe.model, nn.Module) else ():
-            for register, function in (
-                (module.register_forward_pre_hook, enter),
-                (module.register_forward_hook, leave),
-            ):
-                hook = stack.enter_context(hook_of_a_call(partial(function, name)))
-                stack.callback(register(hook).remove)
+            entering = stack.enter_context(hook_of_a_call(partial(enter, name)))
+            leaving = stack.enter_context(hook_of_a_call(partial(leave, name)))
+            stack.callback(module.register_forward_pre_hook(entering).remove)
+            stack.callback(module.register_forward_hook(leaving).remove)
         _run(probe, x)
     _check(probe, seen)
     if len(set(blocks.values())) < len(seen):

@@ -27,7 +27,7 @@ SEVERAL_PASSES = {
 # Methods that ask something of the model, and the settings that have it.
 PARTICULAR = {
     "CAM": ["plain", "inplace", "batch_norm_train", "frozen", "volume", "bf16"],  # pooling and one linear layer
-    **dict.fromkeys(["LeGrad", "AttentionRollout", "RawAttention"], ["vit"]),  # attention to all tokens
+    **{name: ["vit"] for name in ("LeGrad", "AttentionRollout", "RawAttention")},  # attention to all tokens
 }
 ANYWHERE = [name for name, method in METHODS.items() if not method.particular]
 

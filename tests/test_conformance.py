@@ -211,8 +211,8 @@ def test_the_utility_is_what_is_explained(name, utility):
     classes = [1, 0, 3]
     hyper = SEVERAL_PASSES.get(name, {})
     method, plain = METHODS[name](utility=utility, **hyper), METHODS[name](**hyper)
-    by_name = Probe(setting.model, setting.layers[0], setting.x, target=classes)
-    explicit = Probe(setting.model, setting.layers[0], setting.x, utility=UTILITIES[utility](classes))
+    where = partial(Probe, setting.model, setting.layers[0], setting.x, **setting.options)
+    by_name, explicit = where(target=classes), where(utility=UTILITIES[utility](classes))
     torch.testing.assert_close(method(by_name), plain(explicit))
     if hasattr(method, "channel_weights"):
         torch.testing.assert_close(method.channel_weights(by_name), plain.channel_weights(explicit))

@@ -40,4 +40,5 @@ def first_component(values: Tensor, guide: Tensor) -> Tensor:
 
 def _last_eigenvector(gram: Tensor) -> Tensor:
     """Return the eigenvector of the greatest eigenvalue of symmetric matrices: (N, D, D) -> (N, D, 1)."""
-    return torch.linalg.eigh(gram).eigenvectors[..., -1:]
+    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors
+    return vectors[..., -1:]

@@ -79,7 +79,7 @@ def test_batches_and_traces(made, method):
 
 
 def test_le_grad_is_the_gradient_of_each_blocks_score(made):
-    """By finite differences: the attention of one block is changed in one place, and its score goes through the head."""
+    """By finite differences: the last block's attention is changed in one place."""
     model, layer, norm, head, x = made
     x, fused, step = x[:1], F.scaled_dot_product_attention, 1e-6
     found = LeGrad(blocks=1)(probe_of(model, layer, x, target=1))
@@ -98,10 +98,9 @@ def test_le_grad_is_the_gradient_of_each_blocks_score(made):
         handle = norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         F.scaled_dot_product_attention = attend
         try:
-            with torch.no_grad():
-                model(x)
-                handle.remove()
-                return head(norm(seen[0].mean(dim=1)))[0, 1].item()
+            model(x)  # not under no-grad, where torchvision takes a way of its own
+            handle.remove()
+            return head(norm(seen[0].mean(dim=1)))[0, 1].item()
         finally:
             F.scaled_dot_product_attention = fused
 
@@ -121,7 +120,7 @@ def test_le_grad_of_torchcam():
         with torchcam.methods.LeGrad(model, list(model.encoder.layers)[-blocks:]) as cam:
             (theirs,) = cam(CLASSES, model(x))
         ours = normalise(LeGrad(blocks=blocks)(probe_of(model, layer, x))[:, 0])
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # they add 1e-8
 
 
 def test_attentions_of_hugging_face():
@@ -151,7 +150,7 @@ def test_without_a_class_token():
     probe = Probe(model, model.blocks[-1].norm1, x, target=1, reshape_transform=lambda t: t.mT.unflatten(2, (4, 4)))
     assert LeGrad()(probe).amax() > 0
     for method in (AttentionRollout, RawAttention):
-        with pytest.raises(ValueError, match='the 16 tokens are the cells of the layer.*give query="mean"'):
+        with pytest.raises(ValueError, match=r'the 16 tokens are the cells of the layer.*give query="mean"'):
             method()(probe)
         torch.testing.assert_close(method(query="mean")(probe).sum(dim=(1, 2, 3)), torch.ones(2))
 
@@ -213,6 +212,6 @@ def test_other_threads_keep_the_fused_kernel():
         thread.join()
 
     model.norm.register_forward_pre_hook(elsewhere)
-    RawAttention()(Probe(model, model.layer, x, target=1, reshape_transform=TinyViT.reshape))
+    RawAttention()(Probe(model, model.layer, x, target=1, reshape_transform=TinyViT.reshape, second_order=False))
     assert len(seen) == 2
     assert all("ScaledDotProduct" in name for name in seen)
