@@ -98,7 +98,7 @@ def _attend(
 @contextmanager
 def _patched() -> Iterator[None]:
     fused = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = partial(_attend, fused)  # type: ignore[assignment]
+    F.scaled_dot_product_attention = partial(_attend, fused)
     try:
         yield
     finally:
