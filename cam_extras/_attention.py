@@ -1,6 +1,7 @@
-"""Attention probabilities of vision transformers, seen where attention calls `scaled_dot_product_attention`.
+"""Attention probabilities of vision transformers, seen where the model calls functions of torch.
 
-Attention of torchvision, timm and Hugging Face calls this function of torch, so that the model itself is not changed.
+That is `scaled_dot_product_attention`, as in torchvision, timm and Hugging Face by default, or `softmax` where
+attention is written out. The model itself is not changed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cam_extras._guards import Switch
 from cam_extras.probe import Probe, _leave_inference, _pick_output, _to_float, hook_of_a_call, undisturbed
 
+_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 _of_thread = threading.local()
 
 
@@ -92,7 +95,23 @@ def _attend(
         logits = logits.masked_fill(~attn_mask, -math.inf)
     elif attn_mask is not None:
         logits = logits + attn_mask
-    return record(logits.softmax(dim=-1)) @ value
+    return record(torch.special.softmax(logits, dim=-1)) @ value
+
+
+class _WrittenOut(TorchFunctionMode):
+    """Records the softmax of attention that is written out, without `scaled_dot_product_attention`."""
+
+    def __init__(self, record: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.record = record
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func not in _SOFTMAX or result.ndim != 4 or result.shape[2] != result.shape[3]:
+            return result
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        return self.record(result) if dim in (-1, 3) else result
 
 
 @contextmanager
@@ -122,7 +141,8 @@ def _recorded(samples: int) -> Iterator[list[Tensor]]:
         found.append(probabilities.detach().requires_grad_(torch.is_grad_enabled()))
         return found[-1]
 
-    with _PATCHED.on():
+    # The mode does not see what `nn.MultiheadAttention` calls; what is patched does not see a softmax.
+    with _PATCHED.on(), _WrittenOut(record):
         _of_thread.record = record
         try:
             yield found
@@ -175,6 +195,6 @@ def _check(probe: Probe, probabilities: list[Tensor]) -> None:
     if not probabilities:
         raise ValueError(
             f"no attention was seen in this {type(probe.model).__name__}: the method needs a vision transformer whose "
-            "attention calls torch.nn.functional.scaled_dot_product_attention, as those of torchvision, timm (with "
-            'fused_attn=True) and Hugging Face (with attn_implementation="sdpa") do by default'
+            "attention calls torch.nn.functional.scaled_dot_product_attention or softmax, as those of torchvision, "
+            'timm and Hugging Face (with attn_implementation="sdpa" or "eager") do'
         )

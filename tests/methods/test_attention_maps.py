@@ -138,8 +138,20 @@ def test_attentions_of_hugging_face():
         rollout = (attention + torch.eye(17)) / 2 @ rollout
     for found, expected in zip(maps, (attentions[-1], rollout), strict=True):
         torch.testing.assert_close(found.flatten(1), expected[:, 0, 1:])
-    with pytest.raises(ValueError, match=r'no attention was seen in this ViTFor.*attn_implementation="sdpa"'):
-        RawAttention()(probe_of(model, layer, x, target=1))
+    # Written out, it is seen as well.
+    eager = [method(probe_of(model, layer, x, target=1)) for method in (RawAttention(), AttentionRollout())]
+    torch.testing.assert_close(eager, maps)
+
+
+@ALL
+def test_attention_that_timm_writes_out(method):
+    torch.manual_seed(0)
+    model, layer, _, _ = of_timm()
+    model, x = model.eval(), torch.randn(2, 3, 64, 64)
+    fused = method(probe_of(model, layer, x, target=1))
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    torch.testing.assert_close(method(probe_of(model, layer, x, target=1)), fused)
 
 
 def test_without_a_class_token():
@@ -176,7 +188,7 @@ def test_a_layer_before_the_tokens():
 def test_models_without_such_attention(method, kind, layer):
     model = kind().eval()
     probe = Probe(model, model.get_submodule(layer), torch.randn(1, 3, 32, 32), target=1, reshape_transform=None)
-    with pytest.raises(ValueError, match="no attention was seen in this"):
+    with pytest.raises(ValueError, match="no attention was seen in this CNN|attention within windows has no such"):
         method(probe)
 
 
