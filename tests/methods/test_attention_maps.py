@@ -188,7 +188,7 @@ def test_a_layer_before_the_tokens():
 def test_models_without_such_attention(method, kind, layer):
     model = kind().eval()
     probe = Probe(model, model.get_submodule(layer), torch.randn(1, 3, 32, 32), target=1, reshape_transform=None)
-    with pytest.raises(ValueError, match="no attention was seen in this CNN|attention within windows has no such"):
+    with pytest.raises(ValueError, match=r"no attention was seen in this CNN|attention within windows has no such"):
         method(probe)
 
 
