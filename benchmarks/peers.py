@@ -87,7 +87,7 @@ def contenders(
         add("cam_extras, Captum", in_captum, ours_in_captum.LayerHiResCam, "HiResCAM")
         for kind in (LayerGradCam, LayerGradientXActivation):
             add("Captum", in_captum, kind, kind.__name__)
-    for name in ("GradCAM", "GradCAMpp", "SmoothGradCAMpp", "XGradCAM", "LayerCAM", "ScoreCAM"):
+    for name in ("CAM", "GradCAM", "GradCAMpp", "SmoothGradCAMpp", "XGradCAM", "LayerCAM", "ScoreCAM"):
         add("torch-cam", in_torchcam, getattr(torchcam, name), name)
     return found
 

@@ -143,6 +143,11 @@ class Probe:
         return self._recording.x
 
     @property
+    def additional_forward_args(self) -> tuple[Any, ...]:
+        """What is passed to the model after `x`."""
+        return self._recording.additional_forward_args
+
+    @property
     def outputs(self) -> Any:
         """The model's output, detached."""
         return _map_tensors(torch.Tensor.detach, self._recording.outputs)
@@ -175,6 +180,20 @@ class Probe:
         """
         gradient = self._recording.gradient(self._utility, self._utility_name, self._layer).detach()
         return int(self._recording.as_feature_map(gradient, self._layer).any(dim=1).flatten(1).sum(dim=1).max())
+
+    def output_gradients(self) -> Tensor:
+        """Return d utility / d y, where y is the model's output, in its shape; it costs no pass through the model.
+
+        Raises:
+            TypeError: the output is not a tensor.
+        """
+        outputs = self.outputs
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"the model must return a tensor (N, C) of class scores; got {type(outputs).__name__}")
+        with torch.inference_mode(False), torch.enable_grad():
+            outputs = outputs.detach().clone().requires_grad_()
+            (gradients,) = torch.autograd.grad(self.utility_of(outputs).sum(), outputs)
+        return gradients
 
     def hessian_vector_product(self, v: Tensor) -> Tensor:
         """H v, where H is the Hessian of the utility with respect to A; `v` and the result have A's shape.
@@ -288,6 +307,10 @@ class Probe:
         if shared:  # so that the gradient of their sum is that of the one score
             values = values.detach() + (values - values.detach()) / len(values)
         return values
+
+    def utility_of(self, outputs: Any) -> Tensor:
+        """Return the utility of an output of the model, shape (N,), for the class explained here."""
+        return self._settled_utility()(outputs, self._utility_name)
 
     def run(self, x: Tensor) -> Any:
         """Return the model's output for another input of any length, in the caller's grad mode; records nothing.

@@ -97,6 +97,68 @@ def xgrad_cam(head, a, c, x, model):
     return out
 
 
+@method("GradCAMPlusPlus")
+def grad_cam_plus_plus(head, a, c, x, model, epsilon=0.0):
+    gradient = jacobian(_logit(head, c), a)
+    weights = []
+    for k in range(a.shape[0]):
+        weight = 0.0
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                g = gradient[k, i, j].item()
+                denominator = 2 * g**2 + sum(a[k].flatten().tolist()) * g**3 + epsilon
+                if denominator != 0:
+                    weight += g**2 / denominator * max(g, 0.0)
+        weights.append(weight)
+    return _weigh(weights, a)
+
+
+@method("LayerCAM")
+def layer_cam(head, a, c, x, model):
+    gradient = jacobian(_logit(head, c), a)
+    out = torch.zeros_like(a)
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                out[k, i, j] = max(0.0, gradient[k, i, j].item()) * a[k, i, j]
+    return out
+
+
+@method("GradCAMElementWise")
+def grad_cam_element_wise(head, a, c, x, model):
+    products = hires_cam(head, a, c, x, model)
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                products[k, i, j] = max(0.0, products[k, i, j].item())
+    return products
+
+
+@method("CAM")
+def cam(head, a, c, x, model):
+    return _weigh(model.classifier.weight[c].tolist(), a)
+
+
+def principal_component(planes, guide):
+    """The component of the largest variance, by a singular value decomposition, which grows with the guide."""
+    cells = torch.stack([planes[:, i, j] for i in range(planes.shape[1]) for j in range(planes.shape[2])])
+    cells = cells - torch.stack([cells[:, k].mean() for k in range(cells.shape[1])])
+    directions = torch.linalg.svd(cells)[2]
+    component = (cells @ directions[0]).reshape(1, *planes.shape[1:])
+    return component if (component[0] * guide).sum() > 0 else -component
+
+
+@method("EigenCAM")
+def eigen_cam(head, a, c, x, model):
+    return principal_component(a, sum(abs(plane) for plane in a))
+
+
+@method("EigenGradCAM")
+def eigen_grad_cam(head, a, c, x, model):
+    products = hires_cam(head, a, c, x, model)
+    return principal_component(products, sum(products) + 0.001 * sum(abs(plane) for plane in products))
+
+
 def shapley_weights(head, a, c):
     """W^k_ij = [U' - 1/2 A^T H]^k_ij, with the whole Hessian written out."""
     gradient = jacobian(_rest(head, c), a)
@@ -129,6 +191,69 @@ def shapley_cam_e(head, a, c, x, model):
             for j in range(a.shape[2]):
                 products[k, i, j] = max(0.0, products[k, i, j].item())
     return products
+
+
+def block_of_vit(block, tokens, attention=None):
+    """A block of `TinyViT` on the tokens (T, C) of one image: its attention (heads, T, T), unless given, and output."""
+    count, heads = len(tokens), block.attention.heads
+    normed = block.norm1(tokens)
+    query, key, value = [
+        part.reshape(count, heads, -1).permute(1, 0, 2) for part in block.attention.qkv(normed).chunk(3, dim=1)
+    ]
+    if attention is None:
+        attention = torch.zeros(heads, count, count, dtype=tokens.dtype)
+        for h in range(heads):
+            for i in range(count):
+                row = torch.stack([query[h, i] @ key[h, j] / math.sqrt(query.shape[2]) for j in range(count)])
+                attention[h, i] = torch.exp(row) / torch.exp(row).sum()
+    mixed = torch.cat([attention[h] @ value[h] for h in range(heads)], dim=1)
+    tokens = tokens + block.attention.out(mixed)
+    return attention, tokens + block.out(block.mlp(block.norm2(tokens)))
+
+
+def blocks_of_vit(model, x):
+    """Of every block: the tokens (T, C) that enter it and its attention (heads, T, T)."""
+    with torch.no_grad():
+        patches = model.patches(x[None])[0].flatten(1).T
+        tokens, found = torch.cat([model.token[0], patches]) + model.position[0], []
+        for block in model.blocks:
+            attention, after = block_of_vit(block, tokens)
+            found.append((block, tokens, attention))
+            tokens = after
+    return found
+
+
+@method("LeGrad")
+def le_grad(head, a, c, x, model):
+    total = torch.zeros(a.shape[1] * a.shape[2], dtype=a.dtype)
+    found = blocks_of_vit(model, x)
+    for block, tokens, attention in found:
+
+        def score(values, block=block, tokens=tokens):
+            after = block_of_vit(block, tokens, values)[1]
+            return model.classifier(model.norm(sum(after) / len(after)))[c]
+
+        gradient = jacobian(score, attention)
+        heads, count, _ = gradient.shape
+        for j in range(1, count):
+            positive = [max(0.0, gradient[h, i, j].item()) for h in range(heads) for i in range(count)]
+            total[j - 1] += sum(positive) / len(positive) / len(found)
+    return total.reshape(1, *a.shape[1:])
+
+
+@method("AttentionRollout")
+def attention_rollout(head, a, c, x, model):
+    rollout = torch.eye(1 + a.shape[1] * a.shape[2], dtype=a.dtype)
+    for _, _, attention in blocks_of_vit(model, x):
+        mean = sum(attention) / len(attention)
+        rollout = (0.5 * mean + 0.5 * torch.eye(len(mean), dtype=a.dtype)) @ rollout
+    return rollout[0, 1:].reshape(1, *a.shape[1:])
+
+
+@method("RawAttention")
+def raw_attention(head, a, c, x, model):
+    _, _, attention = blocks_of_vit(model, x)[-1]
+    return (sum(attention) / len(attention))[0, 1:].reshape(1, *a.shape[1:])
 
 
 @method("FakeCAM")

@@ -1,7 +1,7 @@
 """The methods: one file per paper, each with pure tensor functions and a frozen dataclass, listed in `METHODS`.
 
 >>> sorted(METHODS)[:3]
-['ExpectedGradCAM', 'FakeCAM', 'GradCAM']
+['AttentionRollout', 'CAM', 'EigenCAM']
 """
 
 # METHODS lists them in the order in which they are imported.
@@ -10,12 +10,19 @@ from cam_extras.methods.base import METHODS, ChannelMethod, GradientMethod, Meth
 from cam_extras.methods.grad_cam import GradCAM
 from cam_extras.methods.hires_cam import HiResCAM
 from cam_extras.methods.xgrad_cam import XGradCAM
+from cam_extras.methods.grad_cam_plus_plus import GradCAMPlusPlus
+from cam_extras.methods.layer_cam import LayerCAM
+from cam_extras.methods.grad_cam_element_wise import GradCAMElementWise
+from cam_extras.methods.cam import CAM
+from cam_extras.methods.eigen_cam import EigenCAM, EigenGradCAM
 from cam_extras.methods.shapley_cam import ShapleyCAM, ShapleyCAME, ShapleyCAMH, shapley_weights
 from cam_extras.methods.mi_grad_cam import MIGradCAM
 from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
 from cam_extras.methods.integrated_grad_cam import IntegratedGradCAM
 from cam_extras.methods.smooth_grad_cam import SmoothGradCAMPlusPlus
 from cam_extras.methods.opti_cam import OptiCAM, Optimum
+from cam_extras.methods.le_grad import LeGrad
+from cam_extras.methods.attention_maps import AttentionRollout, RawAttention
 from cam_extras.methods.fake_cam import FakeCAM
 from cam_extras.methods.random_cam import RandomCAM
 from cam_extras.methods._information import mutual_information
@@ -36,20 +43,29 @@ DEFAULT_METHODS = (
 )
 
 __all__ = [
+    "CAM",
     "DEFAULT_METHODS",
     "METHODS",
+    "AttentionRollout",
     "ChannelMethod",
+    "EigenCAM",
+    "EigenGradCAM",
     "ExpectedGradCAM",
     "FakeCAM",
     "GradCAM",
+    "GradCAMElementWise",
+    "GradCAMPlusPlus",
     "GradientMethod",
     "HiResCAM",
     "IntegratedGradCAM",
+    "LayerCAM",
+    "LeGrad",
     "MIGradCAM",
     "Method",
     "OptiCAM",
     "Optimum",
     "RandomCAM",
+    "RawAttention",
     "ShapleyCAM",
     "ShapleyCAME",
     "ShapleyCAMH",

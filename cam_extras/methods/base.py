@@ -31,6 +31,8 @@ class Method(ABC):
     # Whether it is a control, which explains nothing and is only there for comparison. Tables list controls separately,
     # and they cannot win.
     control: ClassVar[bool] = False
+    # Whether it asks something of the model, so that it refuses others. Where all methods run, these are left out.
+    particular: ClassVar[bool] = False
     old_names: ClassVar[Mapping[str, str]] = {}  # old names of hyper-parameters -> current names
 
     def __post_init__(self) -> None:

@@ -21,14 +21,9 @@ from pytorch_grad_cam import AblationLayerFasterRCNN as AblationLayerFasterRCNN
 from pytorch_grad_cam import AblationLayerVit as AblationLayerVit
 from pytorch_grad_cam import ActivationsAndGradients as ActivationsAndGradients
 from pytorch_grad_cam import DeepFeatureFactorization as DeepFeatureFactorization
-from pytorch_grad_cam import EigenCAM as EigenCAM
-from pytorch_grad_cam import EigenGradCAM as EigenGradCAM
 from pytorch_grad_cam import FinerCAM as FinerCAM
 from pytorch_grad_cam import FullGrad as FullGrad
-from pytorch_grad_cam import GradCAMElementWise as GradCAMElementWise
-from pytorch_grad_cam import GradCAMPlusPlus as GradCAMPlusPlus
 from pytorch_grad_cam import GuidedBackpropReLUModel as GuidedBackpropReLUModel
-from pytorch_grad_cam import LayerCAM as LayerCAM
 from pytorch_grad_cam import RefineCAM as RefineCAM
 from pytorch_grad_cam import ScoreCAM as ScoreCAM
 from pytorch_grad_cam import SegEigenCAM as SegEigenCAM
@@ -113,6 +108,177 @@ class XGradCAM(MethodCAM):
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+    ) -> None: ...
+
+class GradCAMPlusPlus(MethodCAM):
+    r"""Grad-CAM++: contributions w_k A_k with w_k = sum_S ReLU(G_k) / (2 + G_k sum_S A_k).
+
+    The paper weighs G^2 / (2 G^2 + G^3 sum_S A_k), which is the same. It explains exp(U), where U is the utility and
+    linear in the layer, so that the second and third derivatives of exp(U) are exp(U) G^2 and exp(U) G^3. With the
+    logit that is the paper's exp(y_c); with "log_softmax" it is the probability, with "softmax" exp(p_c) and with
+    "rest" the probability times exp(y_c), for all of which the second derivative of U itself is left out. The factor
+    exp(U), the same for all channels of an image, is left out of w.
+
+    Use it for maps that show all of several objects of a class. Its weights are not negative, so that it also shows
+    what supports other classes. On layers with negative activations the denominator may be close to 0 and a weight
+    unbounded; where it is 0, the weight is 0. It costs one forward pass and a backward pass that stops at the layer.
+
+    Args:
+        utility: the utility of the class to differentiate: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host overrides it.
+        epsilon: added to the paper's denominator 2 G^2 + G^3 sum_S A_k; 0 or more. 1e-6 gives the maps of
+            pytorch-grad-cam, which differ where G^2 is not much greater than that, as in the last layer of most
+            networks.
+
+    Chattopadhay et al., "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional Networks",
+    WACV 2018, equations (10), (11) and (19).
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.GradCAMPlusPlus]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        epsilon: float = 0.0,
+    ) -> None: ...
+
+class LayerCAM(MethodCAM):
+    r"""LayerCAM: contributions ReLU(G) * A, element by element.
+
+    Use it in lower layers, for maps with finer cells. On layers without negative activations it equals
+    `GradCAMElementWise`. It costs one forward pass and a backward pass that stops at the layer.
+
+    Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", IEEE TIP 2021.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.LayerCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+    ) -> None: ...
+
+class GradCAMElementWise(MethodCAM):
+    r"""Grad-CAM element-wise, also Grad-CAM-E: contributions ReLU(G * A), rectified in every channel.
+
+    Use it for maps that show all evidence: what speaks against the class in one channel takes nothing from what speaks
+    for it in another, so that the map depends less on the class than that of `HiResCAM`. It costs one forward pass and
+    a backward pass that stops at the layer.
+
+    Gildenblat and contributors, "PyTorch library for CAM methods", 2021; compared in Cai, "CAMs as Shapley Value-based
+    Explainers", arXiv:2501.06261, 2025, equation (4).
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.GradCAMElementWise]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+    ) -> None: ...
+
+class CAM(MethodCAM):
+    r"""CAM, the original: contributions w_k A_k with w the weights of the class in the model's last, linear layer.
+
+    The model must average the layer's feature map over space and apply one linear layer: y = W mean_S(A) + b. That
+    layer is found by running the model: it is the module with weights of the right shape for which the equation holds,
+    up to rounding. For another utility than the logit, w is the sum over classes of dU/dy_c W_c.
+
+    Use it on the last layer of such models, as a check of other methods: Grad-CAM is the same there, up to a factor. It
+    costs one forward pass and no backward pass through the model.
+
+    Args:
+        utility: the utility of the class: a key of `cam_extras.utilities.UTILITIES`. A function given to the host
+            overrides it.
+        head: the linear layer: its dotted name, or its weights (classes, C). By default it is found, and only models
+            with y = W mean_S(A) + b are accepted. What is given is used as it is, also where something else is computed
+            between the layer and the scores.
+
+    Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.CAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        head: str | Tensor | None = None,
+    ) -> None: ...
+
+class EigenCAM(MethodCAM):
+    r"""Eigen-CAM: the first principal component of the activations over space, shape (N, 1, *S).
+
+    Contributions are X v: a row of X for every cell, a column for every channel of A, whose mean is subtracted; v is
+    the direction in which the cells vary most. -v is one as well, and pytorch-grad-cam takes what the decomposition
+    returns. Here the sign is such that the map grows with how active the cells are: sum_s a_s (X v)_s >= 0 with a_s the
+    sum of |A| over channels.
+
+    Use it to see what stands out to the model, whatever the class: it does not depend on it. It costs one forward pass
+    and no backward pass.
+
+    Muhammad and Yeasin, "Eigen-CAM: Class Activation Map using Principal Components", IJCNN 2020. There X is not
+    centred; pytorch-grad-cam and this class centre it.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.EigenCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+    ) -> None: ...
+
+class EigenGradCAM(MethodCAM):
+    r"""Eigen-Grad-CAM: the first principal component of G * A over space, shape (N, 1, *S).
+
+    As Eigen-CAM, but of the product of gradients and activations, so that it depends on the class. Its sign is such
+    that it grows with the sum of G * A over channels, which is the map of `HiResCAM`. Where that is 0, as below a
+    LayerNorm, the sum of |G * A| decides.
+
+    Use it for smoother maps than those of `HiResCAM`. It costs one forward pass and a backward pass that stops at the
+    layer.
+
+    Gildenblat and contributors, "PyTorch library for CAM methods", 2021; after Muhammad and Yeasin, "Eigen-CAM", 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.EigenGradCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
     ) -> None: ...
 
 class ShapleyCAM(MethodCAM):
@@ -468,6 +634,93 @@ class OptiCAM(MethodCAM):
         fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
         progress: bool = False,
+    ) -> None: ...
+
+class LeGrad(MethodCAM):
+    r"""LeGrad: the mean over blocks, heads and queries of ReLU(d s_l / d A_l), shape (N, 1, *S).
+
+    A_l are the attention probabilities of block l, and s_l is the utility of the class if the model's head is given the
+    mean of the block's tokens. What a token receives as a key makes the map. All blocks are used, whatever the layer:
+    the layer's feature map says which tokens are its cells.
+
+    Use it for vision transformers whose blocks attend to all tokens of an image: torchvision's, timm's and Hugging
+    Face's. It costs a forward pass and a backward pass within each block, beside the forward pass for the layer.
+
+    Args:
+        utility: the utility of the class to differentiate: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host overrides it.
+        blocks: how many blocks are averaged, counted from the last; by default all.
+
+    Bousselham et al., "LeGrad: An Explainability Method for Vision Transformers via Feature Formation Sensitivity",
+    arXiv:2404.03214, 2024.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.LeGrad]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        blocks: int | None = None,
+    ) -> None: ...
+
+class RawAttention(MethodCAM):
+    r"""Raw attention: the attention of the last block, averaged over heads, shape (N, 1, *S).
+
+    Use it for comparison, with vision transformers whose blocks attend to all tokens of an image. It does not depend on
+    the class. It costs a forward pass beside that for the layer.
+
+    Args:
+        query: whose attention: "class", that of the first token, the class token; or "mean", that of all tokens, for
+            models without a class token.
+
+    As in Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.RawAttention]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        query: Literal["class", "mean"] = "class",
+    ) -> None: ...
+
+class AttentionRollout(MethodCAM):
+    r"""Attention rollout: the product over blocks of (I + A_l) / 2, A_l averaged over heads, shape (N, 1, *S).
+
+    The identity stands for the skip connection around the attention.
+
+    Use it for comparison, with vision transformers whose blocks attend to all tokens of an image. It does not depend on
+    the class. It costs a forward pass beside that for the layer.
+
+    Args:
+        query: which row of the product: "class", that of the first token, the class token; or "mean", the mean of all
+            rows, for models without a class token.
+
+    Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.AttentionRollout]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        tta_transforms: Any = None,
+        query: Literal["class", "mean"] = "class",
     ) -> None: ...
 
 class FakeCAM(MethodCAM):

@@ -147,7 +147,7 @@ class TestTargets:
         assert (explain(self.model, X, 3) == explain(self.model, X, [3, 3])).all()
         predicted = self.model(X).argmax(dim=1)
         assert (explain(self.model, X, None) == explain(self.model, X, predicted)).all()
-        scored = quantus.explain("LayerCAM", layer="layer")
+        scored = quantus.explain("FEM", layer="layer")
         assert (scored(self.model, X, None) == scored(self.model, X, predicted)).all()
 
 

@@ -64,10 +64,10 @@ class TestMethods:
         assert as_methods("GradCAM", 0) == {"GradCAM": GradCAM()}
 
     def test_classes_of_pytorch_grad_cam(self):
-        given = ["ScoreCAM", "GradCAMPlusPlus:utility=rest", "ScoreCAM:aug_smooth=True", "GradCAM"]
+        given = ["ScoreCAM", "KPCA_CAM:utility=rest", "ScoreCAM:aug_smooth=True", "GradCAM"]
         assert list(as_methods(given, 3).values()) == [
             Upstream(cam="ScoreCAM"),
-            Upstream(cam="GradCAMPlusPlus", utility="rest"),
+            Upstream(cam="KPCA_CAM", utility="rest"),
             Upstream(cam="ScoreCAM", hyper={"aug_smooth": True}),
             GradCAM(),
         ]
