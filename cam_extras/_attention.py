@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cam_extras._guards import Switch
-from cam_extras.probe import Probe, _leave_inference, _pick_output, _to_float, hook_of_a_call, undisturbed
+from cam_extras._outputs import one_for_all, pick_output
+from cam_extras.probe import Probe, _leave_inference, _to_float, hook_of_a_call, undisturbed
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 _of_thread = threading.local()
@@ -153,7 +154,10 @@ def _recorded(samples: int) -> Iterator[list[Tensor]]:
 def _run(probe: Probe, x: Tensor, copies: int = 1) -> Any:
     """Run the model, which returns `copies` outputs for every sample."""
     arguments = map(_leave_inference, probe.additional_forward_args)
-    return _pick_output(probe.model(x.clone(), *arguments), copies * len(x))
+    scores, shared = pick_output(probe.model(x.clone(), *arguments), copies * len(x), probe.output)
+    if shared:
+        raise one_for_all(copies * len(x), "attention is read for separate images")
+    return scores
 
 
 def _blocks(probe: Probe) -> list[nn.Module]:

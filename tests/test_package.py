@@ -134,7 +134,7 @@ LAYERS = {
     "_guards": set(),
     "_batching": set(),
     "_outputs": set(),
-    "_attention": {"_guards", "probe"},
+    "_attention": {"_guards", "_outputs", "probe"},
     "utilities": {"_checks"},
     "_axes": set(),
     "probe": {"_axes", "_checks", "_guards", "_outputs", "utilities"},

@@ -30,7 +30,7 @@ def test_every_method_and_metric_has_a_reference():
     assert set(reference.METRICS) == set(METRICS)
 
 
-KINDS = {"CAM": ["linear head"]} | dict.fromkeys(["LeGrad", "AttentionRollout", "RawAttention"], ["transformer"])
+KINDS = {"CAM": ["linear head"]} | {name: ["transformer"] for name in ("LeGrad", "AttentionRollout", "RawAttention")}
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,9 @@ class LayerGradCamPlusPlus(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         epsilon: float = 0.0,
     ) -> None: ...
 
@@ -144,8 +145,9 @@ class LayerLayerCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class LayerGradCamElementWise(MethodAttribution):
@@ -168,8 +170,9 @@ class LayerGradCamElementWise(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class LayerCam(MethodAttribution):
@@ -201,8 +204,9 @@ class LayerCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         head: str | Tensor | None = None,
     ) -> None: ...
 
@@ -230,7 +234,8 @@ class LayerEigenCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
     ) -> None: ...
 
 class LayerEigenGradCam(MethodAttribution):
@@ -255,8 +260,9 @@ class LayerEigenGradCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class LayerShapleyCam(MethodAttribution):
@@ -642,8 +648,9 @@ class LayerLeGrad(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         blocks: int | None = None,
     ) -> None: ...
 
@@ -669,7 +676,8 @@ class LayerRawAttention(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
         query: Literal["class", "mean"] = "class",
     ) -> None: ...
 
@@ -697,7 +705,8 @@ class LayerAttentionRollout(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
         query: Literal["class", "mean"] = "class",
     ) -> None: ...
 

@@ -141,10 +141,11 @@ class GradCAMPlusPlus(MethodCAM):
         self,
         model: Module,
         target_layers: str | Module | Sequence[str | Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         epsilon: float = 0.0,
     ) -> None: ...
 
@@ -164,10 +165,11 @@ class LayerCAM(MethodCAM):
         self,
         model: Module,
         target_layers: str | Module | Sequence[str | Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class GradCAMElementWise(MethodCAM):
@@ -188,10 +190,11 @@ class GradCAMElementWise(MethodCAM):
         self,
         model: Module,
         target_layers: str | Module | Sequence[str | Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class CAM(MethodCAM):
@@ -221,10 +224,11 @@ class CAM(MethodCAM):
         self,
         model: Module,
         target_layers: str | Module | Sequence[str | Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         head: str | Tensor | None = None,
     ) -> None: ...
 
@@ -250,9 +254,10 @@ class EigenCAM(MethodCAM):
         self,
         model: Module,
         target_layers: str | Module | Sequence[str | Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
     ) -> None: ...
 
 class EigenGradCAM(MethodCAM):
@@ -275,10 +280,11 @@ class EigenGradCAM(MethodCAM):
         self,
         model: Module,
         target_layers: str | Module | Sequence[str | Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
 class ShapleyCAM(MethodCAM):
@@ -662,10 +668,11 @@ class LeGrad(MethodCAM):
         self,
         model: Module,
         target_layers: str | Module | Sequence[str | Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
-        utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         blocks: int | None = None,
     ) -> None: ...
 
@@ -689,9 +696,10 @@ class RawAttention(MethodCAM):
         self,
         model: Module,
         target_layers: str | Module | Sequence[str | Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
         query: Literal["class", "mean"] = "class",
     ) -> None: ...
 
@@ -717,9 +725,10 @@ class AttentionRollout(MethodCAM):
         self,
         model: Module,
         target_layers: str | Module | Sequence[str | Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         *,
         tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
         query: Literal["class", "mean"] = "class",
     ) -> None: ...
 
