@@ -177,7 +177,7 @@ def test_the_class_decides_for_le_grad_alone(made):
 def test_a_layer_before_the_tokens():
     """The patch embedding has a feature map of its own: which tokens are its cells, it does not tell."""
     torch.manual_seed(0)
-    model, layer, _, _ = of_torchvision()
+    model, *_ = of_torchvision()
     model, x = model.eval(), torch.randn(2, 3, 64, 64)
     before = Probe(model, model.conv_proj, x, target=1, reshape_transform=None)
     with pytest.raises(ValueError, match="choose a layer of the transformer's blocks that returns tokens"):
