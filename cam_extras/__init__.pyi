@@ -8,8 +8,10 @@ The classes for pytorch-grad-cam are here by name (`cam_extras.ShapleyCAM`), nex
 # Written by tools/generate.py: edit the methods, and run it again.
 
 from cam_extras.pytorch_grad_cam import FEM as FEM
+from cam_extras.pytorch_grad_cam import ISCAM as ISCAM
 from cam_extras.pytorch_grad_cam import KPCA_CAM as KPCA_CAM
 from cam_extras.pytorch_grad_cam import SESS as SESS
+from cam_extras.pytorch_grad_cam import SSCAM as SSCAM
 from cam_extras.pytorch_grad_cam import AblationCAM as AblationCAM
 from cam_extras.pytorch_grad_cam import AblationLayer as AblationLayer
 from cam_extras.pytorch_grad_cam import AblationLayerFasterRCNN as AblationLayerFasterRCNN

@@ -274,6 +274,77 @@ def opti_cam(head, a, c, x, model):
     return weighed - weighed.sum(dim=0).min() / len(a)
 
 
+@method("AblationCAM")
+def ablation_cam(head, a, c, x, model, baseline="zero"):
+    whole = head(a[None])[0, c]
+    weights = []
+    for k in range(len(a)):
+        without = a.clone()
+        without[k] = {"zero": 0.0, "mean": _mean(a[k]), "minimum": a.min()}[baseline]
+        weights.append((whole - head(without[None])[0, c]) / abs(whole))
+    return _weigh(weights, a)
+
+
+def enlarged_corners(plane, height, width):
+    """Linear interpolation, pixel by pixel, with the corner cells' centres at the corners."""
+    out = torch.zeros(height, width, dtype=plane.dtype)
+    for i in range(height):
+        for j in range(width):
+            u, v = i * (plane.shape[0] - 1) / (height - 1), j * (plane.shape[1] - 1) / (width - 1)
+            for m in range(plane.shape[0]):
+                for n in range(plane.shape[1]):
+                    out[i, j] += plane[m, n] * max(0.0, 1 - abs(u - m)) * max(0.0, 1 - abs(v - n))
+    return out
+
+
+def _range(plane):
+    span = plane.max() - plane.min()
+    return (plane - plane.min()) / span if span > 0 else 0 * plane
+
+
+def softmax(values):
+    exponentials = [math.exp(value - max(values)) for value in values]
+    return [value / math.fsum(exponentials) for value in exponentials]
+
+
+def score_cam_mask(plane, size, variant="pytorch-grad-cam"):
+    if variant == "torch-cam":
+        return resize(_range(plane), *size)
+    return _range(enlarged_corners(_range(plane), *size))
+
+
+@method("ScoreCAM")
+def score_cam(head, a, c, x, model, variant="pytorch-grad-cam", fill=0.0):
+    masks = [score_cam_mask(plane, x.shape[1:], variant) for plane in a]
+    scores = [model((x * mask + fill * (1 - mask))[None])[0, c].item() for mask in masks]
+    return _weigh(softmax(scores), a)
+
+
+@method("SSCAM")
+def ss_cam(head, a, c, x, model, n=35, noise=2.0, seed=0):
+    seeds = torch.randint(2**31, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    scores = []
+    for plane in a:
+        mask, total = score_cam_mask(plane, x.shape[1:], "torch-cam"), 0.0
+        for number in seeds:
+            drawn = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(number), dtype=torch.float32)
+            total += model((x * (mask + noise * drawn.double()))[None])[0, c].item()
+        scores.append(total / n)
+    return _weigh(softmax(scores), a)
+
+
+@method("ISCAM")
+def is_cam(head, a, c, x, model, n=10, path="accumulated"):
+    scores = []
+    for plane in a:
+        mask, total = score_cam_mask(plane, x.shape[1:], "torch-cam"), 0.0
+        for i in range(1, n + 1):
+            share = sum(j / n for j in range(1, i + 1)) if path == "accumulated" else i / n
+            total += model((x * share * mask)[None])[0, c].item()
+        scores.append(total / n)
+    return _weigh(softmax(scores), a)
+
+
 def activations_at(model, x):
     """Activations (K, H, W) of `model.layer` for one input (C, H, W)."""
     seen = []
