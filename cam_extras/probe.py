@@ -156,6 +156,10 @@ class Probe:
         gradients = self._recording.gradients(self._utility, self._utility_name)
         return bool(self._recording.as_feature_map(gradients[self._layer].detach()).any())
 
+    def not_reached(self) -> ValueError:
+        """Return the error to raise if the utility depends on nothing that the `reshape_transform` keeps."""
+        return self._recording.not_reached(self._layer)
+
     def hessian_vector_product(self, v: Tensor) -> Tensor:
         """H v, where H is the Hessian of the utility with respect to A; `v` and the result have A's shape.
 
@@ -414,9 +418,11 @@ class _Recording:
 
         def note(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
             assert results is not None
-            for inner in module.modules():
-                results.pop(inner, None)
-            if not reached and module not in seen:
+            if reached or module in seen:  # it runs above the layer, too, or with other results
+                results.pop(module, None)
+            else:
+                for inner in module.modules():
+                    results.pop(inner, None)
                 results[module] = result
             seen.add(module)
 
@@ -686,11 +692,7 @@ class _Recording:
         maps = self.as_feature_map(gradient)
         layer = self.layers[index]
         if self.reshape_transform is not None and not maps.any() and gradient.any():
-            raise ValueError(
-                f"the utility depends on layer {_name(self.model, layer)} only through what the reshape_transform "
-                "drops, such as the class token, and the map would be 0: choose a layer before the last attention, "
-                "such as blocks[-1].norm1"
-            )
+            raise self.not_reached(index)
         key = (*utility.key(name), index)
         if self.tells_of_zeros and key not in self._told_of_zeros:
             self._told_of_zeros.add(key)
@@ -704,6 +706,13 @@ class _Recording:
                 )
                 warnings.warn(str(error), stacklevel=stacklevel_of_the_caller())
         return maps
+
+    def not_reached(self, index: int) -> ValueError:
+        return ValueError(
+            f"the utility depends on layer {_name(self.model, self.layers[index])} only through what the "
+            "reshape_transform drops, such as the class token, and the map would be 0: choose a layer before the last "
+            "attention, such as blocks[-1].norm1"
+        )
 
     def hessian_vector_product(self, utility: Utility, name: str, index: int, v: Tensor) -> Tensor:
         if not self.second_order:

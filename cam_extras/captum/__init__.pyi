@@ -450,7 +450,7 @@ class LayerAblationCam(MethodAttribution):
         utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
         baseline: what replaces a channel's values: "zero", as in the paper; "mean", the channel's mean over space; or
             "minimum", the smallest value of the layer.
-        internal_batch_size: most copies of the layer in a pass; by default as many as have eight million values on the
+        internal_batch_size: most copies of the layer in a pass; by default as many as have four million values on the
             CPU and 64 million elsewhere. Where whole forward passes are needed, most images: by default 32, on the CPU
             only as many as have the pixels of four 224 x 224 images. With additional forward arguments, or a utility of
             the whole batch, a pass holds one copy for every image of the batch instead.

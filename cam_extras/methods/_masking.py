@@ -5,12 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from cam_extras._checks import check_count, check_fill
+from cam_extras._checks import check_count, check_fill, check_finite
 from cam_extras.maps import blend, normalise, resize, warn_of_a_single_cell
 from cam_extras.methods._channel_scores import first_alike, score_channels
 from cam_extras.methods.base import ChannelMethod, UtilityMethod, rows_for
@@ -30,8 +29,6 @@ class MaskingMethod(ChannelMethod, UtilityMethod):
             batch, a pass holds one image for every sample of the batch instead.
         progress: show a progress bar.
     """
-
-    shown_name: ClassVar[str]
 
     fill: float | Tensor = 0.0
     internal_batch_size: int | None = None
@@ -54,6 +51,7 @@ class MaskingMethod(ChannelMethod, UtilityMethod):
     def weights(self, probe: Probe) -> Tensor:
         """Return the weights, shape (N, K), positive, with sum 1."""
         probe.check_target()
+        check_finite("the layer", probe.activations)
         warn_of_a_single_cell(probe.activations)
         x, size = probe.x, tuple(probe.x.shape[2:])
         shape = probe.activations.shape
@@ -71,6 +69,6 @@ class MaskingMethod(ChannelMethod, UtilityMethod):
             rows_for(probe, self.internal_batch_size),
             score,
             len(changes),
-            self.shown_name if self.progress else "",
+            type(self).__name__ if self.progress else "",
         )
         return scores.gather(1, first).softmax(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 
 from cam_extras._batching import granted
-from cam_extras._checks import check_count
+from cam_extras._checks import SampleError, check_count, stacklevel_of_the_caller, which
 from cam_extras.methods._channel_scores import score_channels
 from cam_extras.methods.base import ChannelMethod, UtilityMethod, method, rows_for
 from cam_extras.probe import Probe
 
 # Values in the copies of a pass: on the CPU larger blocks of memory leave the cache, and are allocated anew every time.
-_VALUES = {"cpu": 2**23}
+_VALUES = {"cpu": 2**22}
 _VALUES_ELSEWHERE = 2**26
 
 BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -46,7 +47,7 @@ class AblationCAM(ChannelMethod, UtilityMethod):
         utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
         baseline: what replaces a channel's values: "zero", as in the paper; "mean", the channel's mean over space; or
             "minimum", the smallest value of the layer.
-        internal_batch_size: most copies of the layer in a pass; by default as many as have eight million values on the
+        internal_batch_size: most copies of the layer in a pass; by default as many as have four million values on the
             CPU and 64 million elsewhere. Where whole forward passes are needed, most images: by default 32, on the CPU
             only as many as have the pixels of four 224 x 224 images. With additional forward arguments, or a utility of
             the whole batch, a pass holds one copy for every image of the batch instead.
@@ -85,11 +86,28 @@ class AblationCAM(ChannelMethod, UtilityMethod):
 
         # From passes like those for u_k, so that rounding is alike.
         whole = score_channels(probe, torch.ones_like(changes[:, :1]), rows, complete)
-        ablated = score_channels(probe, changes, rows, without, progress="Ablation-CAM" if self.progress else "")
-        return torch.where(changes, whole - ablated, 0) / torch.where(whole == 0, 1, whole.abs())
+        ablated = score_channels(probe, changes, rows, without, progress="AblationCAM" if self.progress else "")
+        differences = torch.where(changes, whole - ablated, 0)
+        _check_that_something_changes(probe, whole, differences)
+        return differences / torch.where(whole == 0, 1, whole.abs())
 
     def _rows(self, probe: Probe) -> int:
         if not probe.separable:
             return rows_for(probe, self.internal_batch_size)
         values = _VALUES.get(probe.x.device.type, _VALUES_ELSEWHERE)
         return granted(self.internal_batch_size or max(1, values // probe.activations[0].numel()))
+
+
+def _check_that_something_changes(probe: Probe, whole: Tensor, differences: Tensor) -> None:
+    """Warn of samples in which no channel matters: min-max would scale rounding errors up to a map."""
+    rounding = 32 * torch.finfo(whole.dtype).eps * whole.abs()
+    nothing = (differences.abs() <= rounding).all(dim=1)
+    if nothing.all() and probe.reshape_transform is not None:
+        raise probe.not_reached()
+    if nothing.any():
+        error = SampleError(
+            "the utility is the same without any channel, but for rounding,",
+            which(nothing),
+            'their maps show nothing; a saturated utility does that: take utility="logit"',
+        )
+        warnings.warn(str(error), stacklevel=stacklevel_of_the_caller())

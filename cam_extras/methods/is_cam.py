@@ -42,7 +42,6 @@ class ISCAM(MaskingMethod):
     """
 
     paper: ClassVar[str] = "Naidu et al., IS-CAM, 2020"
-    shown_name: ClassVar[str] = "IS-CAM"
 
     n_samples: int = 10
     path: Literal["accumulated", "linear"] = "accumulated"

@@ -42,7 +42,6 @@ class ScoreCAM(MaskingMethod):
     """
 
     paper: ClassVar[str] = "Wang et al., Score-CAM, CVPR Workshops 2020"
-    shown_name: ClassVar[str] = "Score-CAM"
 
     variant: Literal["pytorch-grad-cam", "torch-cam"] = "pytorch-grad-cam"
 

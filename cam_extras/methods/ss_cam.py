@@ -43,7 +43,6 @@ class SSCAM(MaskingMethod):
     """
 
     paper: ClassVar[str] = "Wang et al., SS-CAM, 2020"
-    shown_name: ClassVar[str] = "SS-CAM"
 
     n_samples: int = 35
     noise: float = 2.0

@@ -2,7 +2,7 @@
 
 >>> from cam_extras.pytorch_grad_cam import ShapleyCAM  # was: from pytorch_grad_cam import ShapleyCAM
 
-pytorch-grad-cam's own classes that we do not have, such as `ScoreCAM`, are here by name, too. `UPSTREAM` lists those
+pytorch-grad-cam's own classes that we do not have, such as `FullGrad`, are here by name, too. `UPSTREAM` lists those
 that explain one layer, `upstream_maps` calls one without a trace on the model, and `Upstream` makes it a method like
 ours.
 """
@@ -475,7 +475,7 @@ class AblationCAM(MethodCAM):
         utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
         baseline: what replaces a channel's values: "zero", as in the paper; "mean", the channel's mean over space; or
             "minimum", the smallest value of the layer.
-        internal_batch_size: most copies of the layer in a pass; by default as many as have eight million values on the
+        internal_batch_size: most copies of the layer in a pass; by default as many as have four million values on the
             CPU and 64 million elsewhere. Where whole forward passes are needed, most images: by default 32, on the CPU
             only as many as have the pixels of four 224 x 224 images. With additional forward arguments, or a utility of
             the whole batch, a pass holds one copy for every image of the batch instead.
