@@ -120,7 +120,7 @@ METHODS = (
         meaning="contributions w_k A_k with w_k = (u - u_k) / |u|, where u_k is the utility without channel k.",
         paper="Desai and Ramaswamy, Ablation-CAM, WACV 2020",
         control=False,
-        hyper={"utility": "'logit'", "baseline": "'zero'", "internal_batch_size": "None", "progress": "False"},
+        hyper={"utility": "'logit'", "replacement": "'zero'", "internal_batch_size": "None", "progress": "False"},
     ),
     MethodEntry(
         name="ScoreCAM",

@@ -410,6 +410,7 @@ class _Recording:
         Modules are skipped if their results are known. `results` are those of the largest modules below the layer.
         """
         reached, seen = False, set[nn.Module]()
+        known = {} if results is None else results
 
         def replace(index: int, features: Any) -> Tensor:
             nonlocal reached
@@ -417,13 +418,12 @@ class _Recording:
             return output
 
         def note(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-            assert results is not None
             if reached or module in seen:  # it runs above the layer, too, or with other results
-                results.pop(module, None)
+                known.pop(module, None)
             else:
                 for inner in module.modules():
-                    results.pop(inner, None)
-                results[module] = result
+                    known.pop(inner, None)
+                known[module] = result
             seen.add(module)
 
         with undisturbed(self.model, x.device) as interrupts, hook_of_a_call(note) as hook, ExitStack() as stack:

@@ -275,12 +275,12 @@ def opti_cam(head, a, c, x, model):
 
 
 @method("AblationCAM")
-def ablation_cam(head, a, c, x, model, baseline="zero"):
+def ablation_cam(head, a, c, x, model, replacement="zero"):
     whole = head(a[None])[0, c]
     weights = []
     for k in range(len(a)):
         without = a.clone()
-        without[k] = {"zero": 0.0, "mean": _mean(a[k]), "minimum": a.min()}[baseline]
+        without[k] = {"zero": 0.0, "mean": _mean(a[k]), "minimum": a.min()}[replacement]
         weights.append((whole - head(without[None])[0, c]) / abs(whole))
     return _weigh(weights, a)
 

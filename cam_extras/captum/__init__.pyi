@@ -435,11 +435,11 @@ class LayerOptiCam(MethodAttribution):
 class LayerAblationCam(MethodAttribution):
     r"""Ablation-CAM: contributions w_k A_k with w_k = (u - u_k) / |u|, where u_k is the utility without channel k.
 
-    The channel's value in all cells is replaced by a baseline, and everything else is kept. If u is 0, w_k = u - u_k.
+    The channel's value in all cells is replaced, and everything else is kept. If u is 0, w_k = u - u_k.
     For u > 0 this is the paper's weight; the paper divides by u, which turns the map upside down for u < 0.
 
     Use it where gradients are saturated or missing, at the last layers: it differentiates nothing. It costs one forward
-    pass, and for every channel that is not at its baseline already what lies above the layer: a few forward passes in
+    pass, and for every channel that the replacement changes what lies above the layer: a few forward passes in
     all at the last layer of a convolutional network. Where something below the layer also reaches the output past it,
     such as a skip connection around it, it costs a whole forward pass for every channel.
 
@@ -448,7 +448,7 @@ class LayerAblationCam(MethodAttribution):
 
     Args:
         utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
-        baseline: what replaces a channel's values: "zero", as in the paper; "mean", the channel's mean over space; or
+        replacement: what replaces a channel's values: "zero", as in the paper; "mean", the channel's mean over space; or
             "minimum", the smallest value of the layer.
         internal_batch_size: most copies of the layer in a pass; by default as many as have four million values on the
             CPU and 64 million elsewhere. Where whole forward passes are needed, most images: by default 32, on the CPU
@@ -471,7 +471,7 @@ class LayerAblationCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
-        baseline: Literal["zero", "mean", "minimum"] = "zero",
+        replacement: Literal["zero", "mean", "minimum"] = "zero",
         internal_batch_size: int | None = None,
         progress: bool = False,
     ) -> None: ...

@@ -20,7 +20,7 @@ from cam_extras.probe import Probe
 _VALUES = {"cpu": 2**22}
 _VALUES_ELSEWHERE = 2**26
 
-BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
+REPLACEMENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "zero": torch.zeros_like,
     "mean": lambda activations: activations.mean(dim=tuple(range(2, activations.ndim)), keepdim=True),
     "minimum": lambda activations: activations.amin(dim=tuple(range(1, activations.ndim)), keepdim=True),
@@ -32,11 +32,11 @@ BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
 class AblationCAM(ChannelMethod, UtilityMethod):
     """Ablation-CAM: contributions w_k A_k with w_k = (u - u_k) / |u|, where u_k is the utility without channel k.
 
-    The channel's value in all cells is replaced by a baseline, and everything else is kept. If u is 0, w_k = u - u_k.
+    The channel's value in all cells is replaced, and everything else is kept. If u is 0, w_k = u - u_k.
     For u > 0 this is the paper's weight; the paper divides by u, which turns the map upside down for u < 0.
 
     Use it where gradients are saturated or missing, at the last layers: it differentiates nothing. It costs one forward
-    pass, and for every channel that is not at its baseline already what lies above the layer: a few forward passes in
+    pass, and for every channel that the replacement changes what lies above the layer: a few forward passes in
     all at the last layer of a convolutional network. Where something below the layer also reaches the output past it,
     such as a skip connection around it, it costs a whole forward pass for every channel.
 
@@ -45,7 +45,7 @@ class AblationCAM(ChannelMethod, UtilityMethod):
 
     Args:
         utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
-        baseline: what replaces a channel's values: "zero", as in the paper; "mean", the channel's mean over space; or
+        replacement: what replaces a channel's values: "zero", as in the paper; "mean", the channel's mean over space; or
             "minimum", the smallest value of the layer.
         internal_batch_size: most copies of the layer in a pass; by default as many as have four million values on the
             CPU and 64 million elsewhere. Where whole forward passes are needed, most images: by default 32, on the CPU
@@ -59,7 +59,7 @@ class AblationCAM(ChannelMethod, UtilityMethod):
 
     paper: ClassVar[str] = "Desai and Ramaswamy, Ablation-CAM, WACV 2020"
 
-    baseline: Literal["zero", "mean", "minimum"] = "zero"
+    replacement: Literal["zero", "mean", "minimum"] = "zero"
     internal_batch_size: int | None = None
     progress: bool = False
 
@@ -72,13 +72,13 @@ class AblationCAM(ChannelMethod, UtilityMethod):
         """Return w = (u - u_k) / |u|, shape (N, K)."""
         probe.check_target()
         activations = probe.activations
-        baselines = BASELINES[self.baseline](activations).expand_as(activations)
-        changes = (activations != baselines).flatten(2).any(dim=2)
+        replacements = REPLACEMENTS[self.replacement](activations).expand_as(activations)
+        changes = (activations != replacements).flatten(2).any(dim=2)
         rows = self._rows(probe)
 
         def without(step: int, samples: Tensor, channels: Tensor) -> Tensor:
             copies = activations[samples]
-            copies[torch.arange(len(copies), device=copies.device), channels] = baselines[samples, channels]
+            copies[torch.arange(len(copies), device=copies.device), channels] = replacements[samples, channels]
             return probe.above(copies, samples)
 
         def complete(step: int, samples: Tensor, channels: Tensor) -> Tensor:

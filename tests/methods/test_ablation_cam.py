@@ -79,7 +79,7 @@ def make(kind=Net, double=True):
     return (model.double(), x.double()) if double else (model, x)
 
 
-def by_whole_passes(model, x, target, baseline=0.0):
+def by_whole_passes(model, x, target):
     """w_k A_k with every ablation in a hook of a pass of its own."""
     out = []
     for n in range(len(x)):
@@ -98,7 +98,7 @@ def by_whole_passes(model, x, target, baseline=0.0):
             a = replaced["seen"][0]
             weights = []
             for k in range(len(a)):
-                replaced["set"] = {k: baseline}
+                replaced["set"] = {k: 0.0}
                 weights.append((whole - model(x[n : n + 1])[0, target]) / whole.abs())
         handle.remove()
         out.append(torch.stack(weights)[:, None, None] * a)
@@ -143,8 +143,8 @@ def test_what_depends_on_the_size_runs_at_that_size():
     assert Probe(model, model.layer, x)._recording.stand_in(0).image.shape == (1, 3, 32, 32)
 
 
-@pytest.mark.parametrize("baseline", ["zero", "mean", "minimum"])
-def test_baselines(baseline):
+@pytest.mark.parametrize("replacement", ["zero", "mean", "minimum"])
+def test_replacements(replacement):
     model, x = make()
     with torch.no_grad():
         model.conv.bias += 0.5  # so that the smallest value is not always 0
@@ -154,9 +154,9 @@ def test_baselines(baseline):
         return model.classifier(model.head(a).mean(dim=(2, 3)))
 
     probe = Probe(model, model.layer, x, target=4)
-    found = AblationCAM(baseline=baseline)(probe)
+    found = AblationCAM(replacement=replacement)(probe)
     for n in range(len(x)):
-        expected = ablation_cam(head, probe.activations[n], 4, x[n], model, baseline)
+        expected = ablation_cam(head, probe.activations[n], 4, x[n], model, replacement)
         torch.testing.assert_close(found[n], expected, rtol=1e-9, atol=1e-12)
 
 
@@ -264,7 +264,7 @@ def test_says_that_no_channel_matters():
 @pytest.mark.parametrize(
     ("hyper", "error", "told"),
     [
-        ({"baseline": "blur"}, ValueError, "baseline must be one of 'zero', 'mean', 'minimum'; got 'blur'"),
+        ({"replacement": "blur"}, ValueError, "replacement must be one of 'zero', 'mean', 'minimum'; got 'blur'"),
         ({"internal_batch_size": 0}, ValueError, "internal_batch_size must be"),
     ],
 )
