@@ -473,7 +473,7 @@ class AblationCAM(MethodCAM):
 
     Args:
         utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
-        replacement: what replaces a channel's values: "zero", as in the paper; "mean", the channel's mean over space; or
+        replacement: what replaces a channel's values: "zero", as in the paper; "mean", its mean over space; or
             "minimum", the smallest value of the layer.
         internal_batch_size: most copies of the layer in a pass; by default as many as have four million values on the
             CPU and 64 million elsewhere. Where whole forward passes are needed, most images: by default 32, on the CPU
