@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cam_extras._batching import best_rows
 from cam_extras._checks import check_count, check_fill, check_finite
 from cam_extras.maps import blend, normalise, resize, warn_of_a_single_cell
 from cam_extras.methods._channel_scores import first_alike, score_channels
@@ -25,8 +26,8 @@ class MaskingMethod(ChannelMethod, UtilityMethod):
         fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
             (C, *S), such as `cam_extras.maps.black(mean, std)`.
         internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
-            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
-            batch, a pass holds one image for every sample of the batch instead.
+            one 224 x 224 image, and 8 at most. With additional forward arguments, or a utility of the whole batch, a
+            pass holds one image for every sample of the batch instead.
         progress: show a progress bar.
     """
 
@@ -66,9 +67,15 @@ class MaskingMethod(ChannelMethod, UtilityMethod):
         scores = score_channels(
             probe,
             first == torch.arange(shape[1], device=first.device),
-            rows_for(probe, self.internal_batch_size),
+            rows_for(probe, self.internal_batch_size or _best_rows(x)),
             score,
             len(changes),
             type(self).__name__ if self.progress else "",
         )
         return scores.gather(1, first).softmax(dim=1)
+
+
+def _best_rows(x: Tensor) -> int:
+    """Return how many images suit the device best: on the CPU fewer than for methods that go back through the model."""
+    rows = best_rows(x.shape[2:], x.device)
+    return max(1, rows // 4) if x.device.type == "cpu" else rows

@@ -34,8 +34,8 @@ class ScoreCAM(MaskingMethod):
         fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
             (C, *S), such as `cam_extras.maps.black(mean, std)`.
         internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
-            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
-            batch, a pass holds one image for every sample of the batch instead.
+            one 224 x 224 image, and 8 at most. With additional forward arguments, or a utility of the whole batch, a
+            pass holds one image for every sample of the batch instead.
         progress: show a progress bar.
 
     Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR Workshops 2020.
