@@ -1,7 +1,7 @@
 """New class activation map methods and honest metrics for pytorch-grad-cam, Captum and Quantus.
 
 The classes for pytorch-grad-cam are here by name (`cam_extras.ShapleyCAM`), next to its own that we do not have
-(`cam_extras.ScoreCAM`); `cam_extras.captum` and `cam_extras.quantus` have those for the other two libraries;
+(`cam_extras.FullGrad`); `cam_extras.captum` and `cam_extras.quantus` have those for the other two libraries;
 `cam_extras.evaluate` explains and scores a data set. Importing this package imports none of the three.
 """
 
@@ -9,8 +9,10 @@ The classes for pytorch-grad-cam are here by name (`cam_extras.ShapleyCAM`), nex
 
 from cam_extras.pytorch_grad_cam import CAM as CAM
 from cam_extras.pytorch_grad_cam import FEM as FEM
+from cam_extras.pytorch_grad_cam import ISCAM as ISCAM
 from cam_extras.pytorch_grad_cam import KPCA_CAM as KPCA_CAM
 from cam_extras.pytorch_grad_cam import SESS as SESS
+from cam_extras.pytorch_grad_cam import SSCAM as SSCAM
 from cam_extras.pytorch_grad_cam import AblationCAM as AblationCAM
 from cam_extras.pytorch_grad_cam import AblationLayer as AblationLayer
 from cam_extras.pytorch_grad_cam import AblationLayerFasterRCNN as AblationLayerFasterRCNN

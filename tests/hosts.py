@@ -22,6 +22,10 @@ SEVERAL_PASSES = {
     "ExpectedGradCAM": {"n_samples": 3},
     "IntegratedGradCAM": {"n_samples": 3},
     "SmoothGradCAMPlusPlus": {"n_samples": 3},
+    "AblationCAM": {},
+    "ScoreCAM": {},
+    "SSCAM": {"n_samples": 2},
+    "ISCAM": {"n_samples": 2},
 }
 
 # Methods that ask something of the model, and the settings that have it.

@@ -211,9 +211,9 @@ def test_every_name_of_pytorch_grad_cam_is_ours_too():
     with pytest.raises(AttributeError, match="no attribute 'utils'"):
         front_end.utils  # noqa: B018
     told = in_a_fresh_interpreter(
-        "from cam_extras import GradCAM, ScoreCAM; print(GradCAM.__module__, ScoreCAM.__module__)"
+        "from cam_extras import GradCAM, KPCA_CAM; print(GradCAM.__module__, KPCA_CAM.__module__)"
     )
-    assert told == "cam_extras.pytorch_grad_cam pytorch_grad_cam.score_cam"
+    assert told == "cam_extras.pytorch_grad_cam pytorch_grad_cam.kpca_cam"
 
 
 def test_public_names_are_lazy_and_listed():

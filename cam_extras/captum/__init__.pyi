@@ -620,6 +620,181 @@ class LayerOptiCam(MethodAttribution):
         progress: bool = False,
     ) -> None: ...
 
+class LayerAblationCam(MethodAttribution):
+    r"""Ablation-CAM: contributions w_k A_k with w_k = (u - u_k) / |u|, where u_k is the utility without channel k.
+
+    The channel's value in all cells is replaced, and everything else is kept. If u is 0, w_k = u - u_k.
+    For u > 0 this is the paper's weight; the paper divides by u, which turns the map upside down for u < 0.
+
+    Use it where gradients are saturated or missing, at the last layers: it differentiates nothing. It costs one forward
+    pass, and for every channel that the replacement changes what lies above the layer: a few forward passes in
+    all at the last layer of a convolutional network. Where something below the layer also reaches the output past it,
+    such as a skip connection around it, it costs a whole forward pass for every channel.
+
+    Equal to pytorch-grad-cam's class where the smallest value of the layer is 0, as after a ReLU, and u > 0. In other
+    layers pytorch-grad-cam sets channels to about -1e7 times their position in its batch, which is no ablation.
+
+    Args:
+        utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
+        replacement: what replaces a channel's values: "zero", as in the paper; "mean", its mean over space; or
+            "minimum", the smallest value of the layer.
+        internal_batch_size: most copies of the layer in a pass; by default as many as have four million values on the
+            CPU and 64 million elsewhere. Where whole forward passes are needed, most images: by default 32, on the CPU
+            only as many as have the pixels of four 224 x 224 images. With additional forward arguments, or a utility of
+            the whole batch, a pass holds one copy for every image of the batch instead.
+        progress: show a progress bar.
+
+    Desai and Ramaswamy, "Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free
+    Localization", WACV 2020.
+
+    See `MethodAttribution` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.AblationCAM]]
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: str | Module | Sequence[str | Module],
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        replacement: Literal["zero", "mean", "minimum"] = "zero",
+        internal_batch_size: int | None = None,
+        progress: bool = False,
+    ) -> None: ...
+
+class LayerScoreCam(MethodAttribution):
+    r"""Score-CAM: contributions w_k A_k with w = softmax_k(u(x * M_k)), where the mask M_k is channel k in [0, 1].
+
+    The mask of a channel that is constant over space is 0. Subtracting u of a baseline image, as in the paper, would
+    not change the softmax.
+
+    Use it where you trust what the model says of masked images more than its gradients. It costs a forward pass for
+    every different mask of a sample: channels with the same mask, such as those that are 0 everywhere, share one.
+
+    In the softmax of logits a few channels often have nearly all the weight; with utility="softmax" all have nearly the
+    same.
+
+    Args:
+        utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
+        variant: how a channel becomes a mask. "pytorch-grad-cam": enlarged with the centres of corner cells at the
+            image's corners, then normalised. "torch-cam": normalised, then enlarged as maps are.
+        fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
+            (C, *S), such as `cam_extras.maps.black(mean, std)`.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            one 224 x 224 image, and 8 at most. With additional forward arguments, or a utility of the whole batch, a
+            pass holds one image for every sample of the batch instead.
+        progress: show a progress bar.
+
+    Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR Workshops 2020.
+
+    See `MethodAttribution` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.ScoreCAM]]
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: str | Module | Sequence[str | Module],
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        fill: float | Tensor = 0.0,
+        internal_batch_size: int | None = None,
+        progress: bool = False,
+        variant: Literal["pytorch-grad-cam", "torch-cam"] = "pytorch-grad-cam",
+    ) -> None: ...
+
+class LayerSSCam(MethodAttribution):
+    r"""SS-CAM: contributions w_k A_k with w = softmax_k(1/n sum_i u(x * (M_k + d_i))), smoothed Score-CAM.
+
+    M_k is channel k, normalised to [0, 1] and enlarged as maps are; d_i is noise for each pixel, normal with mean 0. It
+    is the same for all channels, so that their utilities differ by their masks only. torch-cam draws it for each.
+
+    Use it instead of Score-CAM to even out what a single mask happens to show. It costs n forward passes for every
+    different mask of a sample.
+
+    Args:
+        utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
+        n_samples: n, draws of noise.
+        noise: standard deviation of the noise.
+        fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
+            (C, *S), such as `cam_extras.maps.black(mean, std)`.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            one 224 x 224 image, and 8 at most. With additional forward arguments, or a utility of the whole batch, a
+            pass holds one image for every sample of the batch instead.
+        progress: show a progress bar.
+        seed: seed of the noise.
+
+    Wang et al., "SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization", 2020.
+
+    See `MethodAttribution` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.SSCAM]]
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: str | Module | Sequence[str | Module],
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        fill: float | Tensor = 0.0,
+        internal_batch_size: int | None = None,
+        progress: bool = False,
+        n_samples: int = 35,
+        noise: float = 2.0,
+        seed: int = 0,
+    ) -> None: ...
+
+class LayerISCam(MethodAttribution):
+    r"""IS-CAM: contributions w_k A_k with w = softmax_k(1/n sum_i u(x * c_i M_k)), Score-CAM along a path of masks.
+
+    M_k is channel k, normalised to [0, 1] and enlarged as maps are. The paper's algorithm adds i/n times the mask at
+    every step, so that c_i = 1/n + ... + i/n grows up to (n + 1) / 2, far above 1.
+
+    Use it instead of Score-CAM to average over how much is shown. It costs n forward passes for every different mask of
+    a sample.
+
+    Args:
+        utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
+        n_samples: n, steps.
+        path: c_i: "accumulated", as in the paper and in torch-cam, or "linear", i/n, which ends at the mask itself.
+        fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
+            (C, *S), such as `cam_extras.maps.black(mean, std)`.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            one 224 x 224 image, and 8 at most. With additional forward arguments, or a utility of the whole batch, a
+            pass holds one image for every sample of the batch instead.
+        progress: show a progress bar.
+
+    Naidu et al., "IS-CAM: Integrated Score-CAM for axiomatic-based explanations", 2020.
+
+    See `MethodAttribution` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.ISCAM]]
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: str | Module | Sequence[str | Module],
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        fill: float | Tensor = 0.0,
+        internal_batch_size: int | None = None,
+        progress: bool = False,
+        n_samples: int = 10,
+        path: Literal["accumulated", "linear"] = "accumulated",
+    ) -> None: ...
+
 class LayerLeGrad(MethodAttribution):
     r"""LeGrad: the mean over blocks, heads and queries of ReLU(d s_l / d A_l), shape (N, 1, *S).
 

@@ -6,7 +6,15 @@
 
 # METHODS lists them in the order in which they are imported.
 # isort: off
-from cam_extras.methods.base import METHODS, ChannelMethod, GradientMethod, Method, channel_weights, method
+from cam_extras.methods.base import (
+    METHODS,
+    ChannelMethod,
+    GradientMethod,
+    Method,
+    UtilityMethod,
+    channel_weights,
+    method,
+)
 from cam_extras.methods.grad_cam import GradCAM
 from cam_extras.methods.hires_cam import HiResCAM
 from cam_extras.methods.xgrad_cam import XGradCAM
@@ -21,6 +29,10 @@ from cam_extras.methods.expected_grad_cam import ExpectedGradCAM
 from cam_extras.methods.integrated_grad_cam import IntegratedGradCAM
 from cam_extras.methods.smooth_grad_cam import SmoothGradCAMPlusPlus
 from cam_extras.methods.opti_cam import OptiCAM, Optimum
+from cam_extras.methods.ablation_cam import AblationCAM
+from cam_extras.methods.score_cam import ScoreCAM
+from cam_extras.methods.ss_cam import SSCAM
+from cam_extras.methods.is_cam import ISCAM
 from cam_extras.methods.le_grad import LeGrad
 from cam_extras.methods.attention_maps import AttentionRollout, RawAttention
 from cam_extras.methods.fake_cam import FakeCAM
@@ -45,7 +57,10 @@ DEFAULT_METHODS = (
 __all__ = [
     "CAM",
     "DEFAULT_METHODS",
+    "ISCAM",
     "METHODS",
+    "SSCAM",
+    "AblationCAM",
     "AttentionRollout",
     "ChannelMethod",
     "EigenCAM",
@@ -66,10 +81,12 @@ __all__ = [
     "Optimum",
     "RandomCAM",
     "RawAttention",
+    "ScoreCAM",
     "ShapleyCAM",
     "ShapleyCAME",
     "ShapleyCAMH",
     "SmoothGradCAMPlusPlus",
+    "UtilityMethod",
     "XGradCAM",
     "as_method",
     "as_methods",

@@ -178,7 +178,7 @@ def _class_scores(targets: Tensor, output: Output) -> Callable[[nn.Module, tuple
 class Upstream(methods.Method):
     """One of pytorch-grad-cam's own classes as a method, so that runs and evaluators can score its maps.
 
-    `cam_extras.evaluate` and the command line accept its name, such as "ScoreCAM". It runs its own forward passes, and
+    `cam_extras.evaluate` and the command line accept its name, such as "FullGrad". It runs its own forward passes, and
     its contributions are its maps (N, 1, *S) at the input's size.
 
     Args:

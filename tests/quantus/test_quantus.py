@@ -589,7 +589,7 @@ class TestExplain:
     def test_ours_by_name_and_theirs_by_class(self, digits):
         model, x, y = digits
         assert ours.METHODS["GradCAM"] is METHODS["GradCAM"]
-        assert ours.METHODS["ScoreCAM"] is upstream.ScoreCAM
+        assert ours.METHODS["FEM"] is upstream.FEM
         assert set(METHODS) < set(ours.METHODS)
         mine, theirs = (ours.explain(method, layer=LAYER)(model, x, y) for method in ("GradCAM", upstream.GradCAM))
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)

@@ -271,7 +271,7 @@ class TestTables:
         with pytest.raises(ValueError, match=self.MATCH):
             score(metric, Table().eval(), x, Y, a_batch, s_batch, explain_func=lambda model, inputs, **given: inputs)
 
-    @pytest.mark.parametrize("name", [*ANYWHERE, "FEM", "ScoreCAM"])
+    @pytest.mark.parametrize("name", [*ANYWHERE, "FEM", "KPCA_CAM"])
     def test_in_explain_functions(self, name):
         x = np.random.default_rng(0).random((3, 8)).astype(np.float32)
         with pytest.raises(ValueError, match=self.MATCH):

@@ -27,7 +27,7 @@ def test_pytorch_grad_cam_is_imported_only_for_its_methods(monkeypatch):
     monkeypatch.setitem(sys.modules, "cam_extras.pytorch_grad_cam", None)
     assert ours.explain("GradCAM", layer="layer")(CNN().eval(), X, Y).shape == (3, 1, 12, 16)
     with pytest.raises(ImportError):
-        ours.explain("ScoreCAM", layer="layer")
+        ours.explain("KPCA_CAM", layer="layer")
 
 
 def test_batch_size_of_pytorch_grad_cam():
