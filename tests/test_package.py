@@ -149,7 +149,7 @@ LAYERS = {
     "layers": {"_axes", "_checks", "_outputs", "probe"},
     "_hugging_face": set(),
     "models": {"_checks", "_code", "_hugging_face"},
-    "callbacks": {"_checks", "callbacks", "layers", "methods", "models", "probe", "report", "utilities"},
+    "callbacks": {"_checks", "_outputs", "callbacks", "layers", "methods", "models", "probe", "report", "utilities"},
     "_options": set(),
     "_deprecated": set(),
     "_host_classes": {"methods"},
