@@ -1,7 +1,7 @@
 """New class activation map methods and honest metrics for pytorch-grad-cam, Captum and Quantus.
 
 The classes for pytorch-grad-cam are here by name (`cam_extras.ShapleyCAM`), next to its own that we do not have
-(`cam_extras.ScoreCAM`); `cam_extras.captum` and `cam_extras.quantus` have those for the other two libraries;
+(`cam_extras.FullGrad`); `cam_extras.captum` and `cam_extras.quantus` have those for the other two libraries;
 `cam_extras.evaluate` explains and scores a data set. Importing this package imports none of the three.
 """
 

@@ -47,7 +47,7 @@ def demo(images: int, output: Path, *, overwrite: bool) -> int:
                 for number, (image, label, box) in enumerate(of_canvases)
             ],
             output=output,
-            methods=list(METHODS),
+            methods=[name for name, method in METHODS.items() if not method.particular],
             metrics=[*DEFAULT_METRICS, "pointing_game"],
             categories=[str(digit) for digit in range(10)],
             name=_DEMO,

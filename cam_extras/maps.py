@@ -52,8 +52,10 @@ def normalise(maps: Tensor) -> Tensor:
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
 
 
-def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Resize maps (N, *S) linearly (align_corners=False) to (N, *size), in one, two or three dimensions.
+def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool = False) -> Tensor:
+    """Resize maps (N, *S) linearly to (N, *size), in one, two or three dimensions.
+
+    With `align_corners` the centres of the corner cells coincide, otherwise their outer corners.
 
     Raises:
         ValueError: `size` and the maps differ in their number of dimensions.
@@ -68,7 +70,7 @@ def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
             f"cannot resize a map of size {tuple(maps.shape[1:])} to an input of size {tuple(size)}: the layer's "
             "feature map must have the input's spatial dimensions (transformers need a reshape_transform)"
         )
-    return F.interpolate(maps[:, None], size, mode=_INTERPOLATION[len(size)], align_corners=False)[:, 0]
+    return F.interpolate(maps[:, None], size, mode=_INTERPOLATION[len(size)], align_corners=align_corners)[:, 0]
 
 
 def layer_map(contributions: Tensor) -> Tensor:
@@ -145,6 +147,11 @@ def mask(x: Tensor, maps: Tensor, fill: float | Tensor = 0.0) -> Tensor:
             f"got {tuple(maps.shape)}"
         )
     check_unit_range("the map", maps)
+    return blend(x, maps, fill)
+
+
+def blend(x: Tensor, maps: Tensor, fill: float | Tensor = 0.0) -> Tensor:
+    """Return x * H + fill * (1 - H) as `mask` does, for H of any values."""
     shown = maps[:, None].to(x.dtype)
     if isinstance(fill, int | float) and fill == 0:
         return x * shown

@@ -7,8 +7,11 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -37,6 +40,12 @@ ReshapeTransform: TypeAlias = Callable[[Tensor], Tensor] | Literal["auto"] | Non
 # Error messages of layers for an input with the wrong channels, dimensions, size or type.
 _UNFIT = (
     r"to have \d+ channels|batched\) input to|cannot be multiplied|should be the same|same dtype|expected scalar type"
+)
+
+_SMALL = 32  # pixels a side that are enough for most models
+_NOT_DIVISIBLE = (
+    "samples cannot be chosen with a utility of the whole batch, with additional forward arguments that are no tensors "
+    "and have one entry per sample, or with one output for the whole batch"
 )
 
 
@@ -156,6 +165,11 @@ class Probe:
         return self._recording.x
 
     @property
+    def other_inputs(self) -> OtherInputs:
+        """The additional forward arguments."""
+        return self._recording.others
+
+    @property
     def outputs(self) -> Any:
         """The model's output, detached."""
         return _map_tensors(torch.Tensor.detach, self._recording.outputs)
@@ -188,6 +202,24 @@ class Probe:
         """
         gradient = self._recording.gradient(self._utility, self._utility_name, self._layer).detach()
         return int(self._recording.as_feature_map(gradient, self._layer).any(dim=1).flatten(1).sum(dim=1).max())
+
+    def output_gradients(self) -> Tensor:
+        """Return d utility / d y, where y is the model's output, in its shape; it costs no pass through the model.
+
+        Raises:
+            TypeError: the output is not a tensor.
+        """
+        outputs = self.outputs
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"the model must return a tensor (N, C) of class scores; got {type(outputs).__name__}")
+        with torch.inference_mode(False), torch.enable_grad():
+            outputs = outputs.detach().clone().requires_grad_()
+            (gradients,) = torch.autograd.grad(self.utility_of(outputs).sum(), outputs)
+        return gradients
+
+    def not_reached(self) -> ValueError:
+        """Return the error to raise if the utility depends on nothing that the `reshape_transform` keeps."""
+        return self._recording.not_reached(self._layer)
 
     def hessian_vector_product(self, v: Tensor) -> Tensor:
         """H v, where H is the Hessian of the utility with respect to A; `v` and the result have A's shape.
@@ -255,11 +287,6 @@ class Probe:
             and not self.shares_output
         )
 
-    @property
-    def has_other_inputs(self) -> bool:
-        """Whether there are additional forward arguments."""
-        return bool(self._recording.others)
-
     def at(self, x: Tensor, samples: Tensor | None = None) -> Probe:
         """Return the same probe at another input, for the class explained here.
 
@@ -271,10 +298,7 @@ class Probe:
         utility, others = self.settled_utility, self._recording.others
         if samples is not None:
             if not self.divisible:
-                raise ValueError(
-                    "samples cannot be chosen with a utility of the whole batch, with additional forward arguments "
-                    "that are no tensors and have one entry per sample, or with one output for the whole batch"
-                )
+                raise ValueError(_NOT_DIVISIBLE)
             utility(self._recording.outputs, self._utility_name)  # raises if there is not one target per sample here
             with torch.inference_mode(False):  # a backward pass keeps the indices
                 utility = utility.of_samples(samples)  # type: ignore[assignment]
@@ -288,17 +312,13 @@ class Probe:
 
         Args:
             x: the input, one row per sample, or per entry of `samples`.
-            samples: positions in this probe's batch of the samples in `x`, in order; by default all.
+            samples: positions in this probe's batch of the samples in `x`, in order; by default all. Repeats are
+                allowed if the probe is `divisible`.
         """
-        utility, whole = self.settled_utility, None
-        if samples is not None and len(samples) < len(self.x):
-            part = utility.of_samples(samples) if self.divisible else None
-            if part is None:
-                x, whole, samples = self.x.index_put((samples,), x), samples, None
-            else:
-                utility = part
-        else:
-            samples = None
+        utility, whole = self._utility_of(samples), None
+        if utility is None:
+            utility = self.settled_utility
+            x, whole, samples = self.x.index_put((samples,), x), samples, None
         if x.requires_grad and torch.is_grad_enabled():
             check_not_quantised(self.model)
         scores, shared = self._recording.run(x, samples)
@@ -309,6 +329,38 @@ class Probe:
         if shared:  # so that the gradient of their sum is that of the one score
             values = values.detach() + (values - values.detach()) / len(values)
         return values
+
+    def utility_of(self, outputs: Any) -> Tensor:
+        """Return the utility of an output of the model, shape (N,), for the class explained here."""
+        return self.settled_utility(outputs, self._utility_name)
+
+    def above(self, features: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Return the utility with the layer's feature map replaced, shape (M,), in the caller's grad mode.
+
+        If the layer is `separable`, only what lies above it runs on all rows; otherwise the whole model does. What a
+        `reshape_transform` drops, such as a class token, keeps its value.
+
+        Args:
+            features: shape (M, C, *S), one row per sample, or per entry of `samples`. The model may overwrite it.
+            samples: positions in this probe's batch of the samples in `features`, in order, with repeats allowed; by
+                default all. Only a `divisible` probe accepts others.
+
+        Raises:
+            ValueError: the `reshape_transform` computes values, so that it cannot be undone.
+        """
+        utility = self._utility_of(samples)
+        if utility is None:
+            raise ValueError(_NOT_DIVISIBLE)
+        return utility(_to_float(self._recording.above(features, samples, self._layer)), self._utility_name)
+
+    @property
+    def separable(self) -> bool:
+        """Whether what lies above the layer can run alone: nothing below reaches the output except through the layer.
+
+        Found out by running the model on two other images with the layer's output held fixed. Where additional forward
+        arguments differ by sample, it is not known, and False.
+        """
+        return self._recording.stand_in(self._layer) is not None
 
     def run(self, x: Tensor, samples: Tensor | None = None) -> Any:
         """Return the model's output for another input, in the caller's grad mode; records nothing.
@@ -322,6 +374,13 @@ class Probe:
         """
         return _to_float(self._recording.run(x, samples).scores)
 
+    def _utility_of(self, samples: Tensor | None) -> Utility | None:
+        """Return the utility of some of the samples; None if the whole batch is needed."""
+        utility = self.settled_utility
+        if samples is None or torch.equal(samples, torch.arange(len(self.x), device=samples.device)):
+            return utility
+        return utility.of_samples(samples) if self.divisible else None
+
     @property
     def settled_utility(self) -> Utility:
         """What is differentiated, for the class predicted here; a given class needs no forward pass."""
@@ -334,6 +393,19 @@ class Probe:
         probe = copy.copy(self)
         probe.__dict__.update(changes)
         return probe
+
+
+@dataclass(frozen=True)
+class _StandIn:
+    """What runs below a layer whose output is replaced, if nothing of it reaches the output.
+
+    Attributes:
+        image: shape (1, C, *S).
+        results: what the largest modules below the layer, and the layer, return for it: they need not run.
+    """
+
+    image: Tensor
+    results: Mapping[nn.Module, Any]
 
 
 class _Recording:
@@ -383,6 +455,8 @@ class _Recording:
         self._gradients: dict[tuple[Any, ...], list[Tensor | None]] = {}
         self._arrangements: dict[int, Arrangement | Unclear | None] = {}
         self._curvature: dict[tuple[Any, ...], Tensor] = {}
+        self._stand_ins: dict[int, _StandIn | None] = {}
+        self._places: dict[int, Tensor] = {}
         self._checked: set[tuple[Any, ...]] = set()
 
     def at(self, x: Tensor, others: OtherInputs) -> _Recording:
@@ -432,6 +506,146 @@ class _Recording:
         if not self.shared or samples != len(self.x):
             batch = f"the batch of {len(self.x)} " + ("frames together" if self.shared else "has one for each sample")
             raise one_for_all(samples, f"{batch}, and images beside it cannot share one")
+
+    def above(self, features: Tensor, samples: Tensor | None, index: int) -> Any:
+        """Return the model's output with the feature map of a layer replaced, row by row for these samples."""
+        if samples is None:
+            samples = torch.arange(len(self.x), device=self.x.device)
+        output, stand_in = self._as_output(features, samples, index), self.stand_in(index)
+        if stand_in is None:
+            return self._run_replacing(self.x[samples], output, index, self.others.of_samples(samples))
+        return self._run_replacing(stand_in.image.clone(), output, index, skipping=stand_in.results)
+
+    def _run_replacing(
+        self,
+        x: Tensor,
+        output: Tensor,
+        index: int,
+        others: OtherInputs | None = None,
+        skipping: Mapping[nn.Module, Any] = MappingProxyType({}),
+        results: dict[nn.Module, Any] | None = None,
+    ) -> Any:
+        """Run the model with a layer's output replaced, in rows of any number.
+
+        Modules are skipped if their results are known. `results` are those of the largest modules below the layer.
+        """
+        reached, seen = False, set[nn.Module]()
+        known = {} if results is None else results
+
+        def replace(index: int, features: Any) -> Tensor:
+            nonlocal reached
+            reached = True
+            return output
+
+        def note(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+            if reached or module in seen:  # it runs above the layer, too, or with other results
+                known.pop(module, None)
+            else:
+                for inner in module.modules():
+                    known.pop(inner, None)
+                known[module] = result
+            seen.add(module)
+
+        with undisturbed(self.model, x.device) as interrupts, hook_of_a_call(note) as hook, ExitStack() as stack:
+            interrupts.hold()
+            if results is not None and isinstance(self.model, nn.Module):
+                for module in self.model.modules():
+                    if not isinstance(module, torch.jit.ScriptModule):
+                        stack.callback(module.register_forward_hook(hook).remove)
+            stack.enter_context(self._hooked(self.layers[index], index, replace))
+            for module, result in skipping.items():
+                stack.callback(_restore, module, "forward", vars(module).get("forward"))
+                vars(module)["forward"] = partial(_return, result)
+            try:
+                interrupts.let()
+                outputs = (others or self.others).mapped(leave_inference).call(self.model, x)
+            finally:
+                interrupts.hold()
+        scores, shared = pick_output(outputs, len(output), self.output)
+        if shared:
+            self.check_frames(len(output))
+        return scores
+
+    def stand_in(self, index: int) -> _StandIn | None:
+        """Return what to run below a layer whose output is replaced; None if it must be the samples' own."""
+        if index not in self._stand_ins:
+            self._record()
+            if (
+                len(self.x) > 1 and not self.others.of_all
+            ):  # modules below the layer may make something of them that is used above it
+                self._stand_ins[index] = None
+                return None
+            with torch.inference_mode(False), torch.no_grad():
+                found = (self._try_below(image, index) for image in self._images_unlike_x())
+                self._stand_ins[index] = next((stand_in for stand_in in found if stand_in is not None), None)
+        return self._stand_ins[index]
+
+    def _images_unlike_x(self) -> Iterator[Tensor]:
+        """Make a small image, which is fast, and one of the size of x, for models that take no other."""
+        if not self.x.is_floating_point():
+            return
+        image = 1 - 0.5 * self.x[:1]
+        small = image[tuple(slice(_SMALL if dim > 1 else None) for dim in range(image.ndim))]
+        if small.shape != image.shape:
+            yield small.clone()
+        yield image
+
+    def _try_below(self, image: Tensor, index: int) -> _StandIn | None:
+        """Return the stand-in made from an image, if the output does not depend on what runs below the layer.
+
+        With the layer's output held fixed it must be the same to the bit for this image, for another one and with
+        modules skipped; and the same, but for rounding, as for x.
+        """
+        samples = torch.arange(len(self.x), device=self.x.device)
+        samples = samples[:2] if len(samples) > 1 else samples.repeat(2)  # one row would fit the image's one
+        features = self._recorded[index].detach()
+        results: dict[nn.Module, Any] = {}
+
+        def values(image: Tensor, **options: Any) -> Tensor:
+            return _values(self._run_replacing(image, features[samples], index, **options))
+
+        try:
+            found = values(image.clone(), results=results)
+            others = [values(image.flip(-1) / 2), values(image.clone(), skipping=results)]
+        except Exception:  # whatever a model raises for an image of another size, or for one row below and two above
+            return None
+        known = self._outputs
+        expected = _values(known[samples] if isinstance(known, Tensor) else [known[n] for n in samples.tolist()])
+        tolerance = torch.finfo(features.dtype).eps ** 0.5
+        alike = (
+            len(found) == len(expected) > 0
+            and all(torch.equal(found, other) for other in others)
+            and bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+        )
+        return _StandIn(image, results) if alike else None
+
+    def _as_output(self, features: Tensor, samples: Tensor, index: int) -> Tensor:
+        """Undo the reshape_transform; what it drops keeps its value."""
+        self._record()
+        recorded = self._recorded[index].detach()
+        features = features.to(recorded.dtype)
+        if self.transform(index) is None:
+            return features
+        if index not in self._places:
+            self._places[index] = self._find_places(recorded, index)
+        output = recorded[samples].flatten(1).index_copy_(1, self._places[index], features.flatten(1))
+        return output.reshape(len(samples), *recorded.shape[1:])
+
+    def _find_places(self, recorded: Tensor, index: int) -> Tensor:
+        """Return where in the layer's output the values of the feature map come from."""
+        size = recorded[0].numel()
+        numbers = torch.arange(size, dtype=torch.float64, device=recorded.device).reshape(1, *recorded.shape[1:])
+        places = self.transform(index)(numbers).flatten().long()  # type: ignore[misc]
+        if (
+            ((places < 0) | (places >= size)).any()
+            or len(places.unique()) < len(places)
+            or not torch.equal(self._reshape(recorded, index).flatten(1), recorded.flatten(1)[:, places])
+        ):
+            raise ValueError(
+                "the reshape_transform computes new values, so that a changed feature map cannot be put back in the "
+                "layer's output: it must only move and drop values, as slices, reshape and permute do"
+            )
+        return places
 
     @property
     def outputs(self) -> Any:
@@ -666,11 +880,7 @@ class _Recording:
         maps = self.as_feature_map(gradient, index)
         layer = self.layers[index]
         if self.transform(index) is not None and not maps.any() and gradient.any():
-            raise ValueError(
-                f"the utility depends on layer {_name(self.model, layer)} only through what the reshape_transform "
-                "drops, such as the class token, and the map would be 0: choose a layer before the last attention, "
-                "such as blocks[-1].norm1"
-            )
+            raise self.not_reached(index)
         key = (*utility.key(name), index)
         if self.tells_of_zeros and key not in self._told_of_zeros:
             self._told_of_zeros.add(key)
@@ -684,6 +894,13 @@ class _Recording:
                 )
                 warnings.warn(str(error), stacklevel=stacklevel_of_the_caller())
         return maps
+
+    def not_reached(self, index: int) -> ValueError:
+        return ValueError(
+            f"the utility depends on layer {_name(self.model, self.layers[index])} only through what the "
+            "reshape_transform drops, such as the class token, and the map would be 0: choose a layer before the last "
+            "attention, such as blocks[-1].norm1"
+        )
 
     def hessian_vector_product(self, utility: Utility, name: str, index: int, v: Tensor) -> Tensor:
         if not self.second_order:
@@ -961,10 +1178,22 @@ def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return value
 
 
-def _requires_grad(outputs: Any) -> bool:
-    flags: list[bool] = []
-    _map_tensors(lambda tensor: flags.append(tensor.requires_grad) or tensor, outputs)  # type: ignore[func-returns-value]
-    return any(flags)
+def _return(result: Any, *args: Any, **kwargs: Any) -> Any:
+    return result
+
+
+def _restore(module: nn.Module, name: str, value: Any) -> None:
+    """Set an attribute of the instance again, or delete it if it had none."""
+    vars(module).pop(name)
+    if value is not None:
+        vars(module)[name] = value
+
+
+def _values(outputs: Any) -> Tensor:
+    """Return all numbers in a model's output as one vector."""
+    parts: list[Tensor] = []
+    _map_tensors(lambda tensor: parts.append(tensor.flatten().double()) or tensor, outputs)  # type: ignore[func-returns-value]
+    return torch.cat(parts) if parts else torch.zeros(0)
 
 
 def _to_float(value: Any) -> Any:

@@ -124,7 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     model = load_classifier()
-    methods = {name: kind(**OPTIONS.get(name, {})) for name, kind in METHODS.items()}
+    methods = {name: kind(**OPTIONS.get(name, {})) for name, kind in METHODS.items() if not kind.particular}
 
     # Two digits on a canvas, each explained in turn, where the model has seen both.
     images, labels, boxes = two_digits(3 * options.canvases, seed=20)

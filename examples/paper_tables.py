@@ -112,8 +112,6 @@ def methods_of(table, without, fill):
         kind = row.get("ours")
         if kind is None or kind in without or name in without:
             continue
-        if kind == "AblationCAM" and "transformers" in table["measured"]:  # it needs a layer of its own for them
-            continue
         scored = kind not in METHODS or hasattr(METHODS[kind], "utility")
         utility = {"utility": table["measured"]["utility"]} if "utility" in table["measured"] and scored else {}
         masked = {"fill": fill} if kind == "OptiCAM" else {}  # it optimises what the metrics show

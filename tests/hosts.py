@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from nets import SETTINGS, Setting, make_setting
 
 import cam_extras.captum as captum_host
 import cam_extras.pytorch_grad_cam as pgc_host
@@ -19,7 +22,29 @@ SEVERAL_PASSES = {
     "ExpectedGradCAM": {"n_samples": 3},
     "IntegratedGradCAM": {"n_samples": 3},
     "SmoothGradCAMPlusPlus": {"n_samples": 3},
+    "AblationCAM": {},
+    "ScoreCAM": {},
+    "SSCAM": {"n_samples": 2},
+    "ISCAM": {"n_samples": 2},
 }
+
+# Methods that ask something of the model, and the settings that have it.
+PARTICULAR = {
+    "CAM": ["plain", "inplace", "batch_norm_train", "frozen", "volume", "bf16"],  # pooling and one linear layer
+    **{name: ["vit"] for name in ("LeGrad", "AttentionRollout", "RawAttention")},  # attention to all tokens
+}
+ANYWHERE = [name for name, method in METHODS.items() if not method.particular]
+
+
+def settings_of(name: str) -> list[str]:
+    """The settings in which a method runs."""
+    return PARTICULAR.get(name, list(SETTINGS))
+
+
+def setting_for(name: str, setting_name: str) -> Setting:
+    """A setting, with a layer that the method takes."""
+    setting = make_setting(setting_name)
+    return replace(setting, layers=[setting.model.head]) if name == "CAM" else setting
 
 
 def run_pgc(name, setting, x) -> list[torch.Tensor]:
@@ -43,4 +68,15 @@ def kernels(node) -> set[str]:
 
 HOSTS = {"pytorch-grad-cam": run_pgc, "Captum": run_captum}
 
-__all__ = ["CAPTUM", "HOSTS", "METHODS", "PGC", "SEVERAL_PASSES", "kernels"]
+__all__ = [
+    "ANYWHERE",
+    "CAPTUM",
+    "HOSTS",
+    "METHODS",
+    "PARTICULAR",
+    "PGC",
+    "SEVERAL_PASSES",
+    "kernels",
+    "setting_for",
+    "settings_of",
+]

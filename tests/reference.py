@@ -97,6 +97,68 @@ def xgrad_cam(head, a, c, x, model):
     return out
 
 
+@method("GradCAMPlusPlus")
+def grad_cam_plus_plus(head, a, c, x, model, epsilon=0.0):
+    gradient = jacobian(_logit(head, c), a)
+    weights = []
+    for k in range(a.shape[0]):
+        weight = 0.0
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                g = gradient[k, i, j].item()
+                denominator = 2 * g**2 + sum(a[k].flatten().tolist()) * g**3 + epsilon
+                if denominator != 0:
+                    weight += g**2 / denominator * max(g, 0.0)
+        weights.append(weight)
+    return _weigh(weights, a)
+
+
+@method("LayerCAM")
+def layer_cam(head, a, c, x, model):
+    gradient = jacobian(_logit(head, c), a)
+    out = torch.zeros_like(a)
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                out[k, i, j] = max(0.0, gradient[k, i, j].item()) * a[k, i, j]
+    return out
+
+
+@method("GradCAMElementWise")
+def grad_cam_element_wise(head, a, c, x, model):
+    products = hires_cam(head, a, c, x, model)
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                products[k, i, j] = max(0.0, products[k, i, j].item())
+    return products
+
+
+@method("CAM")
+def cam(head, a, c, x, model):
+    return _weigh(model.classifier.weight[c].tolist(), a)
+
+
+def principal_component(planes, guide):
+    """The component of the largest variance, by a singular value decomposition, which grows with the guide."""
+    cells = torch.stack([planes[:, i, j] for i in range(planes.shape[1]) for j in range(planes.shape[2])])
+    cells = cells - torch.stack([cells[:, k].mean() for k in range(cells.shape[1])])
+    directions = torch.linalg.svd(cells)[2]
+    component = (cells @ directions[0]).reshape(1, *planes.shape[1:])
+    return component if (component[0] * guide).sum() > 0 else -component
+
+
+@method("EigenCAM")
+def eigen_cam(head, a, c, x, model):
+    return principal_component(a, sum(abs(plane) for plane in a))
+
+
+@method("EigenGradCAM")
+def eigen_grad_cam(head, a, c, x, model):
+    products = hires_cam(head, a, c, x, model)
+    return principal_component(products, sum(products) + 0.001 * sum(abs(plane) for plane in products))
+
+
 def shapley_weights(head, a, c):
     """W^k_ij = [U' - 1/2 A^T H]^k_ij, with the whole Hessian written out."""
     gradient = jacobian(_rest(head, c), a)
@@ -129,6 +191,69 @@ def shapley_cam_e(head, a, c, x, model):
             for j in range(a.shape[2]):
                 products[k, i, j] = max(0.0, products[k, i, j].item())
     return products
+
+
+def block_of_vit(block, tokens, attention=None):
+    """A block of `TinyViT` on the tokens (T, C) of one image: its attention (heads, T, T), unless given, and output."""
+    count, heads = len(tokens), block.attention.heads
+    normed = block.norm1(tokens)
+    query, key, value = [
+        part.reshape(count, heads, -1).permute(1, 0, 2) for part in block.attention.qkv(normed).chunk(3, dim=1)
+    ]
+    if attention is None:
+        attention = torch.zeros(heads, count, count, dtype=tokens.dtype)
+        for h in range(heads):
+            for i in range(count):
+                row = torch.stack([query[h, i] @ key[h, j] / math.sqrt(query.shape[2]) for j in range(count)])
+                attention[h, i] = torch.exp(row) / torch.exp(row).sum()
+    mixed = torch.cat([attention[h] @ value[h] for h in range(heads)], dim=1)
+    tokens = tokens + block.attention.out(mixed)
+    return attention, tokens + block.out(block.mlp(block.norm2(tokens)))
+
+
+def blocks_of_vit(model, x):
+    """Of every block: the tokens (T, C) that enter it and its attention (heads, T, T)."""
+    with torch.no_grad():
+        patches = model.patches(x[None])[0].flatten(1).T
+        tokens, found = torch.cat([model.token[0], patches]) + model.position[0], []
+        for block in model.blocks:
+            attention, after = block_of_vit(block, tokens)
+            found.append((block, tokens, attention))
+            tokens = after
+    return found
+
+
+@method("LeGrad")
+def le_grad(head, a, c, x, model):
+    total = torch.zeros(a.shape[1] * a.shape[2], dtype=a.dtype)
+    found = blocks_of_vit(model, x)
+    for block, tokens, attention in found:
+
+        def score(values, block=block, tokens=tokens):
+            after = block_of_vit(block, tokens, values)[1]
+            return model.classifier(model.norm(sum(after) / len(after)))[c]
+
+        gradient = jacobian(score, attention)
+        heads, count, _ = gradient.shape
+        for j in range(1, count):
+            positive = [max(0.0, gradient[h, i, j].item()) for h in range(heads) for i in range(count)]
+            total[j - 1] += sum(positive) / len(positive) / len(found)
+    return total.reshape(1, *a.shape[1:])
+
+
+@method("AttentionRollout")
+def attention_rollout(head, a, c, x, model):
+    rollout = torch.eye(1 + a.shape[1] * a.shape[2], dtype=a.dtype)
+    for _, _, attention in blocks_of_vit(model, x):
+        mean = sum(attention) / len(attention)
+        rollout = (0.5 * mean + 0.5 * torch.eye(len(mean), dtype=a.dtype)) @ rollout
+    return rollout[0, 1:].reshape(1, *a.shape[1:])
+
+
+@method("RawAttention")
+def raw_attention(head, a, c, x, model):
+    _, _, attention = blocks_of_vit(model, x)[-1]
+    return (sum(attention) / len(attention))[0, 1:].reshape(1, *a.shape[1:])
 
 
 @method("FakeCAM")
@@ -272,6 +397,77 @@ def opti_cam(head, a, c, x, model):
     u = opti_cam_iterates(model, a, c, x, 100)[0][-1]
     weighed = _weigh((torch.exp(u) / torch.exp(u).sum()).tolist(), a)
     return weighed - weighed.sum(dim=0).min() / len(a)
+
+
+@method("AblationCAM")
+def ablation_cam(head, a, c, x, model, replacement="zero"):
+    whole = head(a[None])[0, c]
+    weights = []
+    for k in range(len(a)):
+        without = a.clone()
+        without[k] = {"zero": 0.0, "mean": _mean(a[k]), "minimum": a.min()}[replacement]
+        weights.append((whole - head(without[None])[0, c]) / abs(whole))
+    return _weigh(weights, a)
+
+
+def enlarged_corners(plane, height, width):
+    """Linear interpolation, pixel by pixel, with the corner cells' centres at the corners."""
+    out = torch.zeros(height, width, dtype=plane.dtype)
+    for i in range(height):
+        for j in range(width):
+            u, v = i * (plane.shape[0] - 1) / (height - 1), j * (plane.shape[1] - 1) / (width - 1)
+            for m in range(plane.shape[0]):
+                for n in range(plane.shape[1]):
+                    out[i, j] += plane[m, n] * max(0.0, 1 - abs(u - m)) * max(0.0, 1 - abs(v - n))
+    return out
+
+
+def _range(plane):
+    span = plane.max() - plane.min()
+    return (plane - plane.min()) / span if span > 0 else 0 * plane
+
+
+def softmax(values):
+    exponentials = [math.exp(value - max(values)) for value in values]
+    return [value / math.fsum(exponentials) for value in exponentials]
+
+
+def score_cam_mask(plane, size, variant="pytorch-grad-cam"):
+    if variant == "torch-cam":
+        return resize(_range(plane), *size)
+    return _range(enlarged_corners(_range(plane), *size))
+
+
+@method("ScoreCAM")
+def score_cam(head, a, c, x, model, variant="pytorch-grad-cam", fill=0.0):
+    masks = [score_cam_mask(plane, x.shape[1:], variant) for plane in a]
+    scores = [model((x * mask + fill * (1 - mask))[None])[0, c].item() for mask in masks]
+    return _weigh(softmax(scores), a)
+
+
+@method("SSCAM")
+def ss_cam(head, a, c, x, model, n=35, noise=2.0, seed=0):
+    seeds = torch.randint(2**31, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    scores = []
+    for plane in a:
+        mask, total = score_cam_mask(plane, x.shape[1:], "torch-cam"), 0.0
+        for number in seeds:
+            drawn = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(number), dtype=torch.float32)
+            total += model((x * (mask + noise * drawn.double()))[None])[0, c].item()
+        scores.append(total / n)
+    return _weigh(softmax(scores), a)
+
+
+@method("ISCAM")
+def is_cam(head, a, c, x, model, n=10, path="accumulated"):
+    scores = []
+    for plane in a:
+        mask, total = score_cam_mask(plane, x.shape[1:], "torch-cam"), 0.0
+        for i in range(1, n + 1):
+            share = sum(j / n for j in range(1, i + 1)) if path == "accumulated" else i / n
+            total += model((x * share * mask)[None])[0, c].item()
+        scores.append(total / n)
+    return _weigh(softmax(scores), a)
 
 
 def activations_at(model, x):
@@ -506,6 +702,80 @@ def deletion(q):
 @metric("insertion_deletion")
 def insertion_deletion(q):
     return insertion(q) - deletion(q)
+
+
+def imputed(image, missing):
+    """Every missing pixel the weighted mean of its neighbours: all equations written out as one full matrix."""
+    channels, height, width = image.shape
+    holes = [(i, j) for i in range(height) for j in range(width) if missing[i, j]]
+    matrix, right = torch.zeros(len(holes), len(holes)).double(), torch.zeros(len(holes), channels).double()
+    for row, (i, j) in enumerate(holes):
+        for m in (i - 1, i, i + 1):
+            for n in (j - 1, j, j + 1):
+                if (m, n) == (i, j) or not (0 <= m < height and 0 <= n < width):
+                    continue
+                weight = 1 / 6 if m == i or n == j else 1 / 12
+                matrix[row, row] += weight
+                if (m, n) in holes:
+                    matrix[row, holes.index((m, n))] -= weight
+                else:
+                    right[row] += weight * image[:, m, n]
+    filled = image.clone()
+    for (i, j), value in zip(holes, torch.linalg.solve(matrix, right), strict=True):
+        filled[:, i, j] = value
+    return filled
+
+
+def road_at(q, percentiles, noise=0.01):
+    order = reference_insertion_deletion.descending(q["maps"])
+    total = 0.0
+    for percentile in percentiles:
+        kept = math.ceil((len(order) - 1) * percentile / 100)
+        for sign, shown in ((1, order[:kept]), (-1, order[len(order) - kept :])):
+            missing = torch.ones_like(q["maps"], dtype=torch.bool)
+            for place in shown:
+                missing[place] = False
+            seed = 2 * kept + (1 if sign > 0 else 0)
+            drawn = torch.randn(q["x"].shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+            image = imputed(q["x"], missing) + noise * drawn.double() * missing
+            total += sign * q["confidence"](image[None]).item()
+    return total / len(percentiles) / 2
+
+
+@metric("road")
+def road(q):
+    return road_at(q, range(10, 100, 10))
+
+
+@metric("arcc")
+def arcc(q):
+    parts = [coherency(q), 1 - complexity(q), min(max(2 * road_at(q, [20, 40, 60, 80]), 0.0), 1.0)]
+    return 3 / sum(1 / part for part in parts) if min(parts) > 0 else 0.0
+
+
+@metric("saco")
+def saco(q, groups=10):
+    order = reference_insertion_deletion.descending(q["maps"])
+    size, more = divmod(len(order), groups)
+    parts, start = [], 0
+    for number in range(groups):
+        parts.append(order[start : start + size + (number < more)])
+        start += len(parts[-1])
+    salience, drops = [], []
+    for part in parts:
+        image = q["x"].clone()
+        for place in part:
+            for channel, plane in enumerate(q["x"]):
+                image[(channel, *place)] = plane.mean()
+        salience.append(math.fsum(q["maps"][place].item() for place in part) / len(part))
+        drops.append(q["confidence"](q["x"][None]).item() - q["confidence"](image[None]).item())
+    total = weights = 0.0
+    for i in range(groups):
+        for j in range(i + 1, groups):
+            weight = salience[i] - salience[j]
+            total += weight if drops[i] >= drops[j] else -weight
+            weights += abs(weight)
+    return total / weights if q["maps"].max() > q["maps"].min() else 0.0
 
 
 @metric("pointing_game")

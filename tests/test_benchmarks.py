@@ -24,6 +24,8 @@ from cam_extras.metrics import DEFAULT_METRICS
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 FILES = {path.stem for path in FOLDER.glob("*.py")}
 
+OF_TRANSFORMERS = ("LeGrad", "AttentionRollout", "RawAttention")
+
 
 def small_network():
     """As many channels as the benchmarks give to scikit-learn, and pixels as ImageNet's."""
@@ -135,8 +137,9 @@ class TestPeers:
             "GradCAM": ("cam_extras", "pytorch-grad-cam", "torch-cam"),
             "HiResCAM": ("cam_extras", "pytorch-grad-cam"),
             "ShapleyCAM": ("cam_extras", "pytorch-grad-cam"),
-            "XGradCAM": ("pytorch-grad-cam", "torch-cam"),
-            "LayerCAM": ("pytorch-grad-cam", "torch-cam"),
+            "XGradCAM": ("cam_extras", "pytorch-grad-cam", "torch-cam"),
+            "LayerCAM": ("cam_extras", "pytorch-grad-cam", "torch-cam"),
+            "GradCAMElementWise": ("cam_extras", "pytorch-grad-cam"),
         }.items():
             first, *others = (maps(f"{method} | {library}") for library in libraries)
             for other in others:
@@ -147,7 +150,7 @@ class TestPeers:
         ((model, layer),) = small_network().values()
         found = peers.compare(model, layer, None, torch.randn(2, 3, 64, 64), 1, False, "a small network")
         assert [row[:2] for row in found.values()] == [(n, n / 2) for n in range(2, len(found) + 2)]
-        assert len(found) == 25 + len(METHODS)
+        assert len(found) == 26 + len(METHODS) - len(OF_TRANSFORMERS) - 4  # which take an image at a time
 
     @pytest.mark.slow
     def test_all_are_measured(self, peers, monkeypatch, capsys):
@@ -160,18 +163,20 @@ class TestPeers:
         first, _, heading, _, *rows = printed.splitlines()
         assert "torch-cam" in first
         assert heading.count(": F") == heading.count(": MiB") == 2
-        assert len(rows) == 29 + len(METHODS)
+        assert len(rows) == 30 + len(METHODS)
         left_out = {line.split(" is left out")[0] for line in told.splitlines() if "is left out" in line}
-        assert left_out == {f"ViT-S/16, last ln_1: {name} | pytorch-grad-cam" for name in ("ShapleyCAM", "FullGrad")}
+        small_net, vit = "a small network, last ReLU", "ViT-S/16, last ln_1"
+        assert left_out == {
+            *(f"{vit}: {name} | pytorch-grad-cam" for name in ("ShapleyCAM", "FullGrad")),
+            *(f"{vit}: CAM | {library}" for library in ("cam_extras", "torch-cam")),
+            *(f"{small_net}: {name} | cam_extras" for name in OF_TRANSFORMERS),
+        }
         for row in rows:
             method, library, *cells = (cell.strip() for cell in row.strip("|").split("|"))
-            skipped = (
-                library in ("Captum", "cam_extras, Captum") or f"ViT-S/16, last ln_1: {method} | {library}" in left_out
-            )
-            assert ["-" if cell == "-" else math.isfinite(float(cell)) for cell in cells] == [
-                *(True, True),
-                *(("-", "-") if skipped else (True, True)),
-            ]
+            of_both = [f"{title}: {method} | {library}" not in left_out for title in (small_net, vit)]
+            of_both[1] &= library not in ("Captum", "cam_extras, Captum")
+            expected = [measured or "-" for measured in of_both for _ in range(2)]
+            assert ["-" if cell == "-" else math.isfinite(float(cell)) for cell in cells] == expected
 
 
 @pytest.mark.slow

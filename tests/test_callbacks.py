@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hosts import SEVERAL_PASSES
+from hosts import ANYWHERE, SEVERAL_PASSES
 from nets import CNN
 from state import equal
 from torch import nn
@@ -69,7 +69,7 @@ def train(model, steps, at=lambda when, step: None, autocast=False):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ANYWHERE)
 def test_training_is_the_same_with_and_without(name, autocast, batch):
     expected = train(network(), 4, autocast=autocast)
     kept, model = Kept(), network()
@@ -117,7 +117,7 @@ def test_maps_inside_training_are_those_outside(where, batch):
         assert outside.any()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ANYWHERE)
 def test_maps_inside_inference_mode_and_autocast(name, batch):
     """Inside inference mode to the bit, whatever was made there; in bfloat16, which has 8 bits, within its rounding."""
     model = network().eval()
@@ -158,6 +158,19 @@ class TestFigure:
         maps = MapLogger(batch, submodule="net")
         assert torch.equal(maps.figure(holder), MapLogger(batch, layer=maps.layer).figure(holder["net"]))
         assert maps.layer == "head"
+
+    def test_of_one_of_several_outputs(self, batch):
+        class Pair(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = network()
+
+            def forward(self, x):
+                scores = self.net(x)
+                return {"first": scores.flip(1), "second": scores}
+
+        maps = MapLogger(batch, layer="net.layer", output="second")
+        assert torch.equal(maps.figure(Pair()), MapLogger(batch, layer="layer").figure(network()))
 
     def test_in_the_models_own_type(self, batch):
         assert MapLogger(batch, layer="layer").figure(network().double()).dtype == torch.float32

@@ -9,8 +9,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hosts import CAPTUM, HOSTS, METHODS, PGC, SEVERAL_PASSES, kernels
-from nets import CLASSES, CNN, SETTINGS, Setting, make_setting, rounding_apart
+from hosts import (
+    ANYWHERE,
+    CAPTUM,
+    HOSTS,
+    METHODS,
+    PARTICULAR,
+    PGC,
+    SEVERAL_PASSES,
+    kernels,
+    setting_for,
+    settings_of,
+)
+from nets import CLASSES, CNN, Setting, rounding_apart
 from state import untouched
 from torch import nn
 
@@ -23,7 +34,9 @@ pytestmark = pytest.mark.numerical
 
 CASES = pytest.mark.parametrize("host", HOSTS)
 ALL_METHODS = pytest.mark.parametrize("name", METHODS)
-ALL_SETTINGS = pytest.mark.parametrize("setting_name", SETTINGS)
+ALL_SETTINGS = pytest.mark.parametrize(
+    ("name", "setting_name"), [(name, setting) for name in METHODS for setting in settings_of(name)]
+)
 
 
 def test_every_method_has_a_class_in_every_host():
@@ -35,12 +48,15 @@ def test_every_method_has_a_class_in_every_host():
         assert cls.__name__ == "Layer" + name.replace("CAM", "Cam")
 
 
+def test_what_asks_something_of_the_model_is_tested_where_it_is():
+    assert set(PARTICULAR) == set(METHODS) - set(ANYWHERE)
+
+
 @CASES
 @ALL_SETTINGS
-@ALL_METHODS
 class TestEveryMethod:
     def test_values_and_shape(self, name, setting_name, host):
-        setting = make_setting(setting_name)
+        setting = setting_for(name, setting_name)
         results = HOSTS[host](name, setting, setting.x)
         if host == "pytorch-grad-cam":
             (maps,) = results
@@ -62,7 +78,7 @@ class TestEveryMethod:
             assert not attribution.requires_grad
 
     def test_batch_equals_one_by_one(self, name, setting_name, host):
-        setting = rounding_apart(make_setting(setting_name))
+        setting = rounding_apart(setting_for(name, setting_name))
         together = HOSTS[host](name, setting, setting.x)
         alone = [HOSTS[host](name, setting, sample[None]) for sample in setting.x]
         for layer, result in enumerate(together):
@@ -73,7 +89,7 @@ class TestEveryMethod:
             torch.testing.assert_close(result / scale, single / scale, rtol=0, atol=atol)
 
     def test_deterministic_and_world_as_found(self, name, setting_name, host):
-        setting = make_setting(setting_name)
+        setting = setting_for(name, setting_name)
         first = HOSTS[host](name, setting, setting.x)
         torch.randn(3)  # what was drawn meanwhile must not matter
         with untouched(setting.model, setting.x):
@@ -83,7 +99,7 @@ class TestEveryMethod:
 
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
     def test_inside_no_grad_and_inference_mode(self, name, setting_name, host, mode):
-        setting = make_setting(setting_name)
+        setting = setting_for(name, setting_name)
         expected = HOSTS[host](name, setting, setting.x)
         with mode():
             results = HOSTS[host](name, setting, setting.x + 0)
@@ -91,7 +107,7 @@ class TestEveryMethod:
             assert torch.equal(a, b)
 
     def test_world_as_found_after_an_exception(self, name, setting_name, host):
-        setting = make_setting(setting_name)
+        setting = setting_for(name, setting_name)
         setting.model.fail = True
         with untouched(setting.model, setting.x), pytest.raises(RuntimeError, match="on purpose"):
             HOSTS[host](name, setting, setting.x)
@@ -128,7 +144,7 @@ class Pooled(nn.Module):
 
 
 @pytest.mark.parametrize("host", ALL_HOSTS)
-@ALL_METHODS
+@pytest.mark.parametrize("name", ANYWHERE)
 class TestEveryMethodInEveryHost:
     def test_neither_train_nor_eval_is_called(self, name, host):
         model = NeverSwitched()
@@ -151,9 +167,11 @@ class TestEveryMethodInEveryHost:
         assert result.abs().max() > 0
 
     def test_fused_attention_unless_differentiated_twice(self, name, host):
-        setting = make_setting("vit")
+        setting = setting_for(name, "vit")
         seen = []
-        setting.model.norm.register_forward_hook(lambda module, args, out: seen.append(kernels(out.grad_fn)))
+        setting.model.norm.register_forward_hook(
+            lambda module, args, out: seen.append(kernels(out.grad_fn)) if out.requires_grad else None
+        )
         ALL_HOSTS[host](name, setting, setting.x)
         assert seen
         for names in seen:
@@ -170,7 +188,7 @@ class TestEveryMethodClass:
             method.anything = 1
 
     def test_unknown_hyper_parameter(self, name):
-        model = make_setting("plain").model
+        model = setting_for(name, settings_of(name)[0]).model
         for make in (
             lambda: PGC[name](model, [model.layer], momentum=1),
             lambda: CAPTUM[name](model, model.layer, momentum=1),
@@ -191,12 +209,12 @@ class TestEveryMethodClass:
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method(), "utility")])
 @pytest.mark.parametrize("utility", UTILITIES)
 def test_the_utility_is_what_is_explained(name, utility):
-    setting = rounding_apart(make_setting("plain"))
+    setting = rounding_apart(setting_for(name, settings_of(name)[0]))
     classes = [1, 0, 3]
     hyper = SEVERAL_PASSES.get(name, {})
     method, plain = METHODS[name](utility=utility, **hyper), METHODS[name](**hyper)
-    by_name = Probe(setting.model, setting.layers[0], setting.x, target=classes)
-    explicit = Probe(setting.model, setting.layers[0], setting.x, utility=UTILITIES[utility](classes))
+    where = partial(Probe, setting.model, setting.layers[0], setting.x, **setting.options)
+    by_name, explicit = where(target=classes), where(utility=UTILITIES[utility](classes))
     torch.testing.assert_close(method(by_name), plain(explicit))
     if hasattr(method, "channel_weights"):
         torch.testing.assert_close(method.channel_weights(by_name), plain.channel_weights(explicit))
@@ -207,7 +225,7 @@ DRAWING = {"MIGradCAM": {"estimator": "knn"}}  # what makes a method draw that b
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method(), "seed")])
 def test_seed_decides(name):
-    setting = make_setting("plain")
+    setting = setting_for(name, settings_of(name)[0])
     make = partial(METHODS[name], **DRAWING.get(name, {}))
     probe = Probe(setting.model, setting.layers[0], setting.x)
     first = make(seed=1)(probe)
@@ -227,7 +245,7 @@ def test_seed_decides(name):
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method, "channel_weights")])
 def test_channel_weights_make_the_contributions(name):
-    setting = make_setting("plain")
+    setting = setting_for(name, settings_of(name)[0])
     probe = Probe(setting.model, setting.layers[0], setting.x)
     method = METHODS[name](**SEVERAL_PASSES.get(name, {}))
     weights = method.channel_weights(probe)

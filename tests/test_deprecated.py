@@ -57,7 +57,7 @@ def test_names_in_modules():
         (lambda: methods.OptiCAM(h="relu", score="rest"), methods.OptiCAM(rectifier="relu", utility="rest")),
         (lambda: methods.GradCAM.make({"score": "rest"}), methods.GradCAM(utility="rest")),
         (lambda: as_method("OptiCAM", {"h": "relu"}), methods.OptiCAM(rectifier="relu")),
-        (lambda: as_method("ScoreCAM", {"score": "rest"}), Upstream(cam="ScoreCAM", utility="rest")),
+        (lambda: as_method("KPCA_CAM", {"score": "rest"}), Upstream(cam="KPCA_CAM", utility="rest")),
         (lambda: pytorch_grad_cam.GradCAM(model(), "layer", score="rest").method, methods.GradCAM(utility="rest")),
         (lambda: captum.LayerGradCam(model(), "layer", score="rest").method, methods.GradCAM(utility="rest")),
     ],

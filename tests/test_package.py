@@ -135,12 +135,15 @@ LAYERS = {
     "_batching": set(),
     "_inputs": set(),
     "_outputs": set(),
+    "_attention": {"_guards", "_inputs", "_outputs", "probe"},
     "utilities": {"_checks"},
     "targets": {"_checks", "utilities", "metrics"},
     "_axes": set(),
     "probe": {"_axes", "_checks", "_guards", "_inputs", "_outputs", "utilities"},
     "maps": {"_checks"},
-    "methods": {"_checks", "_batching", "_code", "utilities", "probe", "maps", "methods", "pytorch_grad_cam"},
+    "methods": {
+        *("_attention", "_batching", "_checks", "_code", "maps", "methods", "probe", "pytorch_grad_cam", "utilities"),
+    },
     "metrics": {"_checks", "_batching", "_code", "_outputs", "utilities", "maps", "metrics"},
     "evaluation": {
         "_checks",
@@ -170,7 +173,7 @@ LAYERS = {
     "layers": {"_axes", "_checks", "_outputs", "probe"},
     "_hugging_face": set(),
     "models": {"_checks", "_code", "_hugging_face"},
-    "callbacks": {"_checks", "callbacks", "layers", "methods", "models", "probe", "report", "utilities"},
+    "callbacks": {"_checks", "_outputs", "callbacks", "layers", "methods", "models", "probe", "report", "utilities"},
     "_options": set(),
     "_deprecated": set(),
     "_host_classes": {"methods"},
@@ -232,9 +235,9 @@ def test_every_name_of_pytorch_grad_cam_is_ours_too():
     with pytest.raises(AttributeError, match="no attribute 'utils'"):
         front_end.utils  # noqa: B018
     told = in_a_fresh_interpreter(
-        "from cam_extras import GradCAM, ScoreCAM; print(GradCAM.__module__, ScoreCAM.__module__)"
+        "from cam_extras import GradCAM, KPCA_CAM; print(GradCAM.__module__, KPCA_CAM.__module__)"
     )
-    assert told == "cam_extras.pytorch_grad_cam pytorch_grad_cam.score_cam"
+    assert told == "cam_extras.pytorch_grad_cam pytorch_grad_cam.kpca_cam"
 
 
 def test_public_names_are_lazy_and_listed():

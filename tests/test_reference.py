@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 from explained import Formulas
-from nets import CNN, LinearHead
+from nets import CNN, LinearHead, TinyViT
 
 from cam_extras import maps
 from cam_extras.methods import METHODS
@@ -19,6 +19,8 @@ def double_net(kind):
     if kind == "linear head":
         model = LinearHead().double().eval()
         return model, lambda a: model.classifier(a.mean(dim=(2, 3)))
+    if kind == "transformer":
+        return TinyViT().double().eval(), None
     model = CNN().double().eval()
     return model, lambda a: model.classifier(model.head(model.activation(a)).flatten(2).mean(dim=2))
 
@@ -28,20 +30,26 @@ def test_every_method_and_metric_has_a_reference():
     assert set(reference.METRICS) == set(METRICS)
 
 
-@pytest.mark.parametrize("kind", ["smooth head", "linear head"])
-@pytest.mark.parametrize("name", METHODS)
+KINDS = {"CAM": ["linear head"]} | {name: ["transformer"] for name in ("LeGrad", "AttentionRollout", "RawAttention")}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name in METHODS for kind in KINDS.get(name, ["smooth head", "linear head"])]
+)
 def test_method(name, kind):
     model, head = double_net(kind)
-    x = torch.randn(3, 3, 10, 8, dtype=torch.float64)
+    size = (12, 16) if kind == "transformer" else (10, 8)
+    x = torch.randn(3, 3, *size, dtype=torch.float64)
     classes = [4, 0, 2]
-    probe = Probe(model, model.layer, x, target=classes)
+    reshape = {"reshape_transform": TinyViT.reshape} if kind == "transformer" else {}
+    probe = Probe(model, model.layer, x, target=classes, **reshape)
     contributions = METHODS[name]()(probe)
     assert contributions.dtype == torch.float64
     for n, c in enumerate(classes):
         expected = reference.METHODS[name](head, probe.activations[n], c, x[n], model)
         torch.testing.assert_close(contributions[n], expected, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(
-            maps.input_map(contributions, (10, 8))[n], reference.input_map(expected, 10, 8), rtol=0, atol=1e-9
+            maps.input_map(contributions, size)[n], reference.input_map(expected, *size), rtol=0, atol=1e-9
         )
 
 
@@ -60,7 +68,7 @@ def test_resize(size):
         torch.testing.assert_close(resized, reference.resize(plane, *size), rtol=0, atol=1e-12)
 
 
-def confidence(images):
+def confidence(images, samples=None):
     return images.mean(dim=(1, 2, 3)).sigmoid()
 
 

@@ -158,7 +158,7 @@ def test_refusals(model):
     with pytest.raises(ValueError, match="Quantus does not say which samples"):
         quantus_host.explain("GradCAM", layer="layer", **given)
     with pytest.raises(TypeError, match="give the model the image alone"):
-        Evaluator(model, "layer", "ScoreCAM", ["complexity"])(X, 1, **given)
+        Evaluator(model, "layer", "FullGrad", ["complexity"])(X, 1, **given)
     with pytest.raises(TypeError, match="additional_forward_args must be a tuple"):
         Probe(model, model.layer, X, additional_forward_args=SCALE)
     with pytest.raises(TypeError, match="must be a mapping from names"):

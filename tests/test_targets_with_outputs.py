@@ -9,7 +9,6 @@ import torch
 from hosts import CAPTUM
 from torch import nn
 
-import cam_extras
 import cam_extras.pytorch_grad_cam as pgc_host
 import cam_extras.quantus as quantus_host
 from cam_extras._outputs import pick_output
@@ -226,6 +225,44 @@ def test_auto_follows_the_axes_with_other_inputs(name):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("method", ["AblationCAM", "ScoreCAM"])
+def test_what_is_made_of_them_below_the_layer_reaches_the_right_samples_above(method, late):
+    """What runs below the layer is not kept for passes of other samples."""
+
+    class Conditional(Small):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Linear(5, 8)
+
+        def forward(self, x, condition):
+            embedded = None if late else self.embed(condition)
+            pooled = self.layer(x).mean(dim=(2, 3))
+            return self.classifier(2 * (pooled + (self.embed(condition) if late else embedded)))
+
+    model = Conditional().eval()
+    options = {"internal_batch_size": 4}  # as many as samples
+    probe = Probe(model, model.layer, X, target=[0, 1, 2, 3], additional_forward_args=(SHIFT,))
+    found = METHODS[method](**options).maps(probe)
+    for n in range(4):
+        alone = Probe(model, model.layer, X[n : n + 1], target=n, additional_forward_args=(SHIFT[n : n + 1],))
+        torch.testing.assert_close(found[n : n + 1], METHODS[method]().maps(alone), rtol=0, atol=1e-5)
+
+
+def test_what_is_the_same_for_all_leaves_the_layer_separable():
+    class Scaled(Small):
+        def forward(self, x, factor):
+            return self.classifier(factor * self.layer(x).mean(dim=(2, 3)))
+
+    model = Scaled().eval()
+    probe = Probe(model, model.layer, X, target=1, additional_forward_kwargs={"factor": 3.0})
+    assert probe.separable
+    changed = probe.activations.clone()
+    changed[:, 2] = 0
+    expected = model.classifier(3 * changed.mean(dim=(2, 3)))[[3, 0], 1]
+    torch.testing.assert_close(probe.above(changed[[3, 0]], torch.tensor([3, 0])), expected)
+
+
 class Detector(nn.Module):
     """As DETR in transformers: logits and boxes of three queries."""
 
@@ -261,5 +298,5 @@ def test_classes_of_pytorch_grad_cam_read_a_box():
             return self.detector(x)["logits"].softmax(-1)[:, 1, 1]
 
     expected = upstream.HiResCAM(Score(), [model.layer])(X, [lambda score: score] * 4)
-    found = Evaluator(model, "layer", {"theirs": cam_extras.pytorch_grad_cam.Upstream(cam="HiResCAM")}, "complexity")
+    found = Evaluator(model, "layer", {"theirs": pgc_host.Upstream(cam="HiResCAM")}, "complexity")
     np.testing.assert_allclose(found(X, target).maps["theirs"], expected, atol=1e-6)

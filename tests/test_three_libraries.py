@@ -86,7 +86,7 @@ def test_the_layer_found_is_the_same(classifiers, images):
     assert {library: auto_layer(model, images).name for library, model in classifiers.items()} == LAYERS
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "CAM"])  # a ViT does not average its map
 def test_maps_are_the_same(name, classifiers, images):
     options = SEVERAL_PASSES.get(name, {})
     expected = getattr(ours, name)(classifiers["timm"], LAYERS["timm"], patches_to_map, **options)(images)

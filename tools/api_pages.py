@@ -19,12 +19,12 @@ def entries(module: str, names: Iterable[str]) -> str:
 
 
 def methods() -> str:
-    """Return the methods' entries, grouped by cost."""
+    """Return the methods' entries: those of a run by default, others, controls."""
     controls = [name for name, method in METHODS.items() if method.control]
-    several = [name for name in METHODS if name not in (*DEFAULT_METHODS, *controls)]
+    others = [name for name in METHODS if name not in (*DEFAULT_METHODS, *controls)]
     groups = {
-        "One forward pass": [name for name in DEFAULT_METHODS if name not in controls],
-        "Several forward passes": several,
+        "In a run by default": [name for name in DEFAULT_METHODS if name not in controls],
+        "By name": others,
         "Controls": controls,
     }
     return "".join(f"\n## {title}\n{entries('cam_extras.methods', names)}" for title, names in groups.items())

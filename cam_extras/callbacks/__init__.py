@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_extras._checks import check_count, check_input
+from cam_extras._outputs import Output
 from cam_extras.layers import AnyLayer, as_layer, name_of, settle
 from cam_extras.methods.named import AnyMethod, as_method
 from cam_extras.models import picture_of
@@ -42,6 +43,7 @@ class MapLogger:
         target: the class to explain, one for all images or one for each; None for the predicted class of the moment.
         every: number of steps from figure to figure.
         reshape_transform: see `cam_extras.probe.Probe`.
+        output: where the class scores are in the model's output, see `cam_extras.probe.Probe`.
         transform: the transform that made the inputs from images, to show them without its normalisation.
         submodule: dotted name of the module that returns class scores for images, if that is not the whole model, such
             as "net" of a `LightningModule` without a `forward`.
@@ -62,6 +64,7 @@ class MapLogger:
         target: Target = None,
         every: int = 100,
         reshape_transform: ReshapeTransform = "auto",
+        output: Output = None,
         transform: Callable[..., Any] | None = None,
         submodule: str = "",
         tag: str = "maps",
@@ -72,7 +75,7 @@ class MapLogger:
         self.logger = None if logger is None else check_logger(logger)
         self.images, self.method = images.detach().clone(), as_method(method)
         self.layer, self.target, self.every = layer, target, every
-        self.reshape_transform, self.transform = reshape_transform, transform
+        self.reshape_transform, self.output, self.transform = reshape_transform, output, transform
         self.submodule, self.tag = submodule, tag
         self._last: int | None = None
 
@@ -100,7 +103,7 @@ class MapLogger:
         module = model.get_submodule(self.submodule)
         training_is_meant(module)
         x = self.images.to(reference_tensor(module))
-        layer = settle(module, [as_layer(module, self.layer)], x, self.reshape_transform)[0]
+        layer = settle(module, [as_layer(module, self.layer)], x, self.reshape_transform, self.output)[0]
         if self.layer == "auto":
             self.layer = name_of(module, layer)
         probe = Probe(
@@ -109,6 +112,7 @@ class MapLogger:
             x,
             target=self.target,
             reshape_transform=self.reshape_transform,
+            output=self.output,
             second_order=self.method.second_order,
         )
         maps, picture = self.method.maps(probe), picture_of(self.transform)

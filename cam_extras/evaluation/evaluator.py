@@ -286,7 +286,7 @@ class _Explained(Explained):
             return self._read(self._probe.run(images, samples), samples)
 
     def probabilities_of_nothing(self, image: Tensor) -> Tensor:
-        if self._own is not None or self._probe.has_other_inputs:  # it is another number for each sample
+        if self._own is not None or self._probe.other_inputs:  # it is another number for each sample
             return self.probabilities_of(image.expand(self.x.shape))
         nothing = image.expand(self.x.shape) if self.of_frames else image
         key = (nothing.shape, image.dtype, image.device)

@@ -25,8 +25,8 @@ class SampledMethod(GradientMethod):
     Args:
         n_samples: n, points per image.
         internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
-            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
-            batch, a pass holds one point for every image of the batch instead.
+            four 224 x 224 images, which fit in its cache. With additional forward arguments that cannot be divided, or
+            a utility of the whole batch, a pass holds one point for every image of the batch instead.
     """
 
     n_samples: int = 16

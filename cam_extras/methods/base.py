@@ -31,6 +31,8 @@ class Method(ABC):
     # Whether it is a control, which explains nothing and is only there for comparison. Tables list controls separately,
     # and they cannot win.
     control: ClassVar[bool] = False
+    # Whether it asks something of the model, so that it refuses others. Where all methods run, these are left out.
+    particular: ClassVar[bool] = False
     old_names: ClassVar[Mapping[str, str]] = {}  # old names of hyper-parameters -> current names
 
     def __post_init__(self) -> None:
@@ -68,11 +70,11 @@ class Method(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientMethod(Method):
-    """A method that differentiates a utility of a class.
+class UtilityMethod(Method):
+    """A method that uses a utility of a class.
 
     Args:
-        utility: the utility to differentiate, a key of `cam_extras.utilities.UTILITIES`: "logit", "softmax",
+        utility: the utility to use, a key of `cam_extras.utilities.UTILITIES`: "logit", "softmax",
             "log_softmax", "rest", "sigmoid" or "log_sigmoid". A function given to the host overrides it.
     """
 
@@ -103,10 +105,21 @@ class GradientMethod(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GradientMethod(UtilityMethod):
+    """A method that differentiates a utility of a class.
+
+    Args:
+        utility: the utility to differentiate, a key of `cam_extras.utilities.UTILITIES`: "logit", "softmax",
+            "log_softmax" or "rest". A function given to the host overrides it.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChannelMethod(Method):
     """A method that weighs the layer's channels: contributions w_k A_k.
 
-    Subclasses define `weights`. If they differentiate a utility, they also derive from `GradientMethod`.
+    Subclasses define `weights`. If they use a utility, they also derive from `UtilityMethod` or, to
+    differentiate it, from `GradientMethod`.
     """
 
     @abstractmethod

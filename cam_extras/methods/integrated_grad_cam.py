@@ -32,8 +32,8 @@ class IntegratedGradCAM(ChannelMethod, SampledMethod):
             to the host overrides it.
         n_samples: n.
         internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
-            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
-            batch, a pass holds one point for every image of the batch instead.
+            four 224 x 224 images, which fit in its cache. With additional forward arguments that cannot be divided, or
+            a utility of the whole batch, a pass holds one point for every image of the batch instead.
         variant: "weights" or "maps".
 
     Raises:

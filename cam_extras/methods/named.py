@@ -23,7 +23,7 @@ def as_method(given: AnyMethod, hyper: Mapping[str, Any] | None = None) -> Metho
 
     Args:
         given: a name, a class or an instance. A name is a key of `METHODS`; a class of pytorch-grad-cam, such as
-            "ScoreCAM", returned as an `Upstream`; an entry point `cam_extras.methods` of an installed package; or your
+            "FullGrad", returned as an `Upstream`; an entry point `cam_extras.methods` of an installed package; or your
             own code, "FILE.py:NAME" or "MODULE:NAME". A class is one of ours, a host's class of a method, or one of
             pytorch-grad-cam's.
         hyper: its hyper-parameters by name; for an instance, those to change.

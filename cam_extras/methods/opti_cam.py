@@ -113,8 +113,8 @@ class OptiCAM(ChannelMethod, GradientMethod):
         fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
             (C, *S), such as `cam_extras.maps.black(mean, std)`. Use the same for the metrics of the map.
         internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
-            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
-            batch, a pass holds all images.
+            four 224 x 224 images, which fit in its cache. With additional forward arguments that cannot be divided, or
+            a utility of the whole batch, a pass holds all images.
         progress: show a progress bar.
 
     Raises:

@@ -19,27 +19,8 @@ from cam_extras.methods._sampling import (
     seeds_of,
 )
 from cam_extras.methods.base import ChannelMethod, method
+from cam_extras.methods.grad_cam_plus_plus import plus_plus_weights
 from cam_extras.probe import Probe
-
-
-def plus_plus_weights(activations: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
-    """Channel weights of Grad-CAM++: w_k = sum_S alpha_k ReLU(D1_k), alpha_k = D2_k / (2 D2_k + D3_k sum_S A_k).
-
-    alpha is 0 where its denominator is 0.
-
-    Args:
-        activations: A, shape (N, C, *S).
-        first: D1, the gradient, shape (N, C, *S).
-        second: D2, its square.
-        third: D3, its cube.
-
-    Returns:
-        Shape (N, C).
-    """
-    space = tuple(range(2, activations.ndim))
-    denominator = 2 * second + third * activations.sum(dim=space, keepdim=True)
-    alpha = torch.where(denominator != 0, second / denominator, 0)
-    return (alpha * first.relu()).sum(dim=space)
 
 
 @method
@@ -58,8 +39,8 @@ class SmoothGradCAMPlusPlus(ChannelMethod, SampledMethod):
             to the host overrides it.
         n_samples: n.
         internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
-            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
-            batch, a pass holds one copy of every image of the batch instead.
+            four 224 x 224 images, which fit in its cache. With additional forward arguments that cannot be divided, or
+            a utility of the whole batch, a pass holds one copy of every image of the batch instead.
         noise: width of e as a fraction of the image's range (maximum minus minimum): the standard deviation if
             "normal", the full interval around 0 if "uniform". 0 for none.
         distribution: distribution of the noise, "normal" or "uniform".
@@ -93,4 +74,6 @@ class SmoothGradCAMPlusPlus(ChannelMethod, SampledMethod):
             gradients = probe_at(probe, points, samples).gradients.unflatten(0, points.shape[:2])
             return torch.stack([gradients, gradients**2, gradients**3], dim=2)
 
-        return plus_plus_weights(probe.activations, *self.average(probe, powers).unbind(dim=1))
+        first, second, third = self.average(probe, powers).unbind(dim=1)
+        ratio = torch.where(second > 0, third / second, 0)
+        return plus_plus_weights(probe.activations, first, ratio)

@@ -36,6 +36,8 @@ from cam_extras.metrics.insertion_and_deletion import (
     insertion_curve,
     insertion_deletion,
 )
+from cam_extras.metrics.road import arcc, impute, road
+from cam_extras.metrics.saco import saco
 from cam_extras.metrics._boxes import box_mask, component_boxes, crop_boxes, predicted_boxes
 from cam_extras.metrics.localisation import (
     box_study,
@@ -82,6 +84,7 @@ __all__ = [
     "Schedule",
     "Vector",
     "adcc",
+    "arcc",
     "as_metrics",
     "as_options",
     "average_drop",
@@ -101,6 +104,7 @@ __all__ = [
     "drop_in_deletion",
     "energy_pointing_game",
     "hci",
+    "impute",
     "increase_in_confidence",
     "insertion",
     "insertion_curve",
@@ -116,6 +120,8 @@ __all__ = [
     "probabilities",
     "quantities_of",
     "quantity",
+    "road",
+    "saco",
     "saliency_metric",
     "selectivity",
     "sources_of",

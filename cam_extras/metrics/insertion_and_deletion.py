@@ -408,7 +408,7 @@ def _curve(
     scores = []
     with torch.no_grad():
         before, after = (_substrate(image, x) for image in images)
-        ranks = _ranks(maps)
+        ranks = ranks_of(maps)
         rows = torch.arange(len(x) * len(counts), device=x.device)
         for row in torch.split(rows, rows_of_a_pass(x, internal_batch_size)):
             samples, points = row // len(counts), row % len(counts)
@@ -427,7 +427,7 @@ def _curve(
     return Curve(counts.to(found.dtype) / space.numel(), found)
 
 
-def _ranks(maps: Tensor) -> Tensor:
+def ranks_of(maps: Tensor) -> Tensor:
     """Return how many pixels of the map come before each pixel, (N, *S) -> (N, pixels)."""
     values = maps.flatten(1) + 0.0  # turns -0 into 0: a radix sort (GPUs) may put it below 0
     order = values.argsort(dim=1, descending=True, stable=True)

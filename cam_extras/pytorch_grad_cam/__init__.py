@@ -2,7 +2,7 @@
 
 >>> from cam_extras.pytorch_grad_cam import ShapleyCAM  # was: from pytorch_grad_cam import ShapleyCAM
 
-pytorch-grad-cam's own classes that we do not have, such as `ScoreCAM`, are here by name, too. `UPSTREAM` lists those
+pytorch-grad-cam's own classes that we do not have, such as `FullGrad`, are here by name, too. `UPSTREAM` lists those
 that explain one layer, `upstream_maps` calls one without a trace on the model, and `Upstream` makes it a method like
 ours.
 """

@@ -2,7 +2,7 @@
 
 >>> from cam_extras.pytorch_grad_cam import ShapleyCAM  # was: from pytorch_grad_cam import ShapleyCAM
 
-pytorch-grad-cam's own classes that we do not have, such as `ScoreCAM`, are here by name, too. `UPSTREAM` lists those
+pytorch-grad-cam's own classes that we do not have, such as `FullGrad`, are here by name, too. `UPSTREAM` lists those
 that explain one layer, `upstream_maps` calls one without a trace on the model, and `Upstream` makes it a method like
 ours.
 """
@@ -15,22 +15,15 @@ from typing import Any, ClassVar, Literal
 from pytorch_grad_cam import FEM as FEM
 from pytorch_grad_cam import KPCA_CAM as KPCA_CAM
 from pytorch_grad_cam import SESS as SESS
-from pytorch_grad_cam import AblationCAM as AblationCAM
 from pytorch_grad_cam import AblationLayer as AblationLayer
 from pytorch_grad_cam import AblationLayerFasterRCNN as AblationLayerFasterRCNN
 from pytorch_grad_cam import AblationLayerVit as AblationLayerVit
 from pytorch_grad_cam import ActivationsAndGradients as ActivationsAndGradients
 from pytorch_grad_cam import DeepFeatureFactorization as DeepFeatureFactorization
-from pytorch_grad_cam import EigenCAM as EigenCAM
-from pytorch_grad_cam import EigenGradCAM as EigenGradCAM
 from pytorch_grad_cam import FinerCAM as FinerCAM
 from pytorch_grad_cam import FullGrad as FullGrad
-from pytorch_grad_cam import GradCAMElementWise as GradCAMElementWise
-from pytorch_grad_cam import GradCAMPlusPlus as GradCAMPlusPlus
 from pytorch_grad_cam import GuidedBackpropReLUModel as GuidedBackpropReLUModel
-from pytorch_grad_cam import LayerCAM as LayerCAM
 from pytorch_grad_cam import RefineCAM as RefineCAM
-from pytorch_grad_cam import ScoreCAM as ScoreCAM
 from pytorch_grad_cam import SegEigenCAM as SegEigenCAM
 from pytorch_grad_cam import run_dff_on_image as run_dff_on_image
 from torch import Generator, Tensor
@@ -104,6 +97,183 @@ class XGradCAM(MethodCAM):
     """
 
     method_type: ClassVar[type[methods.XGradCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+    ) -> None: ...
+
+class GradCAMPlusPlus(MethodCAM):
+    r"""Grad-CAM++: contributions w_k A_k with w_k = sum_S ReLU(G_k) / (2 + G_k sum_S A_k).
+
+    The paper weighs G^2 / (2 G^2 + G^3 sum_S A_k), which is the same. It explains exp(U), where U is the utility and
+    linear in the layer, so that the second and third derivatives of exp(U) are exp(U) G^2 and exp(U) G^3. With the
+    logit that is the paper's exp(y_c); with "log_softmax" it is the probability, with "softmax" exp(p_c) and with
+    "rest" the probability times exp(y_c), for all of which the second derivative of U itself is left out. The factor
+    exp(U), the same for all channels of an image, is left out of w.
+
+    Use it for maps that show all of several objects of a class. Its weights are not negative, so that it also shows
+    what supports other classes. On layers with negative activations the denominator may be close to 0 and a weight
+    unbounded; where it is 0, the weight is 0. It costs one forward pass and a backward pass that stops at the layer.
+
+    Args:
+        utility: the utility of the class to differentiate: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host overrides it.
+        epsilon: added to the paper's denominator 2 G^2 + G^3 sum_S A_k; 0 or more. 1e-6 gives the maps of
+            pytorch-grad-cam, which differ where G^2 is not much greater than that, as in the last layer of most
+            networks.
+
+    Chattopadhay et al., "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional Networks",
+    WACV 2018, equations (10), (11) and (19).
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.GradCAMPlusPlus]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        epsilon: float = 0.0,
+    ) -> None: ...
+
+class LayerCAM(MethodCAM):
+    r"""LayerCAM: contributions ReLU(G) * A, element by element.
+
+    Use it in lower layers, for maps with finer cells. On layers without negative activations it equals
+    `GradCAMElementWise`. It costs one forward pass and a backward pass that stops at the layer.
+
+    Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", IEEE TIP 2021.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.LayerCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+    ) -> None: ...
+
+class GradCAMElementWise(MethodCAM):
+    r"""Grad-CAM element-wise, also Grad-CAM-E: contributions ReLU(G * A), rectified in every channel.
+
+    Use it for maps that show all evidence: what speaks against the class in one channel takes nothing from what speaks
+    for it in another, so that the map depends less on the class than that of `HiResCAM`. It costs one forward pass and
+    a backward pass that stops at the layer.
+
+    Gildenblat and contributors, "PyTorch library for CAM methods", 2021; compared in Cai, "CAMs as Shapley Value-based
+    Explainers", arXiv:2501.06261, 2025, equation (4).
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.GradCAMElementWise]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+    ) -> None: ...
+
+class CAM(MethodCAM):
+    r"""CAM, the original: contributions w_k A_k with w the weights of the class in the model's last, linear layer.
+
+    The model must average the layer's feature map over space and apply one linear layer: y = W mean_S(A) + b. That
+    layer is found by running the model: it is the module with weights of the right shape for which the equation holds,
+    up to rounding. For another utility than the logit, w is the sum over classes of dU/dy_c W_c.
+
+    Use it on the last layer of such models, as a check of other methods: Grad-CAM is the same there, up to a factor. It
+    costs one forward pass and no backward pass through the model.
+
+    Args:
+        utility: the utility of the class: a key of `cam_extras.utilities.UTILITIES`. A function given to the host
+            overrides it.
+        head: the linear layer: its dotted name, or its weights (classes, C). By default it is found, and only models
+            with y = W mean_S(A) + b are accepted. What is given is used as it is, also where something else is computed
+            between the layer and the scores.
+
+    Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.CAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        head: str | Tensor | None = None,
+    ) -> None: ...
+
+class EigenCAM(MethodCAM):
+    r"""Eigen-CAM: the first principal component of the activations over space, shape (N, 1, *S).
+
+    Contributions are X v: a row of X for every cell, a column for every channel of A, whose mean is subtracted; v is
+    the direction in which the cells vary most. -v is one as well, and pytorch-grad-cam takes what the decomposition
+    returns. Here the sign is such that the map grows with how active the cells are: sum_s a_s (X v)_s >= 0 with a_s the
+    sum of |A| over channels.
+
+    Use it to see what stands out to the model, whatever the class: it does not depend on it. It costs one forward pass
+    and no backward pass.
+
+    Muhammad and Yeasin, "Eigen-CAM: Class Activation Map using Principal Components", IJCNN 2020. There X is not
+    centred; pytorch-grad-cam and this class centre it.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.EigenCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+    ) -> None: ...
+
+class EigenGradCAM(MethodCAM):
+    r"""Eigen-Grad-CAM: the first principal component of G * A over space, shape (N, 1, *S).
+
+    As Eigen-CAM, but of the product of gradients and activations, so that it depends on the class. Its sign is such
+    that it grows with the sum of G * A over channels, which is the map of `HiResCAM`. Where that is 0, as below a
+    LayerNorm, the sum of |G * A| decides.
+
+    Use it for smoother maps than those of `HiResCAM`. It costs one forward pass and a backward pass that stops at the
+    layer.
+
+    Gildenblat and contributors, "PyTorch library for CAM methods", 2021; after Muhammad and Yeasin, "Eigen-CAM", 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.EigenGradCAM]]
     def __init__(
         self,
         model: Module,
@@ -313,8 +483,8 @@ class IntegratedGradCAM(MethodCAM):
             to the host overrides it.
         n_samples: n.
         internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
-            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
-            batch, a pass holds one point for every image of the batch instead.
+            four 224 x 224 images, which fit in its cache. With additional forward arguments that cannot be divided, or
+            a utility of the whole batch, a pass holds one point for every image of the batch instead.
         variant: "weights" or "maps".
 
     Raises:
@@ -355,8 +525,8 @@ class SmoothGradCAMPlusPlus(MethodCAM):
             to the host overrides it.
         n_samples: n.
         internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
-            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
-            batch, a pass holds one copy of every image of the batch instead.
+            four 224 x 224 images, which fit in its cache. With additional forward arguments that cannot be divided, or
+            a utility of the whole batch, a pass holds one copy of every image of the batch instead.
         noise: width of e as a fraction of the image's range (maximum minus minimum): the standard deviation if
             "normal", the full interval around 0 if "uniform". 0 for none.
         distribution: distribution of the noise, "normal" or "uniform".
@@ -430,8 +600,8 @@ class OptiCAM(MethodCAM):
         fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
             (C, *S), such as `cam_extras.maps.black(mean, std)`. Use the same for the metrics of the map.
         internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
-            four 224 x 224 images, which fit in its cache. With additional forward arguments, or a utility of the whole
-            batch, a pass holds all images.
+            four 224 x 224 images, which fit in its cache. With additional forward arguments that cannot be divided, or
+            a utility of the whole batch, a pass holds all images.
         progress: show a progress bar.
 
     Raises:
@@ -468,6 +638,271 @@ class OptiCAM(MethodCAM):
         fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
         progress: bool = False,
+    ) -> None: ...
+
+class AblationCAM(MethodCAM):
+    r"""Ablation-CAM: contributions w_k A_k with w_k = (u - u_k) / |u|, where u_k is the utility without channel k.
+
+    The channel's value in all cells is replaced, and everything else is kept. If u is 0, w_k = u - u_k.
+    For u > 0 this is the paper's weight; the paper divides by u, which turns the map upside down for u < 0.
+
+    Use it where gradients are saturated or missing, at the last layers: it differentiates nothing. It costs one forward
+    pass, and for every channel that the replacement changes what lies above the layer: a few forward passes in
+    all at the last layer of a convolutional network. Where something below the layer also reaches the output past it,
+    such as a skip connection around it, it costs a whole forward pass for every channel.
+
+    Equal to pytorch-grad-cam's class where the smallest value of the layer is 0, as after a ReLU, and u > 0. In other
+    layers pytorch-grad-cam sets channels to about -1e7 times their position in its batch, which is no ablation.
+
+    Args:
+        utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
+        replacement: what replaces a channel's values: "zero", as in the paper; "mean", its mean over space; or
+            "minimum", the smallest value of the layer.
+        internal_batch_size: most copies of the layer in a pass; by default as many as have four million values on the
+            CPU and 64 million elsewhere. Where whole forward passes are needed, most images: by default 32, on the CPU
+            only as many as have the pixels of four 224 x 224 images. With additional forward arguments that cannot be
+            divided, or a utility of the whole batch, a pass holds one copy for every image of the batch instead.
+        progress: show a progress bar.
+
+    Desai and Ramaswamy, "Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free
+    Localization", WACV 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.AblationCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        replacement: Literal["zero", "mean", "minimum"] = "zero",
+        internal_batch_size: int | None = None,
+        progress: bool = False,
+    ) -> None: ...
+
+class ScoreCAM(MethodCAM):
+    r"""Score-CAM: contributions w_k A_k with w = softmax_k(u(x * M_k)), where the mask M_k is channel k in [0, 1].
+
+    The mask of a channel that is constant over space is 0. Subtracting u of a baseline image, as in the paper, would
+    not change the softmax.
+
+    Use it where you trust what the model says of masked images more than its gradients. It costs a forward pass for
+    every different mask of a sample: channels with the same mask, such as those that are 0 everywhere, share one.
+
+    In the softmax of logits a few channels often have nearly all the weight; with utility="softmax" all have nearly the
+    same.
+
+    Args:
+        utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
+        variant: how a channel becomes a mask. "pytorch-grad-cam": enlarged with the centres of corner cells at the
+            image's corners, then normalised. "torch-cam": normalised, then enlarged as maps are.
+        fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
+            (C, *S), such as `cam_extras.maps.black(mean, std)`.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            one 224 x 224 image, and 8 at most. With additional forward arguments that cannot be divided, or a utility
+            of the whole batch, a pass holds one image for every sample of the batch instead.
+        progress: show a progress bar.
+
+    Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR Workshops 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.ScoreCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        fill: float | Tensor = 0.0,
+        internal_batch_size: int | None = None,
+        progress: bool = False,
+        variant: Literal["pytorch-grad-cam", "torch-cam"] = "pytorch-grad-cam",
+    ) -> None: ...
+
+class SSCAM(MethodCAM):
+    r"""SS-CAM: contributions w_k A_k with w = softmax_k(1/n sum_i u(x * (M_k + d_i))), smoothed Score-CAM.
+
+    M_k is channel k, normalised to [0, 1] and enlarged as maps are; d_i is noise for each pixel, normal with mean 0. It
+    is the same for all channels, so that their utilities differ by their masks only. torch-cam draws it for each.
+
+    Use it instead of Score-CAM to even out what a single mask happens to show. It costs n forward passes for every
+    different mask of a sample.
+
+    Args:
+        utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
+        n_samples: n, draws of noise.
+        noise: standard deviation of the noise.
+        fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
+            (C, *S), such as `cam_extras.maps.black(mean, std)`.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            one 224 x 224 image, and 8 at most. With additional forward arguments that cannot be divided, or a utility
+            of the whole batch, a pass holds one image for every sample of the batch instead.
+        progress: show a progress bar.
+        seed: seed of the noise.
+
+    Wang et al., "SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization", 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.SSCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        fill: float | Tensor = 0.0,
+        internal_batch_size: int | None = None,
+        progress: bool = False,
+        n_samples: int = 35,
+        noise: float = 2.0,
+        seed: int = 0,
+    ) -> None: ...
+
+class ISCAM(MethodCAM):
+    r"""IS-CAM: contributions w_k A_k with w = softmax_k(1/n sum_i u(x * c_i M_k)), Score-CAM along a path of masks.
+
+    M_k is channel k, normalised to [0, 1] and enlarged as maps are. The paper's algorithm adds i/n times the mask at
+    every step, so that c_i = 1/n + ... + i/n grows up to (n + 1) / 2, far above 1.
+
+    Use it instead of Score-CAM to average over how much is shown. It costs n forward passes for every different mask of
+    a sample.
+
+    Args:
+        utility: the utility u, a key of `cam_extras.utilities.UTILITIES`; a function given to the host overrides it.
+        n_samples: n, steps.
+        path: c_i: "accumulated", as in the paper and in torch-cam, or "linear", i/n, which ends at the mask itself.
+        fill: value where the mask is 0, in the model's input space: a number, or a tensor that broadcasts to an image
+            (C, *S), such as `cam_extras.maps.black(mean, std)`.
+        internal_batch_size: most images in a forward pass; by default 32, on the CPU only as many as have the pixels of
+            one 224 x 224 image, and 8 at most. With additional forward arguments that cannot be divided, or a utility
+            of the whole batch, a pass holds one image for every sample of the batch instead.
+        progress: show a progress bar.
+
+    Naidu et al., "IS-CAM: Integrated Score-CAM for axiomatic-based explanations", 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.ISCAM]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        fill: float | Tensor = 0.0,
+        internal_batch_size: int | None = None,
+        progress: bool = False,
+        n_samples: int = 10,
+        path: Literal["accumulated", "linear"] = "accumulated",
+    ) -> None: ...
+
+class LeGrad(MethodCAM):
+    r"""LeGrad: the mean over blocks, heads and queries of ReLU(d s_l / d A_l), shape (N, 1, *S).
+
+    A_l are the attention probabilities of block l, and s_l is the utility of the class if the model's head is given the
+    mean of the block's tokens. What a token receives as a key makes the map. All blocks are used, whatever the layer:
+    the layer's feature map says which tokens are its cells.
+
+    Use it for vision transformers whose blocks attend to all tokens of an image: torchvision's, timm's and Hugging
+    Face's. It costs a forward pass and a backward pass within each block, beside the forward pass for the layer.
+
+    Args:
+        utility: the utility of the class to differentiate: a key of `cam_extras.utilities.UTILITIES`. A function given
+            to the host overrides it.
+        blocks: how many blocks are averaged, counted from the last; by default all.
+
+    Bousselham et al., "LeGrad: An Explainability Method for Vision Transformers via Feature Formation Sensitivity",
+    arXiv:2404.03214, 2024.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.LeGrad]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
+        blocks: int | None = None,
+    ) -> None: ...
+
+class RawAttention(MethodCAM):
+    r"""Raw attention: the attention of the last block, averaged over heads, shape (N, 1, *S).
+
+    Use it for comparison, with vision transformers whose blocks attend to all tokens of an image. It does not depend on
+    the class. It costs a forward pass beside that for the layer.
+
+    Args:
+        query: whose attention: "class", that of the first token, the class token; or "mean", that of all tokens, for
+            models without a class token.
+
+    As in Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.RawAttention]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        query: Literal["class", "mean"] = "class",
+    ) -> None: ...
+
+class AttentionRollout(MethodCAM):
+    r"""Attention rollout: the product over blocks of (I + A_l) / 2, A_l averaged over heads, shape (N, 1, *S).
+
+    The identity stands for the skip connection around the attention.
+
+    Use it for comparison, with vision transformers whose blocks attend to all tokens of an image. It does not depend on
+    the class. It costs a forward pass beside that for the layer.
+
+    Args:
+        query: which row of the product: "class", that of the first token, the class token; or "mean", the mean of all
+            rows, for models without a class token.
+
+    Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020.
+
+    See `MethodCAM` for the arguments before these, and for what a call takes and returns.
+    """
+
+    method_type: ClassVar[type[methods.AttentionRollout]]
+    def __init__(
+        self,
+        model: Module,
+        target_layers: str | Module | Sequence[str | Module],
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        *,
+        tta_transforms: Any = None,
+        output: str | int | Callable[[Any], Any] | None = None,
+        query: Literal["class", "mean"] = "class",
     ) -> None: ...
 
 class FakeCAM(MethodCAM):

@@ -192,7 +192,7 @@ def upstream_targets(probe: Probe) -> Tensor | list[Callable[[Any], Tensor]]:
     """
     if not isinstance(probe.model, nn.Module):
         raise TypeError("pytorch-grad-cam's classes explain a torch.nn.Module")
-    if probe.has_other_inputs:
+    if probe.other_inputs:
         raise TypeError("pytorch-grad-cam's own classes give the model the image alone: take a method of cam_extras")
     utility = probe.settled_utility
     if isinstance(utility, PerSampleUtility):
@@ -210,7 +210,7 @@ def upstream_targets(probe: Probe) -> Tensor | list[Callable[[Any], Tensor]]:
 class Upstream(methods.Method):
     """One of pytorch-grad-cam's own classes as a method, so that runs and evaluators can score its maps.
 
-    `cam_extras.evaluate` and the command line accept its name, such as "ScoreCAM". It runs its own forward passes, and
+    `cam_extras.evaluate` and the command line accept its name, such as "FullGrad". It runs its own forward passes, and
     its contributions are its maps (N, 1, *S) at the input's size.
 
     Args:

@@ -384,6 +384,93 @@ class InsertionDeletion(MapMetric):
         internal_batch_size: int | None = None,
     ) -> None: ...
 
+class ROAD(MapMetric):
+    """ROAD: see `cam_extras.metrics.road`.
+
+    Args:
+        road_percentiles: per cent of the pixels that are kept. By default (10, 20, 30, 40, 50, 60, 70, 80, 90).
+        road_noise: standard deviation of the noise added to imputed pixels. By default 0.01.
+        internal_batch_size: most images in a forward pass; None for the best value on the device. By default None.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
+        road_percentiles: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90),
+        road_noise: float = 0.01,
+        internal_batch_size: int | None = None,
+    ) -> None: ...
+
+class ARCC(MapMetric):
+    """ARCC: see `cam_extras.metrics.arcc`.
+
+    It also explains modified inputs, so it needs an `explain_func`.
+
+    Args:
+        fill: value where a map is 0, in the model's input space: a number, or a tensor that broadcasts to the
+            input, such as cam_extras.maps.black(mean, std). By default 0.0.
+        arcc_percentiles: per cent of the pixels that are kept. By default (20, 40, 60, 80).
+        road_noise: standard deviation of the noise added to imputed pixels. By default 0.01.
+        internal_batch_size: most images in a forward pass; None for the best value on the device. By default None.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
+        fill: float | Tensor = 0.0,
+        arcc_percentiles: Sequence[float] = (20, 40, 60, 80),
+        road_noise: float = 0.01,
+        internal_batch_size: int | None = None,
+    ) -> None: ...
+
+class SaCo(MapMetric):
+    """SaCo: see `cam_extras.metrics.saco`.
+
+    Args:
+        groups: groups of pixels that are compared. By default 10.
+        internal_batch_size: most images in a forward pass; None for the best value on the device. By default None.
+    """
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = True,
+        normalise_func: Callable[..., ndarray] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[list[float]], float] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        *,
+        output: Output = None,
+        confidence: AnyConfidence | None = None,
+        groups: int = 10,
+        internal_batch_size: int | None = None,
+    ) -> None: ...
+
 class BoxAccuracy(MapMetric):
     """Box Accuracy: see `cam_extras.metrics.box_accuracy`.
 

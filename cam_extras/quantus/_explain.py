@@ -77,7 +77,7 @@ def explain(
 
     Args:
         method: a key of `METHODS`: the name of one of our methods (`cam_extras.methods.METHODS`) or of a class of
-            pytorch-grad-cam, such as "ScoreCAM". If both have the name, such as "GradCAM", it means ours; for the
+            pytorch-grad-cam, such as "FullGrad". If both have the name, such as "GradCAM", it means ours; for the
             other, give the class itself, `pytorch_grad_cam.GradCAM`. Or a class or an instance of our methods.
         layer: the layer's dotted name, or "auto" for the last feature map before pooling, looked up on the model at
             every call. A module works too, but belongs to one model only, and Quantus' randomisation metrics explain

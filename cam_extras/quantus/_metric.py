@@ -18,7 +18,7 @@ from quantus.helpers.model.model_interface import ModelInterface
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
 
-from cam_extras._checks import SampleError, check_finite, check_pixels
+from cam_extras._checks import SampleError, check_class_scores, check_finite, check_pixels
 from cam_extras._options import bare
 from cam_extras._outputs import Output, check_output, one_for_all, pick_output
 from cam_extras.maps import normalise
@@ -452,8 +452,11 @@ class _Explained(Explained):
 
     def probabilities_of(self, images: Tensor) -> Tensor:
         scores = _class_scores(self._model, images, self._metric.output)
-        told = self._metric._confidence
-        return probabilities(scores, (lambda p: p) if told is None else told)
+        if self._metric._confidence is not None:
+            return probabilities(scores, self._metric._confidence)
+        check_class_scores(scores)
+        given: Tensor = scores.double()
+        return given
 
 
 def _class_scores(interface: Any, images: Tensor, output: Output) -> Any:

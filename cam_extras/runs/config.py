@@ -100,7 +100,7 @@ class RunConfig:
     methods: Annotated[
         Any,
         Setting(
-            "names from `cam-extras list` or pytorch-grad-cam, such as ScoreCAM, or your own, FILE.py:CLASS; "
+            "names from `cam-extras list` or pytorch-grad-cam, such as FullGrad, or your own, FILE.py:CLASS; "
             "hyper-parameters follow a colon: OptiCAM:max_iterations=30,tolerance=0",
             "METHOD",
             written=_Methods,

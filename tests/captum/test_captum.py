@@ -7,7 +7,7 @@ import pytest
 import torch
 from captum.attr import LayerAttribution, NoiseTunnel
 from captum.metrics import infidelity, sensitivity_max
-from hosts import CAPTUM, SEVERAL_PASSES
+from hosts import ANYWHERE, CAPTUM, SEVERAL_PASSES
 from nets import CLASSES, CNN, LinearHead
 from state import untouched
 from torch import nn
@@ -17,7 +17,7 @@ from cam_extras.captum import LayerFakeCam, LayerGradCam, LayerHiResCam, LayerSh
 
 pytestmark = pytest.mark.numerical
 
-ALL = pytest.mark.parametrize("name", CAPTUM)
+ALL = pytest.mark.parametrize("name", ANYWHERE)
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +299,7 @@ class Spoil(nn.Module):
 class TestNotFinite:
     @pytest.mark.parametrize("relu_attributions", [False, True])
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
-    @pytest.mark.parametrize("name", sorted(CAPTUM.keys() - {"FakeCAM"}))  # whose maps do not depend on the layer
+    @pytest.mark.parametrize("name", sorted({*ANYWHERE} - {"FakeCAM"}))  # whose maps do not depend on the layer
     def test_attributions_raise_as_maps_do_in_other_hosts(self, name, value, relu_attributions):
         model, x = Spoilt(value).eval(), torch.randn(3, 3, 12, 16)
         method = CAPTUM[name](model, model.layer, **SEVERAL_PASSES.get(name, {}))

@@ -23,7 +23,7 @@ from cam_extras.methods import ExpectedGradCAM, GradCAM, IntegratedGradCAM, Smoo
 from cam_extras.methods._baselines import BaselineName, Difference, blur
 from cam_extras.methods._sampling import Distribution, in_turn, noise_for, stratified
 from cam_extras.methods.base import spatial_mean, weigh_channels
-from cam_extras.methods.smooth_grad_cam import plus_plus_weights
+from cam_extras.methods.grad_cam_plus_plus import plus_plus_weights
 from cam_extras.probe import Probe
 
 pytestmark = pytest.mark.numerical
@@ -273,8 +273,9 @@ class TestSpecialCases:
 
     def test_plus_plus_without_denominator_is_zero(self):
         a = torch.ones(1, 3, 2, 2, dtype=torch.float64)
-        g = torch.tensor([0.0, -0.5, 0.25], dtype=torch.float64).view(1, 3, 1, 1).expand_as(a)
-        weights = plus_plus_weights(a, g, g**2, g**3)  # 2 D2 + 4 D3 = 0 in the first two channels
+        g = torch.tensor([0.0, 0.5, 0.25], dtype=torch.float64).view(1, 3, 1, 1).expand_as(a)
+        ratio = torch.tensor([0.0, -0.5, 0.25], dtype=torch.float64).view(1, 3, 1, 1).expand_as(a)
+        weights = plus_plus_weights(a, g, ratio)  # no gradient in the first channel, 2 + 4 R = 0 in the second
         assert weights[0, :2].tolist() == [0.0, 0.0]
         assert weights[0, 2] == pytest.approx(4 * 0.25 / 3)
 

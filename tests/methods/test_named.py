@@ -12,7 +12,7 @@ import cam_extras
 from cam_extras import captum, evaluate, quantus
 from cam_extras.evaluation import Evaluator
 from cam_extras.layers import as_layer, as_layers, name_of, settle
-from cam_extras.methods import GradCAM, OptiCAM, RandomCAM, as_method, as_methods
+from cam_extras.methods import GradCAM, OptiCAM, RandomCAM, ScoreCAM, as_method, as_methods
 from cam_extras.probe import Probe
 from cam_extras.pytorch_grad_cam import Upstream
 from cam_extras.utilities import Logit, PerSampleUtility, TargetUtility, as_classes, as_target
@@ -28,7 +28,8 @@ X = torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
         (GradCAM(utility="rest"), GradCAM(utility="rest")),
         (cam_extras.GradCAM, GradCAM()),
         (captum.LayerGradCam, GradCAM()),
-        ("ScoreCAM", Upstream(cam="ScoreCAM")),
+        ("ScoreCAM", ScoreCAM()),
+        ("KPCA_CAM", Upstream(cam="KPCA_CAM")),
         (upstream.ScoreCAM, Upstream(cam="ScoreCAM")),
         (upstream.GradCAM, Upstream(cam="GradCAM")),
     ],
@@ -147,7 +148,7 @@ class TestTargets:
         assert (explain(self.model, X, 3) == explain(self.model, X, [3, 3])).all()
         predicted = self.model(X).argmax(dim=1)
         assert (explain(self.model, X, None) == explain(self.model, X, predicted)).all()
-        scored = quantus.explain("LayerCAM", layer="layer")
+        scored = quantus.explain("FEM", layer="layer")
         assert (scored(self.model, X, None) == scored(self.model, X, predicted)).all()
 
 

@@ -115,8 +115,9 @@ def test_each_is_computed_once():
     assert set(q.scores(METRICS)) == set(OF_A_METHOD)
     passes = [("probabilities", 2)] * 2 + [("passes", 2)] * 2 + [("nothing", 1)]  # x and x*H; d and o_t
     curves, crops = [("passes", 6)] * 2, [("passes", 2)]
+    imputed, groups = [("passes", 32), ("passes", 4), ("passes", 16)], [("passes", 20)]  # of ROAD and ARCC; of SaCo
     explanations = [("maps", 2)] + [("weights", 2)] * 2
-    assert sorted(explained.asked) == sorted(passes + curves + crops + explanations)
+    assert sorted(explained.asked) == sorted(passes + curves + crops + imputed + groups + explanations)
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,20 @@ import pickle
 import sys
 import weakref
 from importlib.metadata import version
+from unittest import mock
 
 import numpy as np
 import pytest
 import pytorch_grad_cam as upstream
 import torch
-from hosts import PGC, SEVERAL_PASSES
+from hosts import ANYWHERE, PGC, SEVERAL_PASSES
 from nets import CNN, LinearHead, TinyViT
 from pytorch_grad_cam.utils.model_targets import (
     ClassifierOutputReST,
     ClassifierOutputSoftmaxTarget,
     ClassifierOutputTarget,
 )
+from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from state import untouched
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
@@ -31,9 +33,9 @@ from cam_extras.utilities import Logit, ReST, Softmax
 
 pytestmark = pytest.mark.numerical
 
-COMPARED = ("GradCAM", "HiResCAM", "ShapleyCAM")
-ALL = pytest.mark.parametrize("name", PGC)
-ONE_PASS = pytest.mark.parametrize("name", [name for name in PGC if name not in SEVERAL_PASSES])
+COMPARED = ("GradCAM", "HiResCAM", "ShapleyCAM", "GradCAMElementWise", "LayerCAM")
+ALL = pytest.mark.parametrize("name", ANYWHERE)
+ONE_PASS = pytest.mark.parametrize("name", [name for name in ANYWHERE if name not in SEVERAL_PASSES])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,53 @@ class TestEqualsUpstream:
         assert theirs.max() > 0.99
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
-    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM"])
+    @pytest.mark.parametrize("kind", [ClassifierOutputTarget, ClassifierOutputReST, ClassifierOutputSoftmaxTarget])
+    @pytest.mark.parametrize("network", ["resnet18.layer4", "resnet18.layer2", "mobilenet_v2", "cnn", "volume"])
+    def test_grad_cam_plus_plus_with_their_epsilon(self, networks, network, kind):
+        """In float64: on signed layers its denominators come close to 0."""
+        model, layer, x = networks[network]
+        model, layer = copy.deepcopy((model, layer))
+        model, x, targets = model.double(), x.double(), three_targets(kind)
+        theirs = upstream.GradCAMPlusPlus(model, [layer])(x, targets)
+        mine = ours.GradCAMPlusPlus(model, [layer], epsilon=1e-6)(x, targets)
+        assert theirs.max() > 0.99
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+    def test_grad_cam_plus_plus_where_their_epsilon_does_not_matter(self, networks):
+        """They add it to 2 G^2 + ..., which is less than 1e-6 in the last layer of most networks."""
+        model, layer, x = networks["resnet18.layer4"]
+        model, layer = copy.deepcopy((model, layer))
+        (head,) = (module for module in model.modules() if isinstance(module, nn.Linear))
+        targets, maps = three_targets(ClassifierOutputTarget), {}
+        for scale in (1, 1e6):
+            head.weight.data *= scale
+            theirs = upstream.GradCAMPlusPlus(model, [layer])(x, targets)
+            maps[scale] = np.abs(ours.GradCAMPlusPlus(model, [layer])(x, targets) - theirs).max()
+        assert maps[1] > 1e-3
+        assert maps[1e6] < 1e-5
+
+    @pytest.mark.parametrize("kind", [ClassifierOutputTarget, ClassifierOutputReST, ClassifierOutputSoftmaxTarget])
+    @pytest.mark.parametrize("network", ["resnet18.layer4", "resnet18.layer2", "mobilenet_v2", "cnn", "volume"])
+    @pytest.mark.parametrize("name", ["EigenCAM", "EigenGradCAM"])
+    def test_components_up_to_the_sign(self, networks, name, network, kind):
+        """Theirs has the sign that the decomposition happens to return."""
+        model, layer, x = networks[network]
+        mine = getattr(ours, name)(model, [layer])(x, three_targets(kind))
+
+        def reversed_projection(values):
+            return -get_2d_projection(values)
+
+        module = {"EigenCAM": upstream.eigen_cam, "EigenGradCAM": upstream.eigen_grad_cam}[name]
+        differences = []
+        for projection in (get_2d_projection, reversed_projection):
+            with mock.patch.object(module, "get_2d_projection", projection):
+                theirs = getattr(upstream, name)(model, [layer])(x, three_targets(kind))
+            assert theirs.max() > 0.99
+            differences.append(np.abs(mine - theirs).reshape(3, -1).max(axis=1))
+        assert np.minimum(*differences).max() < 1e-5
+        assert np.maximum(*differences).min() > 0.5
+
+    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "GradCAMElementWise", "LayerCAM"])
     def test_several_layers(self, networks, name):
         model, _, x = networks["resnet18.layer4"]
         layers = [model.layer2, model.layer3, model.layer4]
@@ -102,7 +150,7 @@ class TestEqualsUpstream:
         mine = getattr(ours, name)(model, [layer])(x, three_targets(ClassifierOutputTarget), **options)
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
-    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM"])
+    @pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "GradCAMElementWise", "LayerCAM"])
     def test_reshape_transform(self, name):
         model = TinyViT().eval()
         x = torch.randn(2, 3, 12, 16)

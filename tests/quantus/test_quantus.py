@@ -10,7 +10,7 @@ import pytest
 import pytorch_grad_cam as upstream
 import quantus
 import torch
-from hosts import SEVERAL_PASSES
+from hosts import ANYWHERE, SEVERAL_PASSES
 from nets import CNN, TinyViT
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from quantus_calls import ALL_METRICS, LISTED_METRICS, QUICK, box_pixels, make, masks_for, score
@@ -35,7 +35,7 @@ from cam_extras.utilities import UTILITIES
 
 pytestmark = pytest.mark.numerical
 
-ALL_METHODS = pytest.mark.parametrize("name", METHODS)
+ALL_METHODS = pytest.mark.parametrize("name", ANYWHERE)
 
 
 class TestMetrics:
@@ -182,11 +182,11 @@ class TestMetrics:
         model, x, y = digits
         metrics = {cls.name: make(cls) for cls in ours.METRIC_CLASSES if "weights" not in cls.sources()}
         metrics["Sparseness"] = quantus.Sparseness(disable_warnings=True)
-        methods = {name: ours.explain(name, layer=LAYER, **SEVERAL_PASSES.get(name, {})) for name in METHODS}
+        methods = {name: ours.explain(name, layer=LAYER, **SEVERAL_PASSES.get(name, {})) for name in ANYWHERE}
         results = quantus.evaluate(
             metrics, methods, model, x, y, s_batch=masks_for(x), explain_func_kwargs={}, agg_func=np.mean
         )
-        assert set(results) == set(METHODS)
+        assert set(results) == set(ANYWHERE)
         for row in results.values():
             assert set(row) == set(metrics)
             for cls in ours.METRIC_CLASSES:
@@ -258,7 +258,7 @@ class TestMetrics:
                 "which this explain_func does not have: give one made by",
             ),
             (ours.explain("HiResCAM", layer=LAYER), "HiResCAM does not weigh channels"),
-            (ours.explain("LayerCAM", layer=LAYER), "pytorch-grad-cam's LayerCAM does not tell its channel weights"),
+            (ours.explain(upstream.FEM, layer=LAYER), "pytorch-grad-cam's FEM does not tell its channel weights"),
         ],
     )
     def test_explain_functions_without_channel_weights(self, explain_func, match, digits):
@@ -577,7 +577,7 @@ class TestExplain:
         with pytest.raises(ValueError, match=r"there is no layer 'features\.blokc4': did you mean features\.block4"):
             ours.explain("ShapleyCAM", layer="features.blokc4")(model, x, y)
 
-    @pytest.mark.parametrize("name", ["GradCAMPlusPlus", "LayerCAM", "EigenCAM", "XGradCAM"])
+    @pytest.mark.parametrize("name", ["FEM", "LayerCAM", "SegEigenCAM", "XGradCAM"])
     def test_pytorch_grad_cam_by_name(self, name, digits):
         model, x, y = digits
         with untouched(model):
@@ -589,18 +589,18 @@ class TestExplain:
     def test_ours_by_name_and_theirs_by_class(self, digits):
         model, x, y = digits
         assert ours.METHODS["GradCAM"] is METHODS["GradCAM"]
-        assert ours.METHODS["ScoreCAM"] is upstream.ScoreCAM
+        assert ours.METHODS["FEM"] is upstream.FEM
         assert set(METHODS) < set(ours.METHODS)
         mine, theirs = (ours.explain(method, layer=LAYER)(model, x, y) for method in ("GradCAM", upstream.GradCAM))
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
         rest = ours.explain(METHODS["GradCAM"], layer=LAYER, utility="rest")
         assert rest == ours.explain("GradCAM", layer=LAYER, utility="rest")
         assert np.abs(rest(model, x, y) - theirs).max() > 1e-3
-        smooth = ours.explain("LayerCAM", layer=LAYER, eigen_smooth=True)
-        assert np.abs(smooth(model, x, y) - ours.explain("LayerCAM", layer=LAYER)(model, x, y)).max() > 1e-3
+        smooth = ours.explain(upstream.LayerCAM, layer=LAYER, eigen_smooth=True)
+        assert np.abs(smooth(model, x, y) - ours.explain(upstream.LayerCAM, layer=LAYER)(model, x, y)).max() > 1e-3
         pickle.loads(pickle.dumps(smooth))
         with pytest.raises(TypeError, match="LayerCAM has no hyper-parameter 'seed'"):
-            ours.explain("LayerCAM", layer=LAYER, seed=1)
+            ours.explain(upstream.LayerCAM, layer=LAYER, seed=1)
         with pytest.raises(AttributeError, match="has no attribute 'METHOD'"):
             ours.METHOD  # noqa: B018
 

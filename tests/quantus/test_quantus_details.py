@@ -27,20 +27,20 @@ def test_pytorch_grad_cam_is_imported_only_for_its_methods(monkeypatch):
     monkeypatch.setitem(sys.modules, "cam_extras.pytorch_grad_cam", None)
     assert ours.explain("GradCAM", layer="layer")(CNN().eval(), X, Y).shape == (3, 1, 12, 16)
     with pytest.raises(ImportError):
-        ours.explain("ScoreCAM", layer="layer")
+        ours.explain("KPCA_CAM", layer="layer")
 
 
 def test_batch_size_of_pytorch_grad_cam():
     model = CNN().eval()
     sizes = []
     model.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
-    ours.explain("LayerCAM", layer="layer", batch_size=2)(model, X, Y)
+    ours.explain(upstream.LayerCAM, layer="layer", batch_size=2)(model, X, Y)
     assert sizes == [2, 2, 1]  # the first batch once more, to see how the layer's output is arranged
 
 
 def test_transformers_with_pytorch_grad_cam():
     model = TinyViT().eval()
-    maps = ours.explain("LayerCAM", layer="blocks.1.norm1", reshape_transform=TinyViT.reshape)(model, X, Y)
+    maps = ours.explain(upstream.LayerCAM, layer="blocks.1.norm1", reshape_transform=TinyViT.reshape)(model, X, Y)
     cam = upstream.LayerCAM(model, [model.blocks[1].norm1], reshape_transform=TinyViT.reshape)
     expected = cam(torch.from_numpy(X), [ClassifierOutputTarget(c) for c in Y])
     np.testing.assert_allclose(maps[:, 0], expected, rtol=0, atol=1e-5)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import quantus
 import torch
-from hosts import SEVERAL_PASSES
+from hosts import ANYWHERE, SEVERAL_PASSES
 from nets import CNN
 from quantus.functions.normalise_func import (
     normalise_by_average_second_moment_estimate,
@@ -28,7 +28,6 @@ from quantus.helpers.model.models import LeNet
 import cam_extras.quantus as ours
 from cam_extras.demo.canvases import make_canvases
 from cam_extras.demo.classifier import LAYER, load_classifier, prepare
-from cam_extras.methods import METHODS
 
 pytestmark = pytest.mark.numerical
 
@@ -142,7 +141,7 @@ def digits():
     s = np.zeros(x.shape, bool)
     for mask, (left, top, right, bottom) in zip(s, canvases.boxes.tolist(), strict=True):
         mask[:, top:bottom, left:right] = True
-    return evaluated(load_classifier(), x, y, s, LAYER, own_metrics(64, 1, 10, f"{LAYER}.2"), METHODS)
+    return evaluated(load_classifier(), x, y, s, LAYER, own_metrics(64, 1, 10, f"{LAYER}.2"), ANYWHERE)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +159,7 @@ def cifar(realdata):
     metrics = own_metrics(32, 3, 10, "layer3.2")
     for name in SLOW:
         del metrics[name]
-    return evaluated(model, x[known], y[known], centre(3, 32), "layer3.2", metrics, METHODS)
+    return evaluated(model, x[known], y[known], centre(3, 32), "layer3.2", metrics, ANYWHERE)
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,7 @@ class TestSamplesAreCountedOverTheData:
         match = rf"class indices must lie in \[0, 10\); got {wrong} in sample 4"
         with pytest.raises(ValueError, match=match):
             ours.AverageDrop()(model, x, y, explain_func=explain_func, batch_size=3)
-        for name in ("GradCAM", "FakeCAM", "RandomCAM", "ScoreCAM", "FinerCAM", "EigenCAM"):
+        for name in ("GradCAM", "FakeCAM", "RandomCAM", "KPCA_CAM", "FinerCAM", "FEM"):
             with pytest.raises(ValueError, match=match):
                 ours.explain(name, layer=LAYER, batch_size=3)(model, x, y)
 

@@ -61,7 +61,7 @@ def made(tmp_path_factory):
         tmp_path_factory.mktemp("made"),
         methods={
             "fake": FakeCAM(),
-            "theirs": {"method": "EigenCAM"},
+            "theirs": {"method": "FEM"},
             "random": {"method": "RandomCAM"},
             "GradCAM": GradCAM(),
             "mine": Mine(),

@@ -64,11 +64,11 @@ class TestMethods:
         assert as_methods("GradCAM", 0) == {"GradCAM": GradCAM()}
 
     def test_classes_of_pytorch_grad_cam(self):
-        given = ["ScoreCAM", "GradCAMPlusPlus:utility=rest", "ScoreCAM:aug_smooth=True", "GradCAM"]
+        given = ["FEM", "KPCA_CAM:utility=rest", "FEM:aug_smooth=True", "GradCAM"]
         assert list(as_methods(given, 3).values()) == [
-            Upstream(cam="ScoreCAM"),
-            Upstream(cam="GradCAMPlusPlus", utility="rest"),
-            Upstream(cam="ScoreCAM", hyper={"aug_smooth": True}),
+            Upstream(cam="FEM"),
+            Upstream(cam="KPCA_CAM", utility="rest"),
+            Upstream(cam="FEM", hyper={"aug_smooth": True}),
             GradCAM(),
         ]
 
@@ -77,8 +77,8 @@ class TestMethods:
         [
             ([], ValueError, "there is no method: give one or more"),
             (["ScoreCam"], ValueError, "there is no method 'ScoreCam': did you mean ScoreCAM"),
-            (["ScoreCAM:steps=3"], TypeError, "ScoreCAM has no hyper-parameter 'steps': it has"),
-            (["ScoreCAM:utility=logits"], ValueError, "utility must be one of"),
+            (["FEM:steps=3"], TypeError, "FEM has no hyper-parameter 'steps': it has"),
+            (["FEM:utility=logits"], ValueError, "utility must be one of"),
             (["GradCam"], ValueError, "there is no method 'GradCam': did you mean GradCAM"),
             (["GradCAM", "GradCAM"], ValueError, "two methods named 'GradCAM'"),
             ([OptiCAM(), OptiCAM(max_iterations=3)], ValueError, "two methods named 'OptiCAM': give them names"),
