@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from cam_extras._guards import Switch
 from cam_extras._outputs import one_for_all, pick_output
-from cam_extras.probe import Probe, _leave_inference, _to_float, hook_of_a_call, undisturbed
+from cam_extras.probe import Probe, _to_float, hook_of_a_call, leave_inference, undisturbed
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 _of_thread = threading.local()
@@ -153,8 +153,8 @@ def _recorded(samples: int) -> Iterator[list[Tensor]]:
 
 def _run(probe: Probe, x: Tensor, copies: int = 1) -> Any:
     """Run the model, which returns `copies` outputs for every sample."""
-    arguments = map(_leave_inference, probe.additional_forward_args)
-    scores, shared = pick_output(probe.model(x.clone(), *arguments), copies * len(x), probe.output)
+    outputs = probe.other_inputs.mapped(leave_inference).call(probe.model, x.clone())
+    scores, shared = pick_output(outputs, copies * len(x), probe.output)
     if shared:
         raise one_for_all(copies * len(x), "attention is read for separate images")
     return scores
@@ -162,7 +162,7 @@ def _run(probe: Probe, x: Tensor, copies: int = 1) -> Any:
 
 def _blocks(probe: Probe) -> list[nn.Module]:
     """Return the outermost modules with one attention each that return tokens, in the order in which they run."""
-    x = probe.x if probe.additional_forward_args else probe.x[:1]
+    x = probe.x if probe.other_inputs else probe.x[:1]
     blocks: dict[int, nn.Module] = {}
     before: dict[str, int] = {}
 

@@ -13,6 +13,7 @@ Output: TypeAlias = str | int | Callable[[Any], Any] | None
 
 # Vectors (N, D) that models return beside class scores, or instead of them.
 _NO_SCORES = re.compile("embed|hidden|pool|feature|token|attention|aux|loss|box", re.IGNORECASE)
+_DETR = ("logits", "pred_boxes")  # what DETR and its like in transformers detect
 _TELL = (
     "say which by output=KEY, by an index, or by a function of the model's output (in evaluate: model_output; on the "
     "command line: --model-output)"
@@ -46,7 +47,8 @@ def pick_output(outputs: Any, samples: int, output: Output = None) -> Picked:
 
     Without `output` they are: a tensor; the entry or attribute "logits", or else the entry "out"; the only tensor of a
     mapping, tuple or list; or its only floating-point entry (N, C) whose name is not that of an embedding, a loss or
-    the like. A list with one entry per sample, as detectors return it, stays what it is.
+    the like. A list with one entry per sample, as detectors return it, stays what it is; "logits" with "pred_boxes"
+    become such a list, of dicts.
 
     Args:
         outputs: what the model returned.
@@ -101,6 +103,8 @@ def _entry(outputs: Any, output: str | int | Callable[[Any], Any]) -> Any:
 
 def _find(outputs: Any, samples: int) -> Any:
     """Return the class scores among the entries of an output; anything without entries as it is."""
+    if isinstance(outputs, Mapping) and all(isinstance(outputs.get(name), Tensor) for name in _DETR):
+        return [dict(zip(_DETR, of_sample, strict=True)) for of_sample in zip(*map(outputs.get, _DETR), strict=True)]
     if getattr(outputs, "logits", None) is not None:
         return outputs.logits
     if isinstance(outputs, Mapping):

@@ -21,7 +21,18 @@ from cam_extras._text import printable
 from cam_extras.runs.flags import add_config_flags, add_flags, find_method, find_metric, in_flags, read_config
 
 _OUTPUT = "cam-extras-output/explain"
-_OF_EXPLAIN = ("model", "weights", "layer", "methods", "target", "model_output", "confidence", "device", "output")
+_OF_EXPLAIN = (
+    "model",
+    "weights",
+    "layer",
+    "methods",
+    "target",
+    "against",
+    "model_output",
+    "confidence",
+    "device",
+    "output",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

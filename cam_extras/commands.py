@@ -23,7 +23,7 @@ from cam_extras.report import comparison_table, pictures_of, save_csv, save_gall
 from cam_extras.report.compare import is_comparison
 from cam_extras.report.gallery import gallery_pages
 from cam_extras.run import run_config
-from cam_extras.runs.batches import TARGETS
+from cam_extras.runs.batches import REFERENCES, TARGETS
 from cam_extras.runs.config import RunConfig
 from cam_extras.runs.store import RUN_FILES, Run, check_not_in_the_way, read_run
 
@@ -96,15 +96,17 @@ def _loaded(config: RunConfig) -> RunConfig:
         model=classifier,
         transform=None,
         name=config.model,
-        target=_target(config.target, classifier),
+        target=_class(config.target, TARGETS, classifier),
+        against=None if config.against is None else _class(config.against, REFERENCES, classifier),
         model_output=_code(config.model_output),
         confidence=_code(config.confidence),
         device=_device(config.device),
     )
 
 
-def _target(target: str | int, classifier: Classifier) -> str | int:
-    return target if target in TARGETS else classifier.class_index(str(target))
+def _class(given: str | int, words: Sequence[str], classifier: Classifier) -> str | int:
+    """Return the index of a class given by number or name; words for other classes stay."""
+    return given if given in words else classifier.class_index(str(given))
 
 
 def _code(setting: str | int | None) -> Any:

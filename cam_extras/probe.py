@@ -22,8 +22,17 @@ from cam_extras._axes import Arrangement, AxisTracker, Unclear
 from cam_extras._checks import SampleError, check_input, check_name, stacklevel_of_the_caller, which
 from cam_extras._deprecated import renamed, warn
 from cam_extras._guards import MATHEMATICAL_ATTENTION, NO_FAST_PATH, PLAIN_CODE, Interrupts, lock_of
+from cam_extras._inputs import OtherInputs, leave_inference
 from cam_extras._outputs import Output, Picked, check_output, one_for_all, pick_output
-from cam_extras.utilities import AnyUtility, CustomUtility, PerSampleUtility, Target, TargetUtility, Utility
+from cam_extras.utilities import (
+    AnyUtility,
+    CustomUtility,
+    OutputTarget,
+    PerSampleUtility,
+    Target,
+    Utility,
+    as_target,
+)
 
 Model = Callable[..., Any]
 ReshapeTransform: TypeAlias = Callable[[Tensor], Tensor] | Literal["auto"] | None
@@ -35,8 +44,8 @@ _UNFIT = (
 
 _SMALL = 32  # pixels a side that are enough for most models
 _NOT_DIVISIBLE = (
-    "samples cannot be chosen with additional forward arguments, a utility of the whole batch or one output for the "
-    "whole batch"
+    "samples cannot be chosen with a utility of the whole batch, with additional forward arguments that are no tensors "
+    "and have one entry per sample, or with one output for the whole batch"
 )
 
 
@@ -64,7 +73,10 @@ class Probe:
             to the layer, in a forward pass of at most two samples of its own when a layer is first used: feature maps
             stay as they are; tokens, windows and maps with their channels last are arranged, and tokens of no patch
             (class, registers) dropped. Or a linear function; or None for an output that is taken as it is.
-        additional_forward_args: passed to the model after `x`.
+        additional_forward_args: passed to the model after `x`. Of tensors with one row per sample, a pass of some
+            samples gets theirs; everything else is the same for all.
+        additional_forward_kwargs: the same by name, such as `{"attention_mask": mask}`. If they name the model's first
+            parameter, as `input_ids` of a CLIP, `x` is the first that they do not name.
         attribute_to_layer_input: use the layer's first input instead of its output.
         second_order: allow Hessian-vector products. False lets fused attention kernels run above the layer, which have
             no second derivative in PyTorch.
@@ -94,6 +106,7 @@ class Probe:
         utility: AnyUtility | None = None,
         reshape_transform: ReshapeTransform = "auto",
         additional_forward_args: tuple[Any, ...] = (),
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
         attribute_to_layer_input: bool = False,
         second_order: bool = True,
         output: Output = None,
@@ -103,7 +116,7 @@ class Probe:
             [layer],
             x,
             reshape_transform,
-            additional_forward_args,
+            OtherInputs(additional_forward_args, additional_forward_kwargs, len(check_input(x))),
             attribute_to_layer_input,
             second_order,
             output,
@@ -152,9 +165,9 @@ class Probe:
         return self._recording.x
 
     @property
-    def additional_forward_args(self) -> tuple[Any, ...]:
-        """What is passed to the model after `x`."""
-        return self._recording.additional_forward_args
+    def other_inputs(self) -> OtherInputs:
+        """What the model takes besides `x`."""
+        return self._recording.others
 
     @property
     def outputs(self) -> Any:
@@ -264,13 +277,13 @@ class Probe:
     def divisible(self) -> bool:
         """Whether `at` accepts samples in any number and order.
 
-        It does not with additional forward arguments, with a utility of the whole batch, or if the model returns one
-        row for the whole batch.
+        It does not with a utility of the whole batch, with additional forward arguments that are no tensors and have
+        one entry per sample, or if the model returns one row for the whole batch.
         """
         nobody = torch.zeros(0, dtype=torch.long, device=self.x.device)
         return (
-            not self._recording.additional_forward_args
-            and self._settled_utility().of_samples(nobody) is not None
+            self._recording.others.divisible
+            and self.settled_utility.of_samples(nobody) is not None
             and not self.shares_output
         )
 
@@ -282,14 +295,15 @@ class Probe:
             samples: positions in this probe's batch of the samples in `x`, in order, with repeats allowed; by default
                 all. Only a `divisible` probe accepts them.
         """
-        utility = self._settled_utility()
+        utility, others = self.settled_utility, self._recording.others
         if samples is not None:
             if not self.divisible:
                 raise ValueError(_NOT_DIVISIBLE)
             utility(self._recording.outputs, self._utility_name)  # raises if there is not one target per sample here
             with torch.inference_mode(False):  # a backward pass keeps the indices
                 utility = utility.of_samples(samples)  # type: ignore[assignment]
-        return self._with(_recording=self._recording.at(x), _utility=utility)
+            others = others.of_samples(samples)
+        return self._with(_recording=self._recording.at(x, others), _utility=utility)
 
     def utility(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
         """Return the utility of another input, shape (N,), for the class explained here.
@@ -301,24 +315,24 @@ class Probe:
             samples: positions in this probe's batch of the samples in `x`, in order; by default all. Repeats are
                 allowed if the probe is `divisible`.
         """
-        utility, chosen = self._utility_of(samples), None
+        utility, whole = self._utility_of(samples), None
         if utility is None:
-            utility = self._settled_utility()
-            x, chosen = self.x.index_put((samples,), x), samples
+            utility = self.settled_utility
+            x, whole, samples = self.x.index_put((samples,), x), samples, None
         if x.requires_grad and torch.is_grad_enabled():
             check_not_quantised(self.model)
-        scores, shared = self._recording.run(x)
+        scores, shared = self._recording.run(x, samples)
         values = utility(_to_float(scores), self._utility_name)
         if shared:
             _check_one_value(values)
-        values = values if chosen is None else values[chosen]
+        values = values if whole is None else values[whole]
         if shared:  # so that the gradient of their sum is that of the one score
             values = values.detach() + (values - values.detach()) / len(values)
         return values
 
     def utility_of(self, outputs: Any) -> Tensor:
         """Return the utility of an output of the model, shape (N,), for the class explained here."""
-        return self._settled_utility()(outputs, self._utility_name)
+        return self.settled_utility(outputs, self._utility_name)
 
     def above(self, features: Tensor, samples: Tensor | None = None) -> Tensor:
         """Return the utility with the layer's feature map replaced, shape (M,), in the caller's grad mode.
@@ -347,22 +361,28 @@ class Probe:
         """
         return self._recording.stand_in(self._layer) is not None
 
-    def run(self, x: Tensor) -> Any:
-        """Return the model's output for another input of any length, in the caller's grad mode; records nothing.
+    def run(self, x: Tensor, samples: Tensor | None = None) -> Any:
+        """Return the model's output for another input, in the caller's grad mode; records nothing.
 
         A model that returns one row for the whole batch takes as many samples as there.
+
+        Args:
+            x: the input, of any length.
+            samples: positions in this probe's batch of the samples in `x`, in order, which choose the rows of
+                additional forward arguments; by default all.
         """
-        return _to_float(self._recording.run(x).scores)
+        return _to_float(self._recording.run(x, samples).scores)
 
     def _utility_of(self, samples: Tensor | None) -> Utility | None:
         """Return the utility of some of the samples; None if the whole batch is needed."""
-        utility = self._settled_utility()
+        utility = self.settled_utility
         if samples is None or torch.equal(samples, torch.arange(len(self.x), device=samples.device)):
             return utility
         return utility.of_samples(samples) if self.divisible else None
 
-    def _settled_utility(self) -> Utility:
-        """Return the utility for the class predicted here; a given class needs no forward pass."""
+    @property
+    def settled_utility(self) -> Utility:
+        """What is differentiated, for the class predicted here; a given class needs no forward pass."""
         if not self._utility.predicts:
             return self._utility
         with torch.inference_mode(False):  # a backward pass keeps the class indices
@@ -396,7 +416,7 @@ class _Recording:
         layers: Sequence[nn.Module],
         x: Tensor,
         reshape_transform: ReshapeTransform,
-        additional_forward_args: tuple[Any, ...],
+        others: OtherInputs,
         attribute_to_layer_input: bool,
         second_order: bool,
         output: Output,
@@ -419,7 +439,7 @@ class _Recording:
                 f"{reshape_transform!r:.80}"
             )
         self.reshape_transform = reshape_transform
-        self.additional_forward_args = additional_forward_args
+        self.others = others
         self.attribute_to_layer_input = attribute_to_layer_input
         self.second_order = second_order
         check_output(output)
@@ -438,13 +458,13 @@ class _Recording:
         self._places: dict[int, Tensor] = {}
         self._checked: set[tuple[Any, ...]] = set()
 
-    def at(self, x: Tensor) -> _Recording:
+    def at(self, x: Tensor, others: OtherInputs) -> _Recording:
         there = _Recording(
             self.model,
             self.layers,
             x,
             self.reshape_transform,
-            self.additional_forward_args,
+            others,
             self.attribute_to_layer_input,
             self.second_order,
             self.output,
@@ -464,10 +484,11 @@ class _Recording:
         known._recorded, known._outputs, known._curvature = [], None, {}
         return known
 
-    def run(self, x: Tensor) -> Picked:
+    def run(self, x: Tensor, samples: Tensor | None) -> Picked:
         """Run the model in the caller's grad mode and leave it as found."""
+        others = self.others if samples is None else self.others.of_samples(samples)
         with undisturbed(self.model, x.device):
-            picked = pick_output(self.model(x, *self.additional_forward_args), len(x), self.output)
+            picked = pick_output(others.call(self.model, x), len(x), self.output)
         if picked.shared:
             self.check_frames(len(x))
         return picked
@@ -491,14 +512,15 @@ class _Recording:
             samples = torch.arange(len(self.x), device=self.x.device)
         output, stand_in = self._as_output(features, samples, index), self.stand_in(index)
         if stand_in is None:
-            return self._run_replacing(self.x[samples], output, index)
-        return self._run_replacing(stand_in.image.clone(), output, index, skipping=stand_in.results)
+            return self._run_replacing(self.x[samples], output, index, self.others.of_samples(samples))
+        return self._run_replacing(stand_in.image.clone(), output, index, self.others, skipping=stand_in.results)
 
     def _run_replacing(
         self,
         x: Tensor,
         output: Tensor,
         index: int,
+        others: OtherInputs,
         skipping: Mapping[nn.Module, Any] = MappingProxyType({}),
         results: dict[nn.Module, Any] | None = None,
     ) -> Any:
@@ -535,7 +557,7 @@ class _Recording:
                 vars(module)["forward"] = partial(_return, result)
             try:
                 interrupts.let()
-                outputs = self.model(x, *map(_leave_inference, self.additional_forward_args))
+                outputs = others.mapped(leave_inference).call(self.model, x)
             finally:
                 interrupts.hold()
         scores, shared = pick_output(outputs, len(output), self.output)
@@ -569,17 +591,17 @@ class _Recording:
         modules skipped; and the same, but for rounding, as for x.
         """
         samples = torch.arange(len(self.x), device=self.x.device)
-        if not self.additional_forward_args:
+        if not self.others:
             samples = samples[:2] if len(samples) > 1 else samples.repeat(2)  # one row would fit the image's one
         features = self._recorded[index].detach()
         results: dict[nn.Module, Any] = {}
 
         def values(image: Tensor, **options: Any) -> Tensor:
-            return _values(self._run_replacing(image, features[samples], index, **options))
+            return _values(self._run_replacing(image, features[samples], index, self.others, **options))
 
         try:
             found = values(image.clone(), results=results)
-            others = [values(image.flip(-1) / 2), values(image.clone(), skipping=results)]
+            again = [values(image.flip(-1) / 2), values(image.clone(), skipping=results)]
         except Exception:  # whatever a model raises for an image of another size, or for one row below and two above
             return None
         known = self._outputs
@@ -587,7 +609,7 @@ class _Recording:
         tolerance = torch.finfo(features.dtype).eps ** 0.5
         alike = (
             len(found) == len(expected) > 0
-            and all(torch.equal(found, other) for other in others)
+            and all(torch.equal(found, other) for other in again)
             and bool((found - expected).abs().max() <= tolerance * expected.abs().max())
         )
         return _StandIn(image, results) if alike else None
@@ -714,7 +736,7 @@ class _Recording:
                 stack.enter_context(tracker)
             try:
                 interrupts.let()
-                outputs = self.model(x, *map(_leave_inference, self.additional_forward_args))
+                outputs = self.others.mapped(leave_inference).call(self.model, x)
             except RuntimeError as error:
                 if not record_below and "no_grad mode and is being modified inplace" in str(error):
                     return None
@@ -1105,11 +1127,13 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[Interrupts]:
 
 def _make_utility(target: Target, utility: AnyUtility | None) -> Utility:
     if utility is None:
-        return TargetUtility(target)
+        return as_target(target)
     if isinstance(utility, Utility):
         return utility
     if target is not None:
         raise ValueError("give a target or a utility, not both: a function already says what is explained")
+    if isinstance(utility, OutputTarget):
+        return as_target(utility)
     return CustomUtility(utility) if callable(utility) else PerSampleUtility(utility)
 
 
@@ -1174,11 +1198,6 @@ def _to_float(value: Any) -> Any:
         return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
     return _map_tensors(widen, value)
-
-
-def _leave_inference(value: Any) -> Any:
-    """Return a tensor that autograd can use, even if `value` was made in inference mode."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _name(model: Model, layer: nn.Module) -> str:

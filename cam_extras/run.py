@@ -23,7 +23,7 @@ from cam_extras.metrics.probabilities import AnyConfidence, check_confidence
 from cam_extras.models import Classifier, fingerprint, picture_of
 from cam_extras.probe import ReshapeTransform
 from cam_extras.report import overlay, write_report
-from cam_extras.runs.batches import TARGETS, Drawing, Input, Reader, Scored
+from cam_extras.runs.batches import REFERENCES, TARGETS, Drawing, Input, Reader, Scored
 from cam_extras.runs.config import RunConfig
 from cam_extras.runs.engines.local import Job, local_parts
 from cam_extras.runs.environment import environment
@@ -33,7 +33,7 @@ from cam_extras.runs.progress import progress_bar
 from cam_extras.runs.sources import Indexed, Source, open_source
 from cam_extras.runs.store import RUN_FILES, Run, Store, atomic_write, check_not_in_the_way
 from cam_extras.runs.summary import summarise, write_summary
-from cam_extras.utilities import as_classes
+from cam_extras.utilities import OutputTarget, as_classes
 
 _UNREAD = 32  # this many unreadable images in a row are no accident
 
@@ -48,6 +48,7 @@ def evaluate(
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     options: Options | Mapping[str, Any] | None = None,
     target: Any = "predicted",
+    against: Any = None,
     model_output: Output = None,
     confidence: AnyConfidence = "softmax",
     transform: Callable[[Any], Tensor] | None = None,
@@ -93,6 +94,8 @@ def evaluate(
         options: options of the metrics, see `cam_extras.metrics.as_options`.
         target: the class to explain: "predicted" or None, "label", a class number, or a target object for one class,
             such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
+        against: explain why the class and not this one, see `cam_extras.targets.Contrast`: "second", the class with the
+            highest score besides it, "label", or a class number. An image where both are the same gets no scores.
         model_output: where the class scores are in the model's output: a key or attribute, an index, or a function of
             the output; by default they are looked for, see `output` of `cam_extras.probe.Probe`.
         confidence: how class scores become probabilities: "softmax", "sigmoid" for labels of which any number may be
@@ -139,7 +142,10 @@ def run_config(config: RunConfig) -> Run:
     check_not_in_the_way(config.output, _files(config))
     config = _resolved(config)
     source = open_source(
-        config.data, categories=config.categories, labels_needed=config.target == "label", limit=config.limit
+        config.data,
+        categories=config.categories,
+        labels_needed="label" in (config.target, config.against),
+        limit=config.limit,
     )
     identity = _identity(config, source)
     with _on_device(config.model, config.device) as device:
@@ -178,6 +184,7 @@ def _resolved(config: RunConfig) -> RunConfig:
         raise ValueError("there is no metric to evaluate: give one or more")
     return config.replaced(
         target=_target(config.target),
+        against=_against(config.against),
         methods=as_methods(config.methods, config.seed),
         metrics=metrics,
         options=as_options(config.options, metrics, seed=config.seed),
@@ -190,6 +197,11 @@ def _target(target: Any) -> str | int:
         return target
     if target is None:
         return "predicted"
+    if isinstance(target, OutputTarget):
+        raise TypeError(
+            f"a run explains a class of every image; got {target!r:.80}: compare it with another by against=, and give "
+            "other targets to an Evaluator"
+        )
     index = target if isinstance(target, bool | float) else as_classes(target)
     if isinstance(index, Tensor) and index.numel() == 1:
         index = index.item()
@@ -200,6 +212,16 @@ def _target(target: Any) -> str | int:
         )
     check_count("target", index, least=0)
     return int(index)
+
+
+def _against(against: Any) -> str | int | None:
+    if against is None:
+        return None
+    if isinstance(against, str):
+        check_choice("against", against, REFERENCES)
+        return against
+    check_count("against", against, least=0)
+    return int(against)
 
 
 def _best_by(config: RunConfig) -> str | None:
@@ -224,7 +246,7 @@ def _identity(config: RunConfig, source: Source) -> dict[str, Any]:
 def _job(config: RunConfig, source: Source, device: torch.device) -> Job:
     """Return what to do with every image, including the layer."""
     object_needed = any("object" in sources_of(metric) for metric in config.metrics)
-    reader = Reader(config.transform, config.target, object_needed)
+    reader = Reader(config.transform, config.target, object_needed, config.against)
     layer = _layer_name(config, source, reader, device)
     best, drawing = _best_by(config), None
     if config.pictures and best is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -132,10 +132,10 @@ def select_class(values: Tensor, target: int | Sequence[int] | Tensor) -> Tensor
         TypeError: `target` is not made of integers.
         ValueError: an index is outside [0, C), or there is not one for each sample.
     """
-    return values.gather(1, _class_indices(values, target)[:, None]).squeeze(1)
+    return values.gather(1, class_indices(values, target)[:, None]).squeeze(1)
 
 
-def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tensor:
+def class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tensor:
     """Return one valid class index for each sample of `values` (N, C): shape (N,)."""
     if values.ndim != 2:
         raise ValueError(
@@ -162,6 +162,53 @@ def _class_indices(values: Tensor, target: int | Sequence[int] | Tensor) -> Tens
     return indices.clone() if indices.is_inference() else indices  # a backward pass keeps them
 
 
+class OutputTarget(ABC):
+    """A target that reads the model's own output, such as those in `cam_extras.targets`: one sample's output -> scalar.
+
+    It is a target in every host. By itself it is for every sample of the batch; a list has one for each. It says itself
+    what is differentiated, so it overrides the method's utility.
+
+    Attributes:
+        of_places: whether it names places in the image, which flips of the image would move.
+    """
+
+    of_places: ClassVar[bool] = False
+
+    @property
+    def predicts(self) -> bool:
+        """Whether something is still to be chosen by the model's output for the explained input."""
+        return False
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether `confidence` is defined: if not, the confidence is the probability of its `target`, a class."""
+        return type(self).confidence is not OutputTarget.confidence
+
+    @abstractmethod
+    def __call__(self, output: Any) -> Tensor:
+        """Return what is explained of one sample's output, a scalar that can be differentiated."""
+
+    def confidence(self, output: Any) -> Tensor:
+        """Return the model's confidence, a scalar in [0, 1], in what is explained of one sample's output; for metrics.
+
+        Raises:
+            TypeError: there is none but the probability of a class.
+        """
+        raise TypeError(f"{self!r} has no confidence of its own: it is the probability of its class")
+
+    def resolved(self, outputs: Any) -> OutputTarget:
+        """Return the target with everything chosen by a batch's outputs for the explained inputs."""
+        return self
+
+    def of_samples(self, samples: Tensor) -> OutputTarget:
+        """Return the target for some of the samples, given by position; the same one, unless it differs by sample."""
+        return self
+
+    def each(self, samples: int) -> list[OutputTarget]:
+        """Return the target of each of this number of samples."""
+        return [self.of_samples(torch.tensor([sample])) for sample in range(samples)]
+
+
 class Utility(ABC):
     """What a probe differentiates: a function of the model's output, one number per sample."""
 
@@ -169,6 +216,11 @@ class Utility(ABC):
     def predicts(self) -> bool:
         """Whether the class is still to be predicted."""
         return False
+
+    @property
+    def output_targets(self) -> list[OutputTarget]:
+        """The `OutputTarget`s that it is made of, one, or one per sample."""
+        return []
 
     @abstractmethod
     def __call__(self, outputs: Any, name: str) -> Tensor:
@@ -212,7 +264,7 @@ class TargetUtility(Utility):
         if callable(self.target) or not isinstance(outputs, Tensor):
             return self
         if self.target is not None:
-            return TargetUtility(_class_indices(_with_class_dimension(outputs), self.target))
+            return TargetUtility(class_indices(_with_class_dimension(outputs), self.target))
         if outputs.ndim > 2:
             raise ValueError(
                 f"the predicted class is undefined for a model output of shape {tuple(outputs.shape)}: "
@@ -263,19 +315,84 @@ class CustomUtility(Utility):
 
 
 class PerSampleUtility(Utility):
-    """One function per sample, like pytorch-grad-cam's targets: output of the sample -> scalar."""
+    """One function per sample, like pytorch-grad-cam's targets: output of the sample -> scalar.
 
-    def __init__(self, functions: Iterable[Callable[[Any], Tensor]]):
-        self.functions = functions
+    Args:
+        functions: one for each sample.
+        shared: one for all samples instead.
+    """
+
+    def __init__(self, functions: Iterable[Callable[[Any], Tensor]] = (), shared: OutputTarget | None = None):
+        self.functions, self.shared = functions, shared
+
+    @property
+    def predicts(self) -> bool:
+        """Whether something is still to be chosen by the outputs for the explained inputs."""
+        return any(target.predicts for target in self.output_targets)
+
+    @property
+    def output_targets(self) -> list[OutputTarget]:
+        """The `OutputTarget`s among its functions."""
+        if self.shared is not None:
+            return [self.shared]
+        self.functions = list(self.functions)
+        return [function for function in self.functions if isinstance(function, OutputTarget)]
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether all functions are `OutputTarget`s with a confidence that is not the probability of a class."""
+        targets = self.output_targets
+        return len(targets) == self._count and all(target.has_confidence for target in targets)
+
+    @property
+    def target(self) -> Tensor | None:
+        """The class of each sample, shape (N,); None unless all functions are `OutputTarget`s that name one."""
+        targets = self.output_targets
+        classes = [None if target.has_confidence else getattr(target, "target", None) for target in targets]
+        if len(targets) < self._count or any(index is None for index in classes):
+            return None
+        return torch.cat([torch.as_tensor(index).reshape(-1) for index in classes])
+
+    @property
+    def _count(self) -> int:
+        return 1 if self.shared is not None else len(list(self.functions))
+
+    def resolved(self, outputs: Any) -> PerSampleUtility:
+        """Return the utility with everything chosen by these outputs."""
+        if not self.predicts:
+            return self
+        if self.shared is not None:
+            return PerSampleUtility(shared=self.shared.resolved(outputs))
+        functions = check_targets(self.functions, len(outputs))
+        return PerSampleUtility(
+            [
+                function.resolved(outputs[sample : sample + 1]) if isinstance(function, OutputTarget) else function
+                for sample, function in enumerate(functions)
+            ]
+        )
 
     def of_samples(self, samples: Tensor) -> PerSampleUtility:
         """Return the utility of some of the samples, given by position."""
+        if self.shared is not None:
+            return PerSampleUtility(shared=self.shared.of_samples(samples))
         functions = list(self.functions)
         return PerSampleUtility([functions[sample] for sample in samples.tolist()])
 
+    def each(self, samples: int) -> list[Callable[[Any], Tensor]]:
+        """Return the function of each of this number of samples."""
+        if self.shared is not None:
+            return [*self.shared.each(samples)]
+        return check_targets(self.functions, samples)
+
+    def confidence(self, outputs: Any) -> Tensor:
+        """Return the targets' own confidence in the model's output, shape (N,), in [0, 1] and float64."""
+        targets: Any = self.each(len(outputs))
+        found = [target.confidence(output) for target, output in zip(targets, outputs, strict=True)]
+        return torch.stack([value.double().reshape(()) for value in found])
+
     def __call__(self, outputs: Any, name: str) -> Tensor:
         """Return the utility of the model's output, shape (N,)."""
-        functions = check_targets(self.functions, len(outputs))
+        functions = self.resolved(outputs).each(len(outputs))
         values = []
         for number, (function, output) in enumerate(zip(functions, outputs, strict=True)):
             try:
@@ -318,14 +435,16 @@ def as_target(given: Any) -> Utility:
 
     Args:
         given: a class index, or one per sample, as a list, an array or a tensor; None for the predicted class; a
-            function of the batch's class scores; or host targets, one function per sample, output of the sample ->
-            scalar, as in `pytorch_grad_cam.utils.model_targets`.
+            function of the batch's class scores; an `OutputTarget`, for every sample; or host targets, one function per
+            sample, output of the sample -> scalar, as in `pytorch_grad_cam.utils.model_targets`.
 
     Raises:
         TypeError: it is none of these, or mixes indices and functions in one list.
     """
     if isinstance(given, Utility):
         return given
+    if isinstance(given, OutputTarget):
+        return PerSampleUtility(shared=given)
     if given is None or callable(given) or isinstance(given, Tensor) or hasattr(given, "__index__"):
         return TargetUtility(given)
     if isinstance(given, str) or not isinstance(given, Iterable):
@@ -350,6 +469,8 @@ def as_classes(given: Any) -> int | Sequence[int] | Tensor | None:
         TypeError: it is a function that does not name its class, or none of these.
     """
     utility = as_target(given)
+    if isinstance(utility, PerSampleUtility) and utility.shared is not None:
+        return _class_of(utility.shared)  # type: ignore[no-any-return]
     if isinstance(utility, PerSampleUtility):
         return [_class_of(function) for function in utility.functions]
     target: Any = getattr(utility, "target", utility)
@@ -359,6 +480,8 @@ def as_classes(given: Any) -> int | Sequence[int] | Tensor | None:
 
 def _class_of(function: Any) -> Any:
     index = getattr(function, "category", getattr(function, "target", None))
+    if isinstance(function, OutputTarget) and function.has_confidence:
+        index = None  # that of a pixel or of a box
     if index is None:
         raise TypeError(
             "the target must be a class index, or one for each sample: a function that does not say which class it "

@@ -313,7 +313,7 @@ BAD = {
     "a class by name": (
         lambda: Probe(net(), net()[1], X, target="a").gradients,
         TypeError,
-        "class indices must be integers; got 'a'",
+        "targets must be a class index, a list with a class index or a function for each sample, or None; got 'a'",
     ),
     "a score of a list": (lambda: Logit(0)([1.0]), TypeError, f"the model's output {TENSOR} list"),
     "Captum, an array": (lambda: of_captum(X.numpy()), TypeError, "the input must be a torch.Tensor of shape (N, C"),

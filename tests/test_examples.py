@@ -26,6 +26,7 @@ EXAMPLES = [
     ("volume_3d.py", []),
     ("object_detection.py", []),
     ("segmentation.py", []),
+    ("yolo.py", []),
     ("choosing_a_method.py", ["--canvases", "4"]),
     ("choosing_metrics.py", ["--canvases", "4"]),
 ]
@@ -90,6 +91,14 @@ def check_detection(found):
     assert found["inside"]["HiResCAM"] > 0.5  # the boxes have a sixteenth of the image
 
 
+def check_yolo(found):
+    """It finds most of the digits that it was trained on, and maps lie on what it found."""
+    labels = found["canvases"].labels[:4].tolist()
+    assert sum(target.label == label for target, label in zip(found["targets"], labels, strict=True)) >= 3
+    assert found["inside"]["HiResCAM"] > 0.4
+    assert (found["result"].scores["HiResCAM"]["insertion"] > found["result"].scores["HiResCAM"]["deletion"]).sum() >= 3
+
+
 def check_segmentation(found):
     assert len(found["masks"]) >= 2
     area = torch.stack(list(found["masks"].values())).float().mean()
@@ -105,6 +114,7 @@ CHECKS = {
     "volume_3d.py": check_volume,
     "object_detection.py": check_detection,
     "segmentation.py": check_segmentation,
+    "yolo.py": check_yolo,
 }
 
 
@@ -120,6 +130,8 @@ def check_picture(path):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_example(script, arguments, tmp_path, monkeypatch):
+    if script == "yolo.py":
+        pytest.importorskip("ultralytics", reason="ultralytics, which is AGPL, is not installed")
     found = run(script, arguments, tmp_path, monkeypatch)
     pictures = list(tmp_path.rglob("*.png"))
     assert pictures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from captum._utils.common import _select_targets
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from cam_extras import methods
 from cam_extras._checks import SampleError, check_finite, which
 from cam_extras._host_classes import describe
+from cam_extras._inputs import check_layer_is_named
 from cam_extras._outputs import Output, check_output
 from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.probe import Probe, ReshapeTransform
-from cam_extras.utilities import as_target
+from cam_extras.utilities import OutputTarget, as_target
 
 
 class MethodAttribution(LayerAttribution):
@@ -78,20 +79,23 @@ class MethodAttribution(LayerAttribution):
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         grad_kwargs: dict[str, Any] | None = None,
+        *,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
     ) -> Tensor | tuple[Tensor, ...] | list[Tensor]:
         """Explain a batch at the layer's resolution.
 
         Args:
             inputs: the batch, shape (N, C, *S).
             target: what to explain, in any of Captum's forms: an int, a tuple, a tensor, or a list of ints or tuples;
-                None if the model returns one number per sample; or one function per sample, like pytorch-grad-cam's
-                targets, which overrides the method's utility. Utilities other than the logit are computed over the
-                first dimension after the batch, the classes of (N, C), (N, C, H, W), ...
+                None if the model returns one number per sample; or one of `cam_extras.targets`, or one function per
+                sample, like pytorch-grad-cam's targets, which override the method's utility. Utilities other than the
+                logit are computed over the first dimension after the batch, the classes of (N, C), (N, C, H, W), ...
             additional_forward_args: one argument, or a tuple of arguments, passed after the inputs.
             attribute_to_layer_input: explain the layer's input instead of its output.
             relu_attributions: rectify the result.
             attr_dim_summation: sum over channels.
             grad_kwargs: not supported; only there to match Captum's signature.
+            additional_forward_kwargs: passed to the model by name, see `Probe`.
 
         Returns:
             Signed contributions of shape (N, 1, *S), or (N, C, *S) without the sum, in the input's dtype. A list if a
@@ -106,9 +110,10 @@ class MethodAttribution(LayerAttribution):
         if grad_kwargs:
             raise ValueError(f"grad_kwargs={grad_kwargs} cannot be served: the backward pass is shared by all methods")
         x = _single(inputs)
+        check_layer_is_named(self._layers, additional_forward_args is not None or additional_forward_kwargs)
         layers = settle(self.forward_func, self._layers, x, self.reshape_transform, self.output)
         self._layers, self.layer = [*layers], layers if self._several else layers[0]
-        of_host = isinstance(target, list) and any(map(callable, target))
+        of_host = isinstance(target, OutputTarget) or (isinstance(target, list) and any(map(callable, target)))
         probes = Probe.several(
             self.forward_func,
             layers,
@@ -116,6 +121,7 @@ class MethodAttribution(LayerAttribution):
             utility=as_target(target if of_host else _Selection(target)),
             reshape_transform=self.reshape_transform,
             additional_forward_args=_as_tuple(additional_forward_args),
+            additional_forward_kwargs=additional_forward_kwargs,
             attribute_to_layer_input=attribute_to_layer_input,
             second_order=self.method.second_order,
             output=self.output,
@@ -171,7 +177,7 @@ def _single(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     if len(inputs) != 1:
         raise ValueError(
             f"expected one input tensor, got {len(inputs)}: a class activation map has one input; give the others "
-            "as additional_forward_args"
+            "as additional_forward_args, or by name as additional_forward_kwargs"
         )
     return inputs[0]
 

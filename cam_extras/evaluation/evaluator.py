@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cam_extras._checks import SampleError, stacklevel_of_the_caller
+from cam_extras._inputs import check_layer_is_named
 from cam_extras._outputs import Output, check_output, one_for_all
 from cam_extras.layers import as_layer, settle
 from cam_extras.methods import Method, as_methods, channel_weights
@@ -31,7 +32,7 @@ from cam_extras.metrics import (
 )
 from cam_extras.metrics.probabilities import AnyConfidence, check_confidence
 from cam_extras.probe import Model, Probe, ReshapeTransform
-from cam_extras.utilities import as_classes, select_class
+from cam_extras.utilities import PerSampleUtility, TargetUtility, as_classes, as_target, select_class
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Evaluation:
     """The results for one batch.
 
     Attributes:
-        target: the class explained, shape (N,).
-        predicted: the class predicted, shape (N,).
-        confidence: probability of the class explained, shape (N,).
+        target: the class explained, shape (N,); 0 for a target that is no class of the image, such as a box.
+        predicted: the class predicted, shape (N,), or 0.
+        confidence: probability of the class explained, shape (N,), or the target's own confidence.
         maps: maps (N, *S) of each method, in [0, 1].
         scores: scores (N,) of each method and metric, (N, T, D) for box accuracy; metrics that compare methods leave
             out controls.
@@ -49,7 +50,7 @@ class Evaluation:
         weights: channel weights (N, K) of each method for x and its counterfactual, `weights` and
             `counterfactual_weights`, if metrics needed them.
         controls: the methods that are controls, see `cam_extras.methods.Method.control`.
-        classes: the number of classes of the model.
+        classes: the number of classes of the model; None for a target that is no class.
     """
 
     target: Tensor
@@ -166,6 +167,8 @@ class Evaluator:
         boxes: Sequence[Tensor] | None = None,
         masks: Tensor | None = None,
         frames: bool = True,
+        additional_forward_args: tuple[Any, ...] = (),
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
         on_progress: Callable[[str], None] = lambda method: None,
     ) -> Evaluation:
         """Evaluate one batch.
@@ -173,11 +176,15 @@ class Evaluator:
         Args:
             x: the batch, shape (N, C, *S).
             target: the class to explain, or one per sample; by default the predicted class. Or host targets that name
-                the class they read, such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
+                the class they read, such as pytorch-grad-cam's `ClassifierOutputTarget(3)`; or one of
+                `cam_extras.targets`, for every sample, or a list with one for each. For a `Contrast` the metrics
+                measure the probability of its class, for the others their own confidence.
             boxes: the object's boxes, (B, 4) for each sample, see `cam_extras.metrics.localisation`.
             masks: the object's boolean masks (N, H, W).
             frames: whether a model may return one row for the whole batch, as the score of all its images, which are
                 the frames of a video or views of one thing; otherwise that is an error.
+            additional_forward_args: passed to the model after x, see `Probe`.
+            additional_forward_kwargs: passed to the model by name.
             on_progress: called with the name of each method when it is done.
 
         Raises:
@@ -185,23 +192,29 @@ class Evaluator:
             ValueError: see `Probe`; or the model does not return scores of two or more classes; or a metric needs boxes
                 or masks; or a map or score is undefined: method and samples are named.
         """
-        classes = as_classes(target)
+        asked = as_target(target)
+        if not asked.output_targets:
+            asked = TargetUtility(as_classes(asked))
         if self.layer == "auto":
+            check_layer_is_named(["auto"], additional_forward_args or additional_forward_kwargs)
             object.__setattr__(self, "layer", settle(self.model, ["auto"], x, self.reshape_transform, self.output)[0])
         probe = Probe(
             self.model,
             self.layer,
             x,
-            target=classes,
+            utility=asked,
             reshape_transform=self.reshape_transform,
+            additional_forward_args=additional_forward_args,
+            additional_forward_kwargs=additional_forward_kwargs,
             second_order=any(method.second_order for method in self.methods.values()),
             output=self.output,
         )
         if probe.shares_output and not frames:
             raise one_for_all(len(x), "a data set has separate images")
         controls = tuple(controls_of(self.methods))
-        confidence = self._confidence(probe)
-        result = Evaluation(*confidence, {}, {}, controls=controls, classes=probe.outputs.shape[1])
+        own = _own_confidence(probe)
+        found = self._confidence(probe) if own is None else _confidence_in(own, probe.outputs)
+        result = Evaluation(*found, {}, {}, controls=controls, classes=probe.outputs.shape[1] if own is None else None)
         for name, method in self.methods.items():
             explained = _Explained(probe, method, self.confidence, self._nothing)
             try:
@@ -233,12 +246,20 @@ class _Explained(Explained):
     def __init__(
         self, probe: Probe, method: Method, confidence: AnyConfidence, nothing: dict[tuple[object, ...], Tensor]
     ):
-        self.x, self.target, self.of_frames = probe.x, probe.target, probe.shares_output
+        self._own = _own_confidence(probe)  # then there is one column, and its number is the class
+        self.x, self.of_frames = probe.x, probe.shares_output
+        self.target = probe.target if self._own is None else _nothing(self.x)
         self._probe, self._method, self._confidence, self._nothing = probe, method, confidence, nothing
 
     @cached_property
     def probabilities(self) -> Tensor:
-        return probabilities(self._probe.outputs, self._confidence)
+        return self._read(self._probe.outputs)
+
+    def _read(self, outputs: Any, samples: Tensor | None = None) -> Tensor:
+        if self._own is None:
+            return probabilities(outputs, self._confidence)
+        own = self._own if samples is None else self._own.of_samples(samples)
+        return own.confidence(outputs)[:, None]
 
     @cached_property
     def maps(self) -> Tensor:
@@ -253,9 +274,20 @@ class _Explained(Explained):
 
     def probabilities_of(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return probabilities(self._probe.run(images), self._confidence)
+            return self._read(self._probe.run(images))
+
+    def probabilities_of_samples(self, images: Tensor, samples: Tensor) -> Tensor:
+        if not self._probe.divisible:
+            raise ValueError(
+                "this metric runs the model on some samples at a time, and it is not clear which additional forward "
+                "arguments are theirs: give tensors with one row per sample"
+            )
+        with torch.no_grad():
+            return self._read(self._probe.run(images, samples), samples)
 
     def probabilities_of_nothing(self, image: Tensor) -> Tensor:
+        if self._own is not None or self._probe.other_inputs:  # it is another number for each sample
+            return self.probabilities_of(image.expand(self.x.shape))
         nothing = image.expand(self.x.shape) if self.of_frames else image
         key = (nothing.shape, image.dtype, image.device)
         if key not in self._nothing:
@@ -269,3 +301,30 @@ def _competing(methods: Iterable[str], controls: Collection[str]) -> list[str]:
     if len(competing) < 2:
         raise ValueError(f"expected two or more methods that are no controls; got {', '.join(competing) or 'none'}")
     return competing
+
+
+def _own_confidence(probe: Probe) -> PerSampleUtility | None:
+    """Return what tells the confidence if it is not the probability of a class.
+
+    Raises:
+        TypeError: some targets are classes, and some are not.
+    """
+    utility = probe.settled_utility
+    if not isinstance(utility, PerSampleUtility):
+        return None
+    if utility.has_confidence:
+        return utility
+    if utility.target is None:
+        raise TypeError(f"the targets of a batch must all be class targets, or all tell a confidence; got {utility!r}")
+    return None
+
+
+def _confidence_in(own: PerSampleUtility, outputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what stands for the classes explained and predicted, and the targets' own confidence, shape (N,) each."""
+    confidence = own.confidence(outputs)
+    return _nothing(confidence), _nothing(confidence), confidence
+
+
+def _nothing(values: Tensor) -> Tensor:
+    """Return 0 for every sample."""
+    return torch.zeros(len(values), dtype=torch.long, device=values.device)

@@ -86,7 +86,7 @@ class KnownBaselines(Baselines):
         needed = self.index + len(self.pool) * numbers if self.difference == "input" else self.index
         if self.difference == "activation" and self.pool is self.x:
             return self.probe.activations, self.index
-        if self.probe.divisible:
+        if self.probe.divisible and not self.probe.other_inputs:
             needed, where = needed.unique(return_inverse=True)
             passes = needed.split(rows_for(self.probe, self.batch_size))
         else:  # each pass holds one input for every sample

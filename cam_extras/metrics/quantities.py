@@ -61,6 +61,10 @@ class Explained(ABC):
     def probabilities_of(self, images: Tensor) -> Tensor:
         """Probabilities (M, classes) of any number of images (M, C, *S)."""
 
+    def probabilities_of_samples(self, images: Tensor, samples: Tensor) -> Tensor:
+        """The same for images made from certain samples, whose positions in the batch are `samples` (M,)."""
+        return self.probabilities_of(images)
+
     def probabilities_of_nothing(self, image: Tensor) -> Tensor:
         """Probabilities of empty images, the same for every method."""
         return self.probabilities_of(image)
@@ -177,10 +181,11 @@ def confidence(explained: Explained) -> Callable[..., Tensor]:
     """The function f_c itself, images (N, C, *S) -> (N,); a second argument gives the images' sample indices."""
 
     def confidence_in(images: Tensor, samples: Tensor | None = None) -> Tensor:
-        if samples is not None and explained.of_frames:
+        if samples is None:
+            return select_class(explained.probabilities_of(images), explained.target)
+        if explained.of_frames:
             raise one_for_all(len(explained.x), "metrics that change one image at a time, such as insertion, need each")
-        classes = explained.target if samples is None else explained.target[samples]
-        return select_class(explained.probabilities_of(images), classes)
+        return select_class(explained.probabilities_of_samples(images, samples), explained.target[samples])
 
     return confidence_in
 

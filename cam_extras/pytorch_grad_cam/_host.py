@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,12 +18,13 @@ from cam_extras._checks import (
     list_targets,
 )
 from cam_extras._host_classes import describe
+from cam_extras._inputs import check_layer_is_named, map_tensors, on_device
 from cam_extras._outputs import Output, check_output
 from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.maps import layer_map
 from cam_extras.methods.base import weigh_channels
 from cam_extras.probe import Probe, ReshapeTransform, reference_tensor
-from cam_extras.utilities import as_target
+from cam_extras.utilities import OutputTarget, as_target
 
 
 class MethodCAM(BaseCAM):
@@ -93,26 +94,39 @@ class MethodCAM(BaseCAM):
         targets: Any = None,
         aug_smooth: bool = False,
         eigen_smooth: bool = False,
+        *,
+        additional_forward_args: tuple[Any, ...] = (),
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
         """Explain a batch: maps (N, *S), float32 in [0, 1].
 
         Args:
             input_tensor: the batch, shape (N, C, *S).
             targets: one callable per sample, output of the sample -> scalar, as in
-                `pytorch_grad_cam.utils.model_targets`, which overrides the method's utility; or a class index, or one
-                per sample, read with the method's utility; None for the predicted class.
+                `pytorch_grad_cam.utils.model_targets`, which overrides the method's utility; or one of
+                `cam_extras.targets`, for all; or a class index, or one per sample, read with the method's utility; None
+                for the predicted class.
             aug_smooth: average over flips and contrasts of the input (six forward passes).
             eigen_smooth: project the contributions onto their first principal component instead of summing them.
+            additional_forward_args: passed to the model after the batch, see `Probe`.
+            additional_forward_kwargs: passed to the model by name.
 
         Raises:
             TypeError: see `Probe`; or `targets` are neither callables nor class indices.
-            ValueError: see `Probe`; or there is not one target per sample, or a target does not return a scalar.
+            ValueError: see `Probe`; or there is not one target per sample, a target does not return a scalar, or
+                `aug_smooth`, which flips the batch, is to flip a target of places or additional arguments.
         """
-        if callable(targets):
+        if callable(targets) and not isinstance(targets, OutputTarget):
             list_targets(targets)  # raises: it must be in a list
         if isinstance(targets, Iterable) and not isinstance(targets, Tensor | np.ndarray | str):
             targets = list(targets)  # an iterator would be used up by the first of several passes
-        maps: np.ndarray = super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)
+        self.activations_and_grads.others = (additional_forward_args, additional_forward_kwargs)
+        if aug_smooth:
+            _check_flips(targets, bool(additional_forward_args or additional_forward_kwargs))
+        try:
+            maps: np.ndarray = super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)
+        finally:
+            self.activations_and_grads.others = ((), None)
         return maps
 
     def forward(
@@ -120,6 +134,7 @@ class MethodCAM(BaseCAM):
     ) -> np.ndarray:
         """Explain a batch without `aug_smooth`."""
         if "auto" in self._layers:
+            check_layer_is_named(self._layers, any(self.activations_and_grads.others))
             x = self.activations_and_grads.on_device(input_tensor)
             self.target_layers = settle(
                 self.model, self._layers, x, self.reshape_transform, self.activations_and_grads.options["output"]
@@ -224,6 +239,15 @@ class MethodCAM(BaseCAM):
         """Do nothing: no hook outlives a call."""
 
 
+def _check_flips(targets: Any, has_others: bool) -> None:
+    """Raise ValueError if `aug_smooth` would flip the images and not what belongs to their places."""
+    for target in as_target(targets).output_targets:
+        if target.of_places:
+            raise ValueError(f"aug_smooth flips the image, and {target!r} would stay in place: leave aug_smooth out")
+    if has_others:
+        raise ValueError("aug_smooth flips the image, and not the additional forward arguments: leave aug_smooth out")
+
+
 class _NoHooks:
     """Replaces BaseCAM's permanent hooks: runs the model through probes when called.
 
@@ -237,6 +261,7 @@ class _NoHooks:
         self.options = options
         self.probes: list[Probe] = []  # of the running call
         self.seen: list[Probe] = []  # of the last call
+        self.others: tuple[tuple[Any, ...], Mapping[str, Any] | None] = ((), None)  # of the running call
 
     @property
     def activations(self) -> list[Tensor]:
@@ -259,7 +284,16 @@ class _NoHooks:
 
     def __call__(self, x: Tensor) -> Any:
         self.release()
-        probes = Probe.several(self.model, self.layers, self.on_device(x), **self.options)
+        move = on_device(self.device)
+        args, kwargs = (map_tensors(part, move) for part in self.others)
+        probes = Probe.several(
+            self.model,
+            self.layers,
+            self.on_device(x),
+            additional_forward_args=args,
+            additional_forward_kwargs=kwargs,
+            **self.options,
+        )
         outputs = probes[0].outputs
         self.probes = self.seen = [probe.under(self.utility) for probe in probes]
         return outputs

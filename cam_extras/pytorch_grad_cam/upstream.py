@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType, SimpleNamespace
@@ -23,13 +23,14 @@ from cam_extras._checks import (
     check_classes,
     check_input,
     check_name,
+    check_targets,
     check_unit_range,
 )
 from cam_extras._deprecated import renamed, with_new_names
 from cam_extras._outputs import Output, one_for_all, pick_output
 from cam_extras.methods.random_cam import random_weights
 from cam_extras.probe import Probe, ReshapeTransform, check_layers, hook_of_a_call, undisturbed
-from cam_extras.utilities import UTILITIES, UtilityName
+from cam_extras.utilities import UTILITIES, PerSampleUtility, UtilityName, as_target
 
 UPSTREAM: dict[str, type] = {
     cls.__name__: cls
@@ -63,7 +64,7 @@ def upstream_maps(
     model: nn.Module,
     layer: nn.Module,
     x: Tensor,
-    targets: Tensor,
+    targets: Tensor | Sequence[Callable[[Any], Tensor]],
     reshape_transform: ReshapeTransform = "auto",
     hyper: Mapping[str, Any] = MappingProxyType({}),
     utility: UtilityName = "logit",
@@ -81,7 +82,8 @@ def upstream_maps(
         model: the model; its output, or what `output` says of it, is (N, C).
         layer: the layer to explain. FullGrad ignores it and uses all layers with a bias.
         x: the batch, shape (N, C, *S).
-        targets: class indices, shape (N,). FinerCAM compares each with the classes of the closest scores.
+        targets: class indices, shape (N,), of which FinerCAM compares each with the classes of the closest scores; or
+            one function per sample, output of the sample -> scalar.
         reshape_transform: turns the layer's output into a feature map (N, C, *S), for transformers; AblationCAM then
             needs `ablation_layer=AblationLayerVit()`.
         hyper: arguments of the class and of its call: see `check_upstream`.
@@ -99,13 +101,18 @@ def upstream_maps(
     of_call = check_upstream(cam_type, hyper)
     options = {name: value for name, value in hyper.items() if name not in of_call}
     at_call = {name: value for name, value in hyper.items() if name in of_call}
-    if targets.shape != check_input(x).shape[:1]:
+    check_input(x)
+    if not isinstance(targets, Tensor):
+        targets = check_targets(targets, len(x))
+        if utility != "logit" or issubclass(cam_type, upstream.FinerCAM):
+            raise ValueError(f"{cam_type.__name__} with utility={utility!r} explains class indices, not {targets[0]!r}")
+    elif targets.shape != x.shape[:1]:
         raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {tuple(targets.shape)}")
     layers = check_layers(model, [layer])
     if issubclass(cam_type, upstream.FullGrad):
         layers, reshape_transform = [], None
     elif reshape_transform == "auto":
-        reshape_transform = Probe(model, layer, x, target=targets, output=output).reshape_transform
+        reshape_transform = Probe(model, layer, x, utility=as_target(targets), output=output).reshape_transform
     with (
         _traceless(model, x.device),
         hook_of_a_call(_begin_recording) as record,
@@ -125,7 +132,9 @@ def upstream_maps(
             # In torch a gradient that depends on nothing has no derivative, not even zero.
             parameter.requires_grad_(second_order and parameter.is_floating_point())
         x = x.detach().clone()
-        if issubclass(cam_type, upstream.FinerCAM):  # with targets it would run only its base method
+        if not isinstance(targets, Tensor):
+            maps = cam(x, targets, **at_call)
+        elif issubclass(cam_type, upstream.FinerCAM):  # with targets it would run only its base method
             found = [cam(x[n : n + 1], target_idx=target, **at_call) for n, target in enumerate(targets.tolist())]
             maps = np.concatenate(found)
         else:
@@ -157,21 +166,44 @@ class _ClassTarget(ClassifierOutputTarget):
         return self.utility(model_output)
 
 
-def _class_scores(targets: Tensor, output: Output) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+def _class_scores(targets: object, output: Output) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
     """Return a forward hook of the model that picks the class scores from its output.
 
-    It raises for classes that the model does not have: some methods never read them.
+    It raises for classes that the model does not have: some methods never read them. Targets may also be functions.
     """
 
     def pick(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
         scores, shared = pick_output(outputs, len(args[0]), output)
         if shared:
             raise one_for_all(len(args[0]), "pytorch-grad-cam's own classes explain separate images")
-        if isinstance(scores, Tensor):
+        if isinstance(scores, Tensor) and isinstance(targets, Tensor):
             check_classes(targets, scores.shape[-1])
         return scores
 
     return pick
+
+
+def upstream_targets(probe: Probe) -> Tensor | list[Callable[[Any], Tensor]]:
+    """Return what a probe explains as `upstream_maps` takes it.
+
+    Raises:
+        TypeError: the model is not an `nn.Module`, takes more than the image, or what is explained is a function of the
+            whole batch.
+    """
+    if not isinstance(probe.model, nn.Module):
+        raise TypeError("pytorch-grad-cam's classes explain a torch.nn.Module")
+    if probe.other_inputs:
+        raise TypeError("pytorch-grad-cam's own classes give the model the image alone: take a method of cam_extras")
+    utility = probe.settled_utility
+    if isinstance(utility, PerSampleUtility):
+        return utility.each(len(probe.x))
+    given = getattr(utility, "target", None)
+    if isinstance(given, Tensor) and given.shape == (len(probe.x),):
+        return given  # without a forward pass
+    if probe.target is None:
+        raise TypeError("pytorch-grad-cam's classes explain a class index, or one function for each sample")
+    target: Tensor = probe.target
+    return target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,14 +248,13 @@ class Upstream(methods.Method):
 
     def __call__(self, probe: Probe) -> Tensor:
         """Return the maps (N, 1, *S)."""
-        if not isinstance(probe.model, nn.Module) or probe.target is None:
-            raise TypeError("pytorch-grad-cam's classes explain a class index of an nn.Module")
+        targets = upstream_targets(probe)
         maps = upstream_maps(
             UPSTREAM[self.cam],
-            probe.model,
+            probe.model,  # type: ignore[arg-type]
             probe.layer,
             probe.x,
-            probe.target,
+            targets,
             probe.reshape_transform,
             self.hyper,
             self.utility,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from cam_extras._batching import rows_of_a_pass
 from cam_extras._checks import SampleError, check_count, check_name, check_pixels
+from cam_extras._inputs import OtherInputs, check_layer_is_named, on_device, tensors_of
 from cam_extras._outputs import Output, check_output, one_for_all
 from cam_extras.layers import AnyLayer, as_layer, settle
 from cam_extras.methods import METHODS as _OURS
 from cam_extras.methods import Method, as_method, channel_weights
 from cam_extras.methods.named import AnyMethod
 from cam_extras.probe import Probe, ReshapeTransform, reference_tensor
-from cam_extras.utilities import as_classes
+from cam_extras.utilities import TargetUtility, Utility, as_classes, as_target
 
 QUANTUS_ARGUMENTS = frozenset(
     {
@@ -67,6 +69,8 @@ def explain(
     reshape_transform: ReshapeTransform = "auto",
     batch_size: int | None = None,
     output: Output = None,
+    additional_forward_args: tuple[Any, ...] = (),
+    additional_forward_kwargs: Mapping[str, Any] | None = None,
     **hyper: Any,
 ) -> Explainer:
     """Return a method as a Quantus explain function: (model, inputs, targets) -> maps (N, 1, *S) in [0, 1].
@@ -84,10 +88,15 @@ def explain(
             default 32, on the CPU only as many as have the pixels of four 224 x 224 images.
         output: where the class scores are in the model's output: a key or attribute, an index, or a function of the
             output, see `Probe`.
+        additional_forward_args: passed to the model after the inputs, the same for every sample: numbers, or tensors
+            with one row. Those that differ by sample are arguments of the call.
+        additional_forward_kwargs: passed to the model by name, see `Probe`. Quantus' own passes need them too, as
+            `model_predict_kwargs`.
         hyper: the method's hyper-parameters.
 
     Raises:
-        ValueError: there is no method of that name, or several layers are given.
+        ValueError: there is no method of that name, or several layers are given; or additional arguments have several
+            rows: Quantus does not say which samples its batches are.
         TypeError: the method has no such hyper-parameter, or the layer is not a layer.
     """
     if batch_size is not None:
@@ -103,12 +112,18 @@ def explain(
         check_name("method", method, known)
         kind = known[method]
     theirs = isinstance(kind, type) and not issubclass(kind, Method) and not hasattr(kind, "method_type")
+    others = (tuple(additional_forward_args), dict(additional_forward_kwargs or {}))
+    if any(len(tensor) > 1 for tensor in tensors_of(others) if tensor.ndim):
+        raise ValueError(
+            "additional arguments with several rows belong to certain samples, and Quantus does not say which samples "
+            "its batches are: give explain those that are the same for all, and the others when you call the function"
+        )
     if not theirs:
-        return Explainer(as_method(kind, hyper), layer, reshape_transform, batch_size, output)
+        return Explainer(as_method(kind, hyper), layer, reshape_transform, batch_size, output, others)
     from cam_extras.pytorch_grad_cam import check_upstream
 
     check_upstream(kind, hyper)
-    return UpstreamExplainer(kind, layer, reshape_transform, batch_size, output, hyper)
+    return UpstreamExplainer(kind, layer, reshape_transform, batch_size, output, others, hyper)
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,7 @@ class Explainer:
     reshape_transform: ReshapeTransform = "auto"
     batch_size: int | None = None
     output: Output = None
+    others: tuple[tuple[Any, ...], Mapping[str, Any]] = ((), MappingProxyType({}))
 
     def __call__(
         self,
@@ -127,6 +143,9 @@ class Explainer:
         inputs: np.ndarray | Tensor,
         targets: Any,
         device: str | torch.device | None = None,
+        *,
+        additional_forward_args: tuple[Any, ...] | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
         """Explain inputs (N, C, *S) for the given classes (N,): maps (N, 1, *S), float32 in [0, 1].
@@ -134,8 +153,12 @@ class Explainer:
         Args:
             model: the model, left as found.
             inputs: channels first; arrays, or tensors on any device, with or without `requires_grad`.
-            targets: one class index per sample, or one for all; None for the predicted class.
+            targets: one class index per sample, or one for all; None for the predicted class. Or one of
+                `cam_extras.targets`, or a list with one for each sample.
             device: where to explain; by default where the model is.
+            additional_forward_args: passed to the model after the inputs, instead of those given to `explain`; of
+                tensors with one row per sample, every pass gets the rows of its samples.
+            additional_forward_kwargs: the same by name.
             kwargs: hyper-parameters, which override those given to `explain`; the names in `QUANTUS_ARGUMENTS` are
                 ignored, unless the method has a hyper-parameter of that name.
 
@@ -144,7 +167,9 @@ class Explainer:
             ValueError: the model has no layer of that name, or the inputs have no pixels; or see `Probe`.
         """
         explainer = self._of_call(kwargs)
-        return explainer._in_batches(explainer._maps, model, inputs, targets, device)[:, None]
+        args = self.others[0] if additional_forward_args is None else additional_forward_args
+        others = args, self.others[1] if additional_forward_kwargs is None else additional_forward_kwargs
+        return explainer._in_batches(explainer._maps, model, inputs, targets, device, others)[:, None]
 
     def channel_weights(
         self,
@@ -160,7 +185,7 @@ class Explainer:
             TypeError: the method does not weigh channels, or has no such hyper-parameter.
         """
         explainer = self._of_call(kwargs)
-        return explainer._in_batches(explainer._weights, model, inputs, targets, device)
+        return explainer._in_batches(explainer._weights, model, inputs, targets, device, self.others)
 
     def _of_call(self, given: Mapping[str, Any]) -> Explainer:
         """Return the explainer with the hyper-parameters given to a call."""
@@ -174,11 +199,12 @@ class Explainer:
 
     def _in_batches(
         self,
-        function: Callable[[nn.Module, Tensor, Tensor | None], Tensor],
+        function: Callable[[nn.Module, Tensor, Any, OtherInputs], Tensor],
         model: nn.Module,
         inputs: np.ndarray | Tensor,
         targets: Any,
         device: str | torch.device | None,
+        others: tuple[tuple[Any, ...], Mapping[str, Any]],
     ) -> np.ndarray:
         reference = reference_tensor(model)
         if reference is None:
@@ -187,20 +213,35 @@ class Explainer:
         check_pixels(x.shape)
         if not len(x):
             raise ValueError(f"there are no inputs to explain: their shape is {tuple(x.shape)}")
-        given: Any = as_classes(targets)
-        if hasattr(given, "__index__") and not getattr(given, "ndim", 0):  # one class for all
-            given = [given.__index__()] * len(x)
-        classes = None if given is None else to_tensor(given, device=x.device)
-        if classes is not None and classes.shape != (len(x),):
-            raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {tuple(classes.shape)}")
+        utility = self._utility(targets, x)
+        given = OtherInputs(*others, len(x)).mapped(on_device(x.device))
+        check_layer_is_named([self.layer], given)
         rows, found = rows_of_a_pass(x, self.batch_size), []
+        if given and not given.divisible:
+            rows = len(x)
         for first in range(0, len(x), rows):
-            part = slice(first, first + rows)
+            part = torch.arange(first, min(first + rows, len(x)), device=x.device)
+            of_part = utility if utility.predicts and not utility.output_targets else utility.of_samples(part)
             try:
-                found.append(function(model, x[part], None if classes is None else classes[part]).float().cpu())
+                found.append(function(model, x[part], of_part, given.of_samples(part)).float().cpu())
             except SampleError as error:
                 raise error.counted_from(first) from error
         return torch.cat(found).numpy()
+
+    def _utility(self, targets: Any, x: Tensor) -> Utility:
+        """Return what is explained of a whole data set: its targets, or one class for each sample."""
+        utility = as_target(targets)
+        if utility.output_targets:
+            return utility
+        given: Any = as_classes(utility)
+        if given is None:
+            return utility
+        if hasattr(given, "__index__") and not getattr(given, "ndim", 0):  # one class for all
+            given = [given.__index__()] * len(x)
+        classes = to_tensor(given, device=x.device)
+        if classes.shape != (len(x),):
+            raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {tuple(classes.shape)}")
+        return TargetUtility(classes)
 
     def _layer(self, model: nn.Module, x: Tensor) -> nn.Module:
         if isinstance(self.layer, nn.Module) and all(self.layer is not module for module in model.modules()):
@@ -210,20 +251,22 @@ class Explainer:
             )
         return settle(model, [as_layer(model, self.layer)], x, self.reshape_transform, self.output)[0]
 
-    def _maps(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
-        maps: Tensor = self.method.maps(self._probe(model, x, target))
+    def _maps(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Tensor:
+        maps: Tensor = self.method.maps(self._probe(model, x, target, others))
         return maps
 
-    def _weights(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
-        return channel_weights(self.method)(self._probe(model, x, target))
+    def _weights(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Tensor:
+        return channel_weights(self.method)(self._probe(model, x, target, others))
 
-    def _probe(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Probe:
+    def _probe(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Probe:
         probe = Probe(
             model,
             self._layer(model, x),
             x,
-            target=target,
+            utility=target,
             reshape_transform=self.reshape_transform,
+            additional_forward_args=others.args,
+            additional_forward_kwargs=others.kwargs,
             second_order=self.method.second_order,
             output=self.output,
         )
@@ -244,17 +287,32 @@ class UpstreamExplainer(Explainer):
         check_upstream(self.method, hyper)
         return replace(self, hyper={**self.hyper, **hyper})
 
-    def _maps(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
-        from cam_extras.pytorch_grad_cam import upstream_maps
+    def _maps(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Tensor:
+        from cam_extras.pytorch_grad_cam.upstream import upstream_maps, upstream_targets
 
         layer = self._layer(model, x)
-        if target is None:
-            target = Probe(model, layer, x, reshape_transform=self.reshape_transform, output=self.output).target
+        probe = Probe(
+            model,
+            layer,
+            x,
+            utility=target,
+            reshape_transform=self.reshape_transform,
+            additional_forward_args=others.args,
+            additional_forward_kwargs=others.kwargs,
+            output=self.output,
+        )
         return upstream_maps(
-            self.method, model, layer, x, target, self.reshape_transform, self.hyper, output=self.output
+            self.method,
+            model,
+            layer,
+            x,
+            upstream_targets(probe),
+            self.reshape_transform,
+            self.hyper,
+            output=self.output,
         )
 
-    def _weights(self, model: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
+    def _weights(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Tensor:
         raise TypeError(
             f"pytorch-grad-cam's {self.method.__name__} does not tell its channel weights: counterfactual sensitivity "
             "takes methods of cam_extras.methods, such as GradCAM or MIGradCAM"

@@ -66,9 +66,11 @@ def pictures_of(
             of_image[row["index"]].append(row)
     for found in of_image.values():
         found.sort(key=lambda row: row["method"] in run.controls)
+    categories = run.starts[-1].get("categories", [])
+    compared = against(run, categories)
     return [
         Picture(
-            title=_title(found[0], run.starts[-1].get("categories", [])),
+            title=_title(found[0], categories, compared),
             image=_decoded(drawn[index][""]),
             overlays={row["method"]: _decoded(drawn[index][row["method"]]) for row in found},
             captions={
@@ -86,12 +88,22 @@ def pictures_of(
     ]
 
 
-def _title(row: Mapping[str, Any], categories: Sequence[str]) -> str:
+def against(run: Run, categories: Sequence[str]) -> str:
+    """Say what the explained class was compared with, if with anything."""
+    given = run.configuration.get("against")
+    if given is None:
+        return ""
+    if isinstance(given, int):
+        return f" against {categories[given] if given < len(categories) else f'class {given}'}"
+    return f" against the {'second best' if given == 'second' else given}"
+
+
+def _title(row: Mapping[str, Any], categories: Sequence[str], compared: str = "") -> str:
     label, target, predicted = (
         None if number is None else categories[number] if number < len(categories) else f"class {number}"
         for number in (row["label"], row["target"], row["predicted"])
     )
-    explained = f"{target} ({row['probability']:.0%})"
+    explained = f"{target}{compared} ({row['probability']:.0%})"
     if target != predicted:
         return f"{explained}, seen as {predicted}"
     return explained if label in (None, target) else f"{label}, seen as {explained}"

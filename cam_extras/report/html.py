@@ -23,7 +23,7 @@ from PIL import Image
 from cam_extras._text import code_in
 from cam_extras.metrics import METRICS, Metric
 from cam_extras.report.figures import bars, best_of, curves, mean_curves, printed, scatter
-from cam_extras.report.gallery import COLORMAP, PICTURE_FORMATS
+from cam_extras.report.gallery import COLORMAP, PICTURE_FORMATS, against
 from cam_extras.runs.pictures import choose_images, image_values
 from cam_extras.runs.store import Run, atomic_write
 
@@ -275,6 +275,7 @@ def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery
     for index, rows in of_image.items():
         first, pictures = rows[0], drawn[index]
         label, target, predicted = (_class(first[key], categories) for key in ("label", "target", "predicted"))
+        explained = f"{target}{against(run, categories)}"
         sign = 1 if METRICS[by].higher_is_better else -1
         card = _Card(
             path=first["path"],
@@ -284,7 +285,7 @@ def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery
             facts=[
                 ("Class", label or "unknown"),
                 ("Predicted", str(predicted)),
-                ("Explained", f"{target}, probability {100 * first['probability']:.1f} %"),
+                ("Explained", f"{explained}, probability {100 * first['probability']:.1f} %"),
                 (f"{METRICS[by].short}, mean of methods", printed(METRICS[by], sign * values[index])),
             ],
             image=_picture(pictures[""]),

@@ -20,8 +20,10 @@ from cam_extras.metrics import METRICS
 from cam_extras.runs.pictures import Chosen, image_values
 from cam_extras.runs.sources import Indexed, Sample
 from cam_extras.runs.store import Failure, pack_map
+from cam_extras.targets import Contrast
 
 TARGETS = ("predicted", "label")
+REFERENCES = ("second", "label")
 _ALIKE = 16  # the same failure on this many first images is no accident
 _PICTURE_SIZE = 224
 
@@ -59,11 +61,13 @@ class Reader:
         transform: image -> (C, *S); None if images are inputs already.
         target: what will be explained; with "label", an image without a label is a failure.
         object_needed: whether a metric needs the object.
+        against: what the class will be compared with; likewise.
     """
 
     transform: Callable[[Any], Tensor] | None
     target: str | int
     object_needed: bool
+    against: str | int | None = None
 
     def read(self, source: Indexed, index: int) -> Input | Failure:
         """Read one image of a source."""
@@ -81,6 +85,8 @@ class Reader:
 
         if self.target == "label" and sample.label is None:
             return failure("label", "the class to explain is the label, and this image has none")
+        if self.against == "label" and sample.label is None:
+            return failure("label", "the class to compare with is the label, and this image has none")
         if self.object_needed and sample.boxes is None and sample.mask is None:
             return failure("object", "a metric asks where the object is, and this image has neither boxes nor a mask")
         try:
@@ -190,6 +196,7 @@ class Scorer:
     Args:
         evaluator: methods and metrics.
         target: "predicted", "label" or a class.
+        against: what it is compared with: "second", "label" or a class; None to explain it alone.
         batch_size: largest number of images in a batch; None for what suits the device.
         device: where the model is.
         maps: whether rows have maps.
@@ -206,6 +213,7 @@ class Scorer:
         evaluator: Evaluator,
         *,
         target: str | int = "predicted",
+        against: str | int | None = None,
         batch_size: int | None = None,
         device: torch.device | str = "cpu",
         maps: bool = False,
@@ -213,7 +221,7 @@ class Scorer:
         stop_early: bool = True,
         on_progress: Callable[[int], None] = lambda images: None,
     ):
-        self._evaluator, self._target, self._batch_size = evaluator, target, batch_size
+        self._evaluator, self._target, self._against, self._batch_size = evaluator, target, against, batch_size
         self._device, self._maps, self._drawing, self._on_progress = torch.device(device), maps, drawing, on_progress
         self._chosen = None if drawing is None else Chosen(drawing.count, drawing.seed)
         self._failed_alike: list[str] | None = [] if stop_early else None
@@ -316,8 +324,13 @@ class Scorer:
     def _evaluate(self, batch: list[Input]) -> Evaluation:
         x = torch.stack([item.x for item in batch]).to(self._device)
         target: Any = None if self._target == "predicted" else self._target
-        if target == "label":
-            target = torch.tensor([item.label for item in batch], device=self._device)
+        against: Any = self._against
+        if "label" in (target, against):
+            labels = torch.tensor([item.label for item in batch], device=self._device)
+            target = labels if target == "label" else target
+            against = labels[:, None] if against == "label" else against
+        if against is not None:
+            target = Contrast(target, against)
         known: dict[str, Any] = {}
         if batch[0].mask is not None:
             known["masks"] = torch.stack([item.mask for item in batch]).to(self._device)  # type: ignore[misc]

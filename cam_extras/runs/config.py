@@ -120,6 +120,14 @@ class RunConfig:
         Any, Setting("options of metrics, such as threshold=0.3 schedule=mi", "NAME=VALUE", written=Mapping[str, Any])
     ] = None
     target: Annotated[Any, Setting("the class to explain", "predicted|label|CLASS", written=str | int)] = "predicted"
+    against: Annotated[
+        Any,
+        Setting(
+            "explain why the class and not this one: second is the best scored besides it",
+            "second|label|CLASS",
+            written=str | int,
+        ),
+    ] = None
     model_output: Annotated[
         Any,
         Setting(

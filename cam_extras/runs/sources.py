@@ -467,8 +467,8 @@ def _open_files(location: str, labels: Labels, limit: int | None) -> Files:
         )
     if labels.needed and all(label is None for label in of_paths):
         raise ValueError(
-            f"{location!r} has no labels, and the class to explain is the label: give class numbers in a column "
-            "'label' of a CSV file, or a folder whose sub-folders are classes and hold all images"
+            f"{location!r} has no labels, and the class to explain or to compare with is the label: give class numbers "
+            "in a column 'label' of a CSV file, or a folder whose sub-folders are classes and hold all images"
         )
     return Files(
         location=location,
@@ -481,7 +481,9 @@ def _open_files(location: str, labels: Labels, limit: int | None) -> Files:
 
 def _listed_files(paths: list[str], labels: Labels) -> Files:
     if labels.needed:
-        raise ValueError("a list of paths has no labels, and the class to explain is the label: give a CSV file")
+        raise ValueError(
+            "a list of paths has no labels, and the class to explain or to compare with is the label: give a CSV file"
+        )
     return Files(f"{len(paths)} paths", os.getcwd(), tuple(paths), (None,) * len(paths), {})
 
 

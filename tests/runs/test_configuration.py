@@ -207,7 +207,7 @@ class TestSettings:
         arguments = shlex.split(
             "--model m:f --weights w.pth --transform m:t --layer layer4 --data d.csv --methods GradCAM"
             " OptiCAM:max_iterations=3 --metrics adcc insertion --options threshold=0.3 schedule=mi"
-            " --target label --model-output 1 --confidence sigmoid --output out --limit 5"
+            " --target label --against second --model-output 1 --confidence sigmoid --output out --limit 5"
             " --batch-size 7 --images-per-part 9 --device cpu --engine ray --workers 2 --gpus-per-worker 0.5"
             " --address auto --seed 4 --maps --pictures 0"
         )
@@ -221,6 +221,7 @@ class TestSettings:
             "metrics": ["adcc", "insertion"],
             "options": {"threshold": 0.3, "schedule": "mi"},
             "target": "label",
+            "against": "second",
             "model_output": 1,
             "confidence": "sigmoid",
             "output": "out",

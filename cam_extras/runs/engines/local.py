@@ -65,6 +65,7 @@ class Job:
         return Scorer(
             evaluator,
             target=config.target,
+            against=config.against,
             batch_size=None if config.batch_size == "auto" else config.batch_size,
             device=device,
             maps=config.maps,
