@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cam_extras._guards import Switch
+from cam_extras._inputs import leave_inference
 from cam_extras._outputs import one_for_all, pick_output
-from cam_extras.probe import Probe, _to_float, hook_of_a_call, leave_inference, undisturbed
+from cam_extras.probe import Probe, _to_float, hook_of_a_call, undisturbed
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 _of_thread = threading.local()
