@@ -1,8 +1,8 @@
-"""Layers: their names, the layer with the last feature map, and feature maps from tokens."""
+"""Layers: their names, and the layer with the last feature map."""
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,206 +11,238 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cam_extras._axes import Arrangement, AxisTracker, Unclear
 from cam_extras._checks import check_input
-from cam_extras.probe import Probe, check_layers, find_layer, hook_of_a_call, undisturbed
+from cam_extras.probe import (
+    Probe,
+    ReshapeTransform,
+    check_layers,
+    find_layer,
+    hook_of_a_call,
+    remember_arrangement,
+    undisturbed,
+)
 
-_MOST_PREFIX_TOKENS = 16  # tokens before the patches: class, distillation, registers
-# Modules that pool the last feature map or leave it as it is: they make no map of their own.
-_NO_MAP_OF_THEIR_OWN = (
+# Modules that pool the last feature map: they make no map of their own.
+_POOLING = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
-    nn.modules.dropout._DropoutNd,
-    nn.Identity,
 )
 
 
-def tokens_to_map(tokens: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
-    """Arrange the tokens (N, prefix + H * W, C) of a vision transformer as a map; the prefix may be missing.
+class FoundLayer(NamedTuple):
+    """The layer with the last feature map.
 
-    If their number does not match the model's own grid, as for images of another size, the grid is taken to be square.
+    Attributes:
+        name: its dotted name.
+        layer: the module.
+        reshape_transform: turns its output into a feature map (N, C, *S); None if it is one.
     """
-    patches = math.prod(grid)
-    if tokens.ndim == 4 and tokens.shape[2] in (patches, prefix + patches):
-        raise ValueError(f"{tuple(tokens.shape)} are queries or keys of an attention, not tokens (N, T, C)")
-    if tokens.ndim != 3:
-        return tokens
-    count = tokens.shape[1]
-    if count not in (patches, prefix + patches):
-        side = math.isqrt(max(count - prefix, 0))
-        grid, patches = (side, side), side * side
-        if not patches or count != prefix + patches:
-            raise ValueError(
-                f"{count} tokens are not {prefix} and a grid, neither the model's own nor a square one: give a "
-                "reshape_transform"
-            )
-    return tokens[:, count - patches :].transpose(1, 2).reshape(len(tokens), -1, *grid)
+
+    name: str
+    layer: nn.Module
+    reshape_transform: Callable[[Tensor], Tensor] | None
 
 
-def channels_first(features: Tensor, widths: tuple[int, ...]) -> Tensor:
-    """Move the channels of features to the front if they are last.
+def auto_layer(model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform = "auto") -> FoundLayer:
+    """Find the layer with the last feature map before pooling.
 
-    Args:
-        features: (N, H, W, C), or (N, C, H, W) as convolutions and pooling return them.
-        widths: the channel counts that occur in the model.
-    """
-    if features.ndim != 4 or (features.shape[1] in widths and features.shape[3] not in widths):
-        return features
-    return features.permute(0, 3, 1, 2)
+    One forward pass is watched: every operation says where the axes of the input are in its result, through any
+    wrapping. A feature map is an output in which all axes of space are known, as (N, C, *S), with the channels last, as
+    tokens with or without a class token, or as windows. The layer is the module that finishes last among those that run
+    once, return a feature map of more than one cell, and whose cells the utility of the predicted class depends on.
 
-
-def auto_layer(
-    model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None = None
-) -> tuple[str, nn.Module]:
-    """Pick the layer with the last feature map before pooling.
-
-    It is the module that finishes last among those that run once, return a map (N, C, *S) with as many dimensions as
-    the input and more than one cell, and have cells that the utility of the predicted class depends on. Average and
-    adaptive pooling, dropout and identities are skipped. A container finishes after its last child, so a container that
-    returns its child's map is chosen instead of the child: `layer4` of a ResNet, not `layer4.1.relu`; `features` of a
-    VGG, DenseNet, MobileNet, EfficientNet or ConvNeXt, not `features.18`. A map of one cell shows nothing, so for small
-    images a layer further down is chosen.
-
-    With a `reshape_transform`, layer norms are preferred, as is usual for transformers: `norm` of a Swin, whose head
-    pools it, and `encoder.layers.encoder_layer_11.ln_1` of a ViT, which does not pool: after the last attention only
-    the class token matters. Without a `reshape_transform`, every map is assumed to have its channels first.
+    Skipped are pooling, modules that compute nothing, such as dropout and identities, and what is inside an attention:
+    queries, keys and values. A container finishes after its last child, so a container that returns its child's map is
+    chosen instead of the child: `layer4` of a ResNet, not `layer4.1.relu`; `features` of a VGG, DenseNet, MobileNet,
+    EfficientNet or ConvNeXt; `norm` of a Swin, whose head pools it. A ViT with a class token has
+    `encoder.layers.encoder_layer_11.ln_1`: after the last attention only that token matters. A map of one cell shows
+    nothing, so for small images a layer further down is chosen.
 
     Args:
         model: the model. It is left as found.
-        x: a batch for the model, shape (N, C, *S), on the model's device; only the first sample is used.
-        reshape_transform: turns the layers' outputs into feature maps, see `Classifier.reshape_transform`.
+        x: a batch for the model, shape (N, C, *S), on the model's device; two samples are used, or one twice.
+        reshape_transform: "auto", or a function that turns the outputs of layers into feature maps: then the last layer
+            for which it does is taken, layer norms first. None takes only outputs that are feature maps as they are.
 
     Returns:
-        The layer's dotted name and the layer.
+        The layer's dotted name, the layer, and the function that turns its output into a feature map, or None.
 
     Raises:
         TypeError: the input is not made of floating-point numbers, or the model returns no class scores.
-        ValueError: no layer returns such a map, or the utility depends on none; the last map is followed by attention
-            or by a layer that takes its cells as tokens, so that it is a patch embedding or a stem; its channels are
-            last; the input is empty or not finite.
+        ValueError: no layer returns a feature map, or the utility depends on none; a later layer goes on with cells
+            that cannot be followed, so that the last feature map is not to be seen; `reshape_transform` is None and the
+            last feature map is not one as it is; or the input is empty or not finite.
     """
-    x = check_input(x).detach()[:1]
-    seen = _watch(model, x, reshape_transform)
-    candidates = seen.candidates
-    if reshape_transform is not None:
-        norms = [name for name in candidates if "norm" in type(model.get_submodule(name)).__name__.lower()]
-        candidates = norms or candidates
+    x = check_input(x).detach()[:2]
+    if len(x) == 1:
+        x = x.repeat(2, *[1] * (x.ndim - 1))  # one sample does not show where the samples are
+    seen = _watch(model, x)
+    given = reshape_transform if callable(reshape_transform) else None
+    names = seen.candidates if given is None else _made_by(model, x, given, seen)
+    name, reason = _last_reached(model, x, names, "auto" if given is None else given)
+    if name is None:
+        raise ValueError(
+            f"{type(model).__name__} has no feature map (N, C, *S) that the utility depends on ({reason}): give the "
+            "layer by name, and for a transformer a reshape_transform"
+        )
+    if given is not None:
+        return FoundLayer(name, model.get_submodule(name), given)
+    found = seen.arranged[name]
+    if lost := seen.lost_after(name):
+        raise ValueError(
+            f"{name!r} returns the last feature map of this {type(model).__name__} that can be followed, and {lost!r} "
+            f"goes on with its cells in a way that cannot ({seen.reasons[lost]}), so that a map of it would be wrong: "
+            "give the layer by name, and a reshape_transform that makes a feature map of what it returns"
+        )
+    if found is not None and reshape_transform is None:
+        raise ValueError(
+            f"{name!r} returns the last feature map of this {type(model).__name__}, {tuple(seen.shapes[name])}, "
+            'and not as (N, C, *S): give reshape_transform="auto", or a function that makes a feature map of it'
+        )
+    return FoundLayer(name, model.get_submodule(name), found)
+
+
+def _last_reached(
+    model: nn.Module, x: Tensor, names: Sequence[str], reshape_transform: ReshapeTransform
+) -> tuple[str | None, str]:
+    """Return the last layer that the utility of the predicted class depends on, or None and why there is none."""
     reason = "no layer that runs once returns one of more than one cell"
-    for name in reversed(candidates):
-        layer = model.get_submodule(name)
-        probe = Probe(model, layer, x, reshape_transform=reshape_transform, second_order=False)
+    rest = list(names)
+    count = 1  # most often it is the last one, else one of a few
+    while rest:
+        part, rest = rest[-count:], rest[:-count]
+        count = 8
+        layers = [model.get_submodule(name) for name in part]
+        probes = Probe.several(model, layers, x, reshape_transform=reshape_transform, second_order=False)
+        for name, probe in zip(reversed(part), reversed(probes), strict=True):
+            try:
+                if probe.is_reached():
+                    return name, ""
+                reason = "the gradients are 0 in all of them: is the model trained?"
+            except ValueError as error:  # the utility does not depend on it
+                reason = str(error)
+    return None, reason
+
+
+def _made_by(model: nn.Module, x: Tensor, transform: Callable[[Tensor], Tensor], seen: _Watched) -> list[str]:
+    """Return the layers of whose output a user's function makes a feature map: norms if there are any."""
+    outputs: dict[str, Tensor] = {}
+    with undisturbed(model, x.device), torch.no_grad(), ExitStack() as stack:
+        for name in dict.fromkeys(seen.once):
+
+            def keep(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                outputs[name] = _tensor_of(output)
+
+            hook = stack.enter_context(hook_of_a_call(keep))
+            stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
+        model(x.clone())
+    names = []
+    for name, output in outputs.items():
         try:
-            if probe.is_reached():
-                if reshape_transform is None:
-                    _check_last(model, seen, name)
-                return name, layer
-            reason = "the gradients are 0 in all of them: is the model trained?"
-        except _NotTheLast:
-            raise
-        except ValueError as error:  # the utility does not depend on it
-            reason = str(error)
-    raise ValueError(
-        f"{type(model).__name__} has no feature map (N, C, *S) that the utility depends on ({reason}): give the layer "
-        "by name, and for a transformer a reshape_transform"
-    )
+            made = transform(output)
+        except (RuntimeError, ValueError, IndexError):  # it only fits the outputs of some layers
+            continue
+        # Anything but a tensor is kept: a probe of the layer says what is wrong.
+        if not isinstance(made, Tensor) or (made.ndim == x.ndim and len(made) == len(x) and made[0, 0].numel() > 1):
+            names.append(name)
+    names.sort(key=seen.finished.index)
+    return [name for name in names if "norm" in type(model.get_submodule(name)).__name__.lower()] or names
 
 
-def _check_last(model: nn.Module, seen: _Watched, name: str) -> None:
-    """Raise ValueError for a feature map whose cells are mixed later, or whose channels are last."""
-    norm = seen.before_the_last_attention(model)
-    todo = "give the layer by name" + ("" if norm is None else f", such as {norm!r},")
-    mixer = seen.mixed_by(name)
-    if mixer is not None:
-        raise _NotTheLast(
-            f"{name!r} returns the last feature map (N, C, *S) of this {type(model).__name__}, and {mixer!r} goes on "
-            f"with its cells, as tokens or by attention, so that a map of it would be wrong: {todo} and a "
-            "reshape_transform that makes a feature map of what it returns"
-        )
-    widths = {
-        module.normalized_shape[0]
-        for module in model.modules()
-        if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1
-    }
-    shape = seen.shapes[name]
-    if shape[-1] in widths and shape[1] not in widths:
-        raise _NotTheLast(
-            f"{name!r} returns the last feature map of this {type(model).__name__}, {tuple(shape)}, with its channels "
-            "last, it seems: give a reshape_transform that moves them, such as lambda t: t.movedim(-1, 1)"
-        )
-
-
-class _NotTheLast(ValueError):
-    """The layer found is not the right one, and no other layer will be."""
-
-
-class _Watched(NamedTuple):
+class _Watched:
     """What a forward pass shows about a model's modules.
 
     Attributes:
         finished: names of the modules, in the order in which they finish.
-        shapes: shapes of the feature maps, for modules that return one.
-        tokens: sequence lengths, for modules that return a sequence of vectors.
-        attention: modules that are attention, judging by their class name.
+        shapes: shapes of the outputs that are tensors.
+        arranged: how the outputs become feature maps, for modules that return one.
+        reasons: why the outputs of others are none, where they may be.
+        attention: modules that mix cells as attention does.
+        working: modules that compute something.
     """
 
-    finished: list[str]
-    shapes: dict[str, torch.Size]
-    tokens: dict[str, int]
-    attention: set[str]
+    def __init__(self) -> None:
+        self.finished: list[str] = []
+        self.shapes: dict[str, torch.Size] = {}
+        self.arranged: dict[str, Arrangement | None] = {}
+        self.reasons: dict[str, str] = {}
+        self.attention: set[str] = set()
+        self.working: set[str] = set()
+
+    @property
+    def once(self) -> list[str]:
+        """The modules that run once and return a tensor, in the order in which they finish."""
+        times = Counter(self.finished)
+        return [name for name in self.finished if times[name] == 1 and name in self.shapes]
 
     @property
     def candidates(self) -> list[str]:
-        """The modules that run once and return a feature map, in the order in which they finish."""
-        return [name for name in self.finished if name in self.shapes and self.finished.count(name) == 1]
+        """The modules that run once and make a feature map, in the order in which they finish."""
+        return [
+            name for name in self.once if name in self.arranged and name in self.working and not self._is_inside(name)
+        ]
 
-    def mixed_by(self, name: str) -> str | None:
-        """Return the first module after a feature map that is attention or takes the map's cells as tokens."""
-        cells = self.shapes[name][2:].numel()
-        for other in self.finished[self.finished.index(name) + 1 :]:
-            if other in self.attention or 0 <= self.tokens.get(other, -1) - cells <= _MOST_PREFIX_TOKENS:
-                return other
-        return None
+    def lost_after(self, name: str) -> str | None:
+        """Return the first module after a layer that returns more than one cell, it may be, that cannot be followed."""
+        last = len(self.finished) - 1 - self.finished[::-1].index(name)
+        lost = self.reasons.keys() & self.working
+        return next(
+            (other for other in self.finished[last + 1 :] if other in lost and not self._is_inside(other)), None
+        )
 
-    def before_the_last_attention(self, model: nn.Module) -> str | None:
-        """Return the last norm before the last attention, where a transformer is usually explained."""
-        last = max((n for n, name in enumerate(self.finished) if name in self.attention), default=0)
-        norms = [name for name in self.finished[:last] if "norm" in type(model.get_submodule(name)).__name__.lower()]
-        return norms[-1] if norms else None
+    def _is_inside(self, name: str) -> bool:
+        return any(name.startswith(f"{attention}.") for attention in self.attention)
 
 
-def _watch(model: nn.Module, x: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None) -> _Watched:
+def _tensor_of(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) and len(output) == 1 else output
+
+
+def _watch(model: nn.Module, x: Tensor) -> _Watched:
     """Run a model and record what its modules return."""
-    seen = _Watched([], {}, {}, set())
+    seen = _Watched()
+    running: list[str] = []
 
-    def look(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        seen.finished.append(name)
-        if any(word in type(module).__name__.lower() for word in ("attention", "attn")):
-            seen.attention.add(name)
-        if isinstance(output, tuple) and len(output) == 1:
-            output = output[0]
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            return
-        if reshape_transform is not None:
-            try:
-                output = reshape_transform(output)
-            except (RuntimeError, ValueError, IndexError):  # it only fits the outputs of some layers
+    def at_work(mixes: bool) -> None:
+        seen.working.update(running)
+        if mixes and running:
+            seen.attention.add(running[-1])
+
+    with undisturbed(model, x.device), torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+        x = x.clone()  # the model may work in place on its input
+        tracker = AxisTracker(x, at_work)
+
+        def begin(name: str, *args: Any) -> None:
+            running.append(name)
+
+        def end(name: str, module: nn.Module, args: Any, output: Any) -> None:
+            running.pop()
+            seen.finished.append(name)
+            output = _tensor_of(output)
+            if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim < 3:
                 return
-        if not isinstance(output, Tensor):  # from a reshape_transform: a probe of the layer raises for that
-            return
-        a_map = output.ndim == x.ndim > 2 and len(output) == len(x) and output[0, 0].numel() > 1
-        if a_map and not isinstance(module, _NO_MAP_OF_THEIR_OWN):
             seen.shapes[name] = output.shape
-        elif output.ndim == 3 < x.ndim and len(output) == len(x):
-            seen.tokens[name] = output.shape[1]
+            if isinstance(module, _POOLING):
+                return
+            try:
+                found = tracker.arrangement(output)
+            except Unclear as unclear:
+                seen.reasons[name] = str(unclear)
+                return
+            cells = output.shape[2:] if found is None else torch.Size(found.grid)
+            if cells.numel() > 1:
+                seen.arranged[name] = found
+            remember_arrangement(model, module, x, output.shape, found)
 
-    with ExitStack() as stack:
-        stack.enter_context(undisturbed(model, x.device))
-        stack.enter_context(torch.no_grad())
         for name, module in model.named_modules():
             if name:
-                hook = stack.enter_context(hook_of_a_call(partial(look, name)))
-                stack.callback(module.register_forward_hook(hook).remove)
-        model(x.clone())  # the model may change its input in place
+                for register, look in ((module.register_forward_pre_hook, begin), (module.register_forward_hook, end)):
+                    hook = stack.enter_context(hook_of_a_call(partial(look, name)))
+                    stack.callback(register(hook).remove)
+        with tracker:
+            model(x)
     return seen
 
 
@@ -265,7 +297,7 @@ def settle(
     model: Any,
     layers: Iterable[nn.Module | Literal["auto"]],
     x: Tensor,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    reshape_transform: ReshapeTransform = "auto",
 ) -> list[nn.Module]:
     """Return layers with "auto" replaced by the layer that `auto_layer` finds for an input."""
     settled: list[nn.Module] = []
@@ -275,7 +307,7 @@ def settle(
             continue
         if not isinstance(model, nn.Module):
             raise TypeError(f'layer="auto" looks for a layer in a torch.nn.Module; got {type(model).__name__}')
-        settled.append(auto_layer(model, x, reshape_transform)[1])
+        settled.append(auto_layer(model, x, reshape_transform).layer)
     return settled
 
 

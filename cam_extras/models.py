@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,9 +23,8 @@ from torchvision.transforms._presets import ImageClassification
 
 from cam_extras._checks import check_name
 from cam_extras._code import failures_of, load_code
-from cam_extras._deprecated import names_of
+from cam_extras._deprecated import names_of, warn
 from cam_extras._text import names_code
-from cam_extras.layers import channels_first, tokens_to_map
 
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -45,7 +45,8 @@ class Classifier:
 
     @property
     def reshape_transform(self) -> Callable[[Tensor], Tensor] | None:
-        """Turns a layer's output into a feature map (N, C, H, W); None if every layer returns one."""
+        """Old way to turn a layer's output into a feature map; `reshape_transform="auto"` does it for any layer."""
+        warn("Classifier.reshape_transform", 'reshape_transform="auto"')
         model = self.model
         if isinstance(model, torchvision_models.VisionTransformer):
             side = model.image_size // model.patch_size
@@ -73,6 +74,40 @@ class Classifier:
         names = [name.lower() for name in self.categories]
         check_name("class", target.lower(), names)
         return names.index(target.lower())
+
+
+def tokens_to_map(tokens: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
+    """Arrange the tokens (N, prefix + H * W, C) of a vision transformer as a map; the prefix may be missing.
+
+    If their number does not match the model's own grid, as for images of another size, the grid is taken to be square.
+    """
+    patches = math.prod(grid)
+    if tokens.ndim == 4 and tokens.shape[2] in (patches, prefix + patches):
+        raise ValueError(f"{tuple(tokens.shape)} are queries or keys of an attention, not tokens (N, T, C)")
+    if tokens.ndim != 3:
+        return tokens
+    count = tokens.shape[1]
+    if count not in (patches, prefix + patches):
+        side = math.isqrt(max(count - prefix, 0))
+        grid, patches = (side, side), side * side
+        if not patches or count != prefix + patches:
+            raise ValueError(
+                f"{count} tokens are not {prefix} and a grid, neither the model's own nor a square one: give a "
+                "reshape_transform"
+            )
+    return tokens[:, count - patches :].transpose(1, 2).reshape(len(tokens), -1, *grid)
+
+
+def channels_first(features: Tensor, widths: tuple[int, ...]) -> Tensor:
+    """Move the channels of features to the front if they are last.
+
+    Args:
+        features: (N, H, W, C), or (N, C, H, W) as convolutions and pooling return them.
+        widths: the channel counts that occur in the model.
+    """
+    if features.ndim != 4 or (features.shape[1] in widths and features.shape[3] not in widths):
+        return features
+    return features.permute(0, 3, 1, 2)
 
 
 def load_model(

@@ -9,18 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from threading import Lock
-from typing import Any
-from weakref import WeakSet
+from typing import Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
 from torch import Tensor, fx, nn
 
+from cam_extras._axes import Arrangement, AxisTracker, Unclear
 from cam_extras._checks import SampleError, check_input, check_name, stacklevel_of_the_caller, which
 from cam_extras._deprecated import renamed, warn
 from cam_extras._guards import MATHEMATICAL_ATTENTION, NO_FAST_PATH, PLAIN_CODE, Interrupts, lock_of
 from cam_extras.utilities import AnyUtility, CustomUtility, PerSampleUtility, Target, TargetUtility, Utility
 
 Model = Callable[..., Any]
+ReshapeTransform: TypeAlias = Callable[[Tensor], Tensor] | Literal["auto"] | None
+"""How a layer's output becomes a feature map: "auto", a linear function, or None where it is one."""
 # Error messages of layers for an input with the wrong channels, dimensions, size or type.
 _UNFIT = (
     r"to have \d+ channels|batched\) input to|cannot be multiplied|should be the same|same dtype|expected scalar type"
@@ -47,8 +50,10 @@ class Probe:
             class scores; None for the predicted class. The method chooses the utility (logit, ReST, ...) of the class.
         utility: instead of `target`, the whole function to explain, model output -> (N,), or one function per sample,
             output of the sample -> scalar. It overrides the method's utility.
-        reshape_transform: linear function that turns the layer's output, such as a transformer's tokens, into a feature
-            map (N, C, *S).
+        reshape_transform: how the layer's output becomes a feature map (N, C, *S). "auto" follows the axes of the input
+            to the layer, in a forward pass of at most two samples of its own when a layer is first used: feature maps
+            stay as they are; tokens, windows and maps with their channels last are arranged, and tokens of no patch
+            (class, registers) dropped. Or a linear function; or None for an output that is taken as it is.
         additional_forward_args: passed to the model after `x`.
         attribute_to_layer_input: use the layer's first input instead of its output.
         second_order: allow Hessian-vector products. False lets fused attention kernels run above the layer, which have
@@ -58,8 +63,9 @@ class Probe:
         TypeError: `layer` is not a module, the layer's output or the input is not a floating-point tensor, the model
             returns no class scores, or its modules are not called, as on several devices or when exported.
         ValueError: the layer is not part of the model, did not run, ran more than once, or has no spatial dimensions;
-            the utility does not depend on it, or only through what the `reshape_transform` drops; a module above it is
-            quantised; or the input is empty or not finite.
+            the utility does not depend on it, or only through what the `reshape_transform` drops; "auto" cannot tell
+            where the places of the input are in it; a module above it is quantised; or the input is empty or not
+            finite.
     """
 
     @renamed({"score": "utility"})
@@ -71,7 +77,7 @@ class Probe:
         *,
         target: Target = None,
         utility: AnyUtility | None = None,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: ReshapeTransform = "auto",
         additional_forward_args: tuple[Any, ...] = (),
         attribute_to_layer_input: bool = False,
         second_order: bool = True,
@@ -110,8 +116,8 @@ class Probe:
 
     @property
     def reshape_transform(self) -> Callable[[Tensor], Tensor] | None:
-        """The function that turns the layer's output into a feature map."""
-        return self._recording.reshape_transform
+        """The function that turns the layer's output into a feature map; None if it is one."""
+        return self._recording.transform(self._layer)
 
     @property
     def x(self) -> Tensor:
@@ -147,8 +153,8 @@ class Probe:
         Raises:
             ValueError: the utility does not depend on the layer at all.
         """
-        gradients = self._recording.gradients(self._utility, self._utility_name)
-        return bool(self._recording.as_feature_map(gradients[self._layer].detach()).any())
+        gradient = self._recording.gradient(self._utility, self._utility_name, self._layer).detach()
+        return bool(self._recording.as_feature_map(gradient, self._layer).any())
 
     def hessian_vector_product(self, v: Tensor) -> Tensor:
         """H v, where H is the Hessian of the utility with respect to A; `v` and the result have A's shape.
@@ -274,7 +280,7 @@ class _Recording:
         model: Model,
         layers: Sequence[nn.Module],
         x: Tensor,
-        reshape_transform: Callable[[Tensor], Tensor] | None,
+        reshape_transform: ReshapeTransform,
         additional_forward_args: tuple[Any, ...],
         attribute_to_layer_input: bool,
         second_order: bool,
@@ -291,6 +297,11 @@ class _Recording:
         self.model = model
         self.layers = check_layers(model, layers)
         self.x = check_input(x).detach()
+        if not (reshape_transform is None or reshape_transform == "auto" or callable(reshape_transform)):
+            raise TypeError(
+                'reshape_transform must be "auto", a function that takes the layer\'s output, or None; got '
+                f"{reshape_transform!r:.80}"
+            )
         self.reshape_transform = reshape_transform
         self.additional_forward_args = additional_forward_args
         self.attribute_to_layer_input = attribute_to_layer_input
@@ -300,7 +311,8 @@ class _Recording:
         self._recorded: list[Tensor] = []
         self._outputs: Any = None
         self._feature_maps: list[Tensor] = []
-        self._gradients: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._gradients: dict[tuple[Any, ...], list[Tensor | None]] = {}
+        self._arrangements: dict[int, Arrangement | Unclear | None] = {}
         self._curvature: dict[tuple[Any, ...], Tensor] = {}
         self._checked: set[tuple[Any, ...]] = set()
 
@@ -324,7 +336,7 @@ class _Recording:
             return None
         known = copy.copy(self)
         known._feature_maps = self.feature_maps
-        known._gradients = {key: [gradient.detach() for gradient in self._gradients[key]]}
+        known._gradients = {key: [None if gradient is None else gradient.detach() for gradient in self._gradients[key]]}
         known._recorded, known._outputs, known._curvature = [], None, {}
         return known
 
@@ -342,15 +354,35 @@ class _Recording:
     def feature_maps(self) -> list[Tensor]:
         if not self._feature_maps:
             self._record()
-            self._feature_maps = [self.as_feature_map(recorded.detach()) for recorded in self._recorded]
+            self._feature_maps = [self.as_feature_map(values.detach(), n) for n, values in enumerate(self._recorded)]
         return self._feature_maps
 
-    def as_feature_map(self, values: Tensor) -> Tensor:
-        maps: Tensor = _to_float(self._reshape(values))
+    def transform(self, index: int) -> Callable[[Tensor], Tensor] | None:
+        """Return the function that turns a layer's output into a feature map; None if it is one."""
+        if callable(self.reshape_transform) or self.reshape_transform is None:
+            return self.reshape_transform
+        if index not in self._arrangements:
+            self._record()
+        found = self._arrangements[index]
+        if isinstance(found, Unclear):
+            raise ValueError(
+                f"expected a feature map of shape ({len(self.x)}, C, *S) as the {self._what} of layer "
+                f"{_name(self.model, self.layers[index])}; got {tuple(self._recorded[index].shape)}, and {found}: "
+                'choose a layer with spatial dimensions, such as the one that "auto" finds, or give a reshape_transform'
+            )
+        return found
+
+    @property
+    def _what(self) -> str:
+        return "input" if self.attribute_to_layer_input else "output"
+
+    def as_feature_map(self, values: Tensor, index: int) -> Tensor:
+        maps: Tensor = _to_float(self._reshape(values, index))
         return maps
 
-    def _reshape(self, values: Tensor) -> Tensor:
-        maps = values if self.reshape_transform is None else self.reshape_transform(values)
+    def _reshape(self, values: Tensor, index: int) -> Tensor:
+        transform = self.transform(index)
+        maps = values if transform is None else transform(values)
         if not isinstance(maps, Tensor) or maps.ndim < 3 or maps.shape[0] != len(self.x):
             raise ValueError(
                 f"expected a feature map of shape ({len(self.x)}, C, *S) from the layer; got "
@@ -373,13 +405,19 @@ class _Recording:
     def _forward(self, record_below: bool) -> tuple[list[Tensor], Any] | None:
         """Run the model; return None if it must be recorded from below the layer."""
         recorded: dict[int, Tensor] = {}
+        known = [known_arrangement(self.model, layer, self.x, self.attribute_to_layer_input) for layer in self.layers]
+        follows = self.reshape_transform == "auto" and None in known
         with ExitStack() as stack:
             interrupts = stack.enter_context(undisturbed(self.model, self.x.device))
             interrupts.hold()
             stack.enter_context(torch.set_grad_enabled(record_below))
+            x = self.x.clone()  # the model may work in place on its input
+            tracker = AxisTracker(x)
 
             def record(index: int, features: Any) -> Tensor:
                 self._check_features(index, features, already=index in recorded)
+                if follows:
+                    self._arrange(index, features, tracker)
                 if not recorded:
                     torch.set_grad_enabled(True)
                     if self.second_order:
@@ -394,10 +432,11 @@ class _Recording:
 
             for index, layer in enumerate(self.layers):
                 stack.enter_context(self._hooked(layer, index, record))
+            if follows:
+                stack.enter_context(tracker)
             try:
                 interrupts.let()
-                # A clone: the model may work in place on its input.
-                outputs = self.model(self.x.clone(), *map(_leave_inference, self.additional_forward_args))
+                outputs = self.model(x, *map(_leave_inference, self.additional_forward_args))
             except RuntimeError as error:
                 if not record_below and "no_grad mode and is being modified inplace" in str(error):
                     return None
@@ -418,7 +457,24 @@ class _Recording:
                 f"layer {_name(self.model, layer)} did not run in the model's forward pass: "
                 f"{_what_runs(self.model, layer)}"
             )
+        if not follows and self.reshape_transform == "auto":
+            for index, (shape, arrangement) in enumerate(found for found in known if found is not None):
+                if arrangement is not None and shape != recorded[index].shape[1:]:  # the model is not as it was
+                    _arrangements.pop(self.layers[index])
+                    return self._forward(record_below)
+                self._arrangements[index] = arrangement
         return [recorded[i] for i in range(len(self.layers))], outputs
+
+    def _arrange(self, index: int, features: Tensor, tracker: AxisTracker) -> None:
+        """Find out how a layer's output becomes a feature map."""
+        try:
+            found = tracker.arrangement(features)
+        except Unclear as unclear:
+            self._arrangements[index] = unclear
+            return
+        self._arrangements[index] = found
+        of_input = self.attribute_to_layer_input
+        remember_arrangement(self.model, self.layers[index], self.x, features.shape, found, of_input)
 
     @contextmanager
     def _hooked(self, layer: nn.Module, index: int, record: Callable[[int, Any], Tensor]) -> Iterator[None]:
@@ -452,16 +508,15 @@ class _Recording:
 
     def _check_features(self, index: int, features: Any, already: bool) -> None:
         name = _name(self.model, self.layers[index])
-        what = "input" if self.attribute_to_layer_input else "output"
         if already:
             raise ValueError(
-                f"layer {name} ran more than once in a forward pass, so which {what} is meant is ambiguous: "
+                f"layer {name} ran more than once in a forward pass, so which {self._what} is meant is ambiguous: "
                 "choose the module around it, or one that is used once"
             )
         if not isinstance(features, Tensor) or not features.is_floating_point():
             kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
             raise TypeError(
-                f"the {what} of layer {name} must be one floating-point tensor (N, C, *S); got {kind}: "
+                f"the {self._what} of layer {name} must be one floating-point tensor (N, C, *S); got {kind}: "
                 "choose a module inside or after it"
             )
 
@@ -473,14 +528,14 @@ class _Recording:
                 utility(self._outputs, name)
             self._checked.add(key)
 
-    def gradients(self, utility: Utility, name: str) -> list[Tensor]:
-        """Return d utility / d layer for every layer, in the layers' own shapes."""
+    def gradients(self, utility: Utility, name: str) -> list[Tensor | None]:
+        """Return d utility / d layer for every layer, in the layers' own shapes; None if it does not depend on it."""
         key = utility.key(name)
         if key not in self._gradients:
             self._record()
             with self._differentiating():
                 value = utility(self._outputs, name)
-                gradients: Sequence[Tensor | None] = [None]
+                gradients: Sequence[Tensor | None] = [None] * len(self._recorded)
                 if value.requires_grad:
                     gradients = torch.autograd.grad(
                         value.sum(),
@@ -489,22 +544,26 @@ class _Recording:
                         retain_graph=True,
                         allow_unused=True,
                     )
-            for layer, gradient in zip(self.layers, gradients, strict=False):
-                if gradient is None:
-                    check_not_quantised(self.model)
-                    raise ValueError(
-                        f"the utility does not depend on layer {_name(self.model, layer)}: choose a layer on the way "
-                        "to it, and a model and utility that can be differentiated (no detach, no inference_mode)"
-                    )
-            self._gradients[key] = list(gradients)  # type: ignore[arg-type]
+            self._gradients[key] = list(gradients)
         return self._gradients[key]
+
+    def gradient(self, utility: Utility, name: str, index: int) -> Tensor:
+        """Return d utility / d layer of one layer, in its own shape."""
+        gradient = self.gradients(utility, name)[index]
+        if gradient is None:
+            check_not_quantised(self.model)
+            raise ValueError(
+                f"the utility does not depend on layer {_name(self.model, self.layers[index])}: choose a layer on the "
+                "way to it, and a model and utility that can be differentiated (no detach, no inference_mode)"
+            )
+        return gradient
 
     def gradient_map(self, utility: Utility, name: str, index: int) -> Tensor:
         """Return d utility / d A of a layer; on first use, warn of samples in which it is 0."""
-        gradient = self.gradients(utility, name)[index].detach()
-        maps = self.as_feature_map(gradient)
+        gradient = self.gradient(utility, name, index).detach()
+        maps = self.as_feature_map(gradient, index)
         layer = self.layers[index]
-        if self.reshape_transform is not None and not maps.any() and gradient.any():
+        if self.transform(index) is not None and not maps.any() and gradient.any():
             raise ValueError(
                 f"the utility depends on layer {_name(self.model, layer)} only through what the reshape_transform "
                 "drops, such as the class token, and the map would be 0: choose a layer before the last attention, "
@@ -535,14 +594,14 @@ class _Recording:
         return self._curvature[key]
 
     def _hessian_vector_product(self, utility: Utility, name: str, index: int, v: Tensor) -> Tensor:
-        gradient = self.gradients(utility, name)[index]
+        gradient = self.gradient(utility, name, index)
         recorded = self._recorded[index]
         product = None
         with self._differentiating():
             direction = v.to(recorded.dtype)
-            if self.reshape_transform is not None:
+            if self.transform(index) is not None:
                 leaf = recorded.detach().requires_grad_()
-                (direction,) = torch.autograd.grad(self._reshape(leaf), leaf, direction)
+                (direction,) = torch.autograd.grad(self._reshape(leaf, index), leaf, direction)
             if gradient.requires_grad:
                 try:
                     (product,) = torch.autograd.grad(
@@ -556,7 +615,7 @@ class _Recording:
                         f"in PyTorch ({error}): use a method of first order, such as GradCAM, or a higher layer"
                     ) from error
         # Without a path back to the layer the gradient is constant: the utility is linear in the layer.
-        return self.as_feature_map(torch.zeros_like(recorded) if product is None else product.detach())
+        return self.as_feature_map(torch.zeros_like(recorded) if product is None else product.detach(), index)
 
     @contextmanager
     def _differentiating(self) -> Iterator[None]:
@@ -577,6 +636,39 @@ class _Recording:
                 yield
             finally:
                 interrupts.hold()
+
+
+_arrangements: WeakKeyDictionary[nn.Module, dict[Any, tuple[torch.Size, Arrangement | None]]] = WeakKeyDictionary()
+
+
+def remember_arrangement(
+    model: Model, layer: nn.Module, x: Tensor, shape: torch.Size, found: Arrangement | None, of_input: bool = False
+) -> None:
+    """Keep how a layer's output becomes a feature map, so that it is found out once."""
+    key = _key_of_arrangement(model, x, found is None, of_input)
+    if key is not None:
+        _arrangements.setdefault(layer, {})[key] = shape[1:], found
+
+
+def known_arrangement(
+    model: Model, layer: nn.Module, x: Tensor, of_input: bool
+) -> tuple[torch.Size, Arrangement | None] | None:
+    """Return what was kept: the shape of the output without its samples, and the arrangement; or None."""
+    kept = _arrangements.get(layer, {})
+    found = kept.get(_key_of_arrangement(model, x, True, of_input))
+    return found or kept.get(_key_of_arrangement(model, x, False, of_input))
+
+
+def _key_of_arrangement(model: Model, x: Tensor, of_any_size: bool, of_input: bool) -> Any:
+    """Return the key of a layer's arrangement; what is a feature map is one for inputs of any size."""
+    sizes = x.ndim if of_any_size else (x.shape[1:], len(x) == 1)
+    try:
+        # A bound method is made anew each time it is looked up.
+        key = ref(getattr(model, "__self__", model)), getattr(model, "__func__", None), sizes, of_input
+        hash(key)
+    except TypeError:
+        return None
+    return key
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:

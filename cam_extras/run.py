@@ -19,6 +19,7 @@ from cam_extras.methods.base import controls_of
 from cam_extras.methods.named import AnyMethods
 from cam_extras.metrics import DEFAULT_METRICS, METRICS, Options, as_metrics, as_options, sources_of, with_parts
 from cam_extras.models import Classifier, fingerprint, picture_of
+from cam_extras.probe import ReshapeTransform
 from cam_extras.report import overlay, write_report
 from cam_extras.runs.batches import TARGETS, Drawing, Input, Reader, Scored
 from cam_extras.runs.config import RunConfig
@@ -46,7 +47,7 @@ def evaluate(
     options: Options | Mapping[str, Any] | None = None,
     target: Any = "predicted",
     transform: Callable[[Any], Tensor] | None = None,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    reshape_transform: ReshapeTransform = "auto",
     categories: Sequence[str] = (),
     name: str | None = None,
     mode: Literal["new", "resume", "overwrite"] = "new",
@@ -89,7 +90,7 @@ def evaluate(
         target: the class to explain: "predicted" or None, "label", a class number, or a target object for one class,
             such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
         transform: image -> input (C, *S); by default the classifier's own. None if the data are inputs already.
-        reshape_transform: see `cam_extras.probe.Probe`; by default the classifier's own.
+        reshape_transform: see `cam_extras.probe.Probe`.
         categories: class names; by default the classifier's own.
         name: what to call the model.
         mode: "new", "resume" or "overwrite", see `Store.open`.
@@ -148,7 +149,6 @@ def _without_classifier(config: RunConfig) -> RunConfig:
         config = config.replaced(
             model=given.model,
             transform=config.transform or given.transform,
-            reshape_transform=config.reshape_transform or given.reshape_transform,
             categories=config.categories or given.categories,
         )
     if not isinstance(config.model, nn.Module):

@@ -13,7 +13,7 @@ from torch import nn
 
 from cam_extras.layers import auto_layer
 from cam_extras.methods import GradCAM
-from cam_extras.models import Classifier, load_model, picture_of
+from cam_extras.models import load_model, picture_of
 from cam_extras.probe import Probe
 
 timm = pytest.importorskip("timm", reason="needs timm: pip install cam_extras[timm]")
@@ -38,7 +38,7 @@ class TestAutoLayer:
             ("vit_tiny_patch16_224", {"img_size": (96, 64)}, "blocks.11.norm1", (6, 4)),
             ("vit_tiny_patch16_224", {"img_size": 96, "dynamic_img_size": True}, "blocks.11.norm1", (4, 4)),
             ("deit_tiny_distilled_patch16_224", {"img_size": (96, 64)}, "blocks.11.norm1", (6, 4)),
-            ("vit_wee_patch16_reg1_gap_256", {"img_size": (96, 64)}, "blocks.13.norm2", (6, 4)),
+            ("vit_wee_patch16_reg1_gap_256", {"img_size": (96, 64)}, "blocks", (6, 4)),
             ("vit_medium_patch16_gap_240", {"img_size": (96, 64)}, "norm", (6, 4)),
             ("swin_tiny_patch4_window7_224", {"img_size": (96, 64)}, "norm", (3, 2)),
             ("swinv2_cr_tiny_ns_224", {"img_size": (96, 64)}, "stages", (3, 2)),
@@ -46,30 +46,33 @@ class TestAutoLayer:
     )
     def test_of_known_models(self, name, options, layer, cells):
         model = random_heads(timm.create_model(name, num_classes=10, **options))
-        reshape_transform = Classifier(model, None).reshape_transform
         x = torch.randn(2, 3, 64, 64) if "dynamic_img_size" in options else torch.randn(2, 3, 96, 64)
         with untouched(model, x):
-            found = auto_layer(model, x, reshape_transform)
-        assert found == (layer, model.get_submodule(layer))
-        probe = Probe(model, found[1], x, reshape_transform=reshape_transform)
+            found = auto_layer(model, x)
+        assert found[:2] == (layer, model.get_submodule(layer))
+        probe = Probe(model, found.layer, x)
         maps = GradCAM()(probe)
         assert maps.shape == (2, probe.activations.shape[1], *cells)
         assert (maps.flatten(1) != 0).any(dim=1).all()
 
-    def test_queries_and_keys_are_no_tokens(self):
-        """They have four dimensions, and norms of their own."""
+    def test_queries_and_keys_have_their_heads_as_channels(self):
+        """They have four dimensions, and norms of their own; "auto" passes over what is inside an attention."""
         model = timm.models.VisionTransformer(
             img_size=(96, 64), num_classes=4, embed_dim=12, depth=2, num_heads=2, qk_norm=True
         )
         random_heads(model)
         x = torch.randn(1, 3, 96, 64)
-        reshape_transform = Classifier(model, None).reshape_transform
-        assert auto_layer(model, x, reshape_transform)[0] == "blocks.1.norm1"
-        with pytest.raises(ValueError, match=r"\(1, 2, 25, 6\) are queries or keys"):
-            _ = Probe(model, model.blocks[1].attn.k_norm, x, reshape_transform=reshape_transform).activations
+        assert auto_layer(model, x).name == "blocks.1.norm1"
+        keys = {}
+        layer = model.blocks[1].attn.k_norm
+        with torch.no_grad(), layer.register_forward_hook(lambda module, args, output: keys.update(all=output)):
+            model(x)
+        activations = Probe(model, layer, x).activations
+        assert activations.shape == (1, 12, 6, 4)
+        assert torch.equal(activations, keys["all"][:, :, 1:].permute(0, 1, 3, 2).reshape(1, 12, 6, 4))
 
 
-class TestReshapeTransform:
+class TestPlaces:
     @pytest.mark.parametrize(
         ("name", "norm", "size"),
         [
@@ -82,25 +85,13 @@ class TestReshapeTransform:
     def test_cells_are_where_their_patches_are(self, name, norm, size):
         """A change within one patch of the image moves one cell of the maps before any attention."""
         model = timm.create_model(name, img_size=(96, 64), num_classes=4).eval()
-        reshape_transform = Classifier(model, None).reshape_transform
         x = torch.randn(1, 3, 96, 64).repeat(2, 1, 1, 1)
         x[1, :, 3 * size : 4 * size, 2 * size : 3 * size] += 1
         for layer in ("patch_embed.proj", "patch_embed", norm):
-            probe = Probe(model, model.get_submodule(layer), x, reshape_transform=reshape_transform)
+            probe = Probe(model, model.get_submodule(layer), x)
             maps = probe.activations
             assert maps.shape[1:] == (model.patch_embed.proj.out_channels, 96 // size, 64 // size)
             assert (maps[0] != maps[1]).any(dim=0).nonzero().tolist() == [[3, 2]]
-
-    def test_is_shipped_with_the_model(self):
-        for name in ("deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"):
-            reshape_transform = Classifier(timm.create_model(name, num_classes=4), None).reshape_transform
-            copy = pickle.loads(pickle.dumps(reshape_transform))
-            x = torch.randn(1, 198, 6) if "deit" in name else torch.randn(1, 7, 5, 96)
-            assert torch.equal(copy(x), reshape_transform(x))
-
-    def test_convolutional_networks_have_none(self):
-        for name in ("resnet18", "convnext_atto"):
-            assert Classifier(timm.create_model(name), None).reshape_transform is None
 
 
 class TestLocalWeights:

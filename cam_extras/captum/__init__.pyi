@@ -33,7 +33,7 @@ class LayerGradCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
     ) -> None: ...
 
@@ -56,7 +56,7 @@ class LayerHiResCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
     ) -> None: ...
 
@@ -81,7 +81,7 @@ class LayerXGradCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
     ) -> None: ...
 
@@ -104,7 +104,7 @@ class LayerShapleyCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "rest",
     ) -> None: ...
 
@@ -126,7 +126,7 @@ class LayerShapleyCamH(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "rest",
     ) -> None: ...
 
@@ -148,7 +148,7 @@ class LayerShapleyCamE(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "rest",
     ) -> None: ...
 
@@ -185,7 +185,7 @@ class LayerMIGradCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         estimator: Literal["histogram", "discrete", "knn"] = "histogram",
         bins: int = 64,
@@ -249,7 +249,7 @@ class LayerExpectedGradCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 16,
         internal_batch_size: int | None = None,
@@ -298,7 +298,7 @@ class LayerIntegratedGradCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 50,
         internal_batch_size: int | None = None,
@@ -342,7 +342,7 @@ class LayerSmoothGradCamPlusPlus(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         n_samples: int = 10,
         internal_batch_size: int | None = None,
@@ -418,7 +418,7 @@ class LayerOptiCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         utility: Literal["logit", "softmax", "log_softmax", "rest"] = "logit",
         objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask",
         normalisation: Literal["range", "max", "sigmoid"] = "range",
@@ -450,7 +450,7 @@ class LayerFakeCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
     ) -> None: ...
 
 class LayerRandomCam(MethodAttribution):
@@ -474,6 +474,6 @@ class LayerRandomCam(MethodAttribution):
         layer: str | Module | Sequence[str | Module],
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         seed: int = 0,
     ) -> None: ...

@@ -14,7 +14,7 @@ from cam_extras import methods
 from cam_extras._checks import SampleError, check_finite, which
 from cam_extras._host_classes import describe
 from cam_extras.layers import AnyLayer, as_layers, name_of, settle
-from cam_extras.probe import Probe
+from cam_extras.probe import Probe, ReshapeTransform
 from cam_extras.utilities import as_target
 
 
@@ -29,7 +29,8 @@ class MethodAttribution(LayerAttribution):
         layer: the layer to explain: a module, its dotted name, or "auto" for the last feature map before pooling, found
             at the first call; or a list of layers, which share one forward pass.
         device_ids: not supported; only there to match Captum's signature.
-        reshape_transform: turns the layer's output into a feature map (N, C, *S), for transformers.
+        reshape_transform: how the layer's output becomes a feature map (N, C, *S): "auto", see `Probe`; a function; or
+            None for an output that is taken as it is.
         hyper: the method's hyper-parameters.
 
     Raises:
@@ -44,7 +45,7 @@ class MethodAttribution(LayerAttribution):
         layer: AnyLayer,
         device_ids: list[int] | None = None,
         *,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: ReshapeTransform = "auto",
         **hyper: Any,
     ):
         if device_ids is not None:

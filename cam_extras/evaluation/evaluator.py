@@ -27,7 +27,7 @@ from cam_extras.metrics import (
     sources_of,
     win_percentage,
 )
-from cam_extras.probe import Model, Probe
+from cam_extras.probe import Model, Probe, ReshapeTransform
 from cam_extras.utilities import as_classes, select_class
 
 
@@ -118,7 +118,7 @@ class Evaluator:
     methods: Any
     metrics: str | Sequence[str] = DEFAULT_METRICS
     options: Any = None
-    reshape_transform: Callable[[Tensor], Tensor] | None = None
+    reshape_transform: ReshapeTransform = "auto"
 
     _nothing: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from cam_extras._deprecated import warn
 from cam_extras.maps import broadcast_to
 from cam_extras.methods._sampling import as_image, probe_at
 from cam_extras.methods.base import rows_for
-from cam_extras.probe import Model, Probe
+from cam_extras.probe import Model, Probe, ReshapeTransform
 from cam_extras.utilities import Logit, Softmax
 
 
@@ -49,7 +49,7 @@ def saturation_curves(
     baseline: float | Tensor = 0.0,
     steps: int = 50,
     target: int | Sequence[int] | Tensor | None = None,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    reshape_transform: ReshapeTransform = "auto",
     internal_batch_size: int | None = None,
 ) -> SaturationCurves:
     """Follow a class's logit and probability, and a layer's embedding, from a baseline x0 to x.

@@ -21,7 +21,7 @@ from cam_extras._host_classes import describe
 from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.maps import layer_map
 from cam_extras.methods.base import weigh_channels
-from cam_extras.probe import Probe, reference_tensor
+from cam_extras.probe import Probe, ReshapeTransform, reference_tensor
 from cam_extras.utilities import as_target
 
 
@@ -38,7 +38,8 @@ class MethodCAM(BaseCAM):
         target_layers: the layer to explain, or a list of layers whose maps are averaged: modules or their dotted names.
             An `nn.Sequential` counts as one layer. "auto" is the last feature map before pooling, found at the first
             call.
-        reshape_transform: turns the layer's output into a feature map (N, C, *S), for transformers.
+        reshape_transform: how the layer's output becomes a feature map (N, C, *S): "auto", see `Probe`; a function; or
+            None for an output that is taken as it is.
         tta_transforms: the `ttach.Compose` of `aug_smooth`.
         hyper: the method's hyper-parameters.
 
@@ -58,7 +59,7 @@ class MethodCAM(BaseCAM):
         self,
         model: nn.Module,
         target_layers: AnyLayer,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: ReshapeTransform = "auto",
         *,
         tta_transforms: Any = None,
         **hyper: Any,

@@ -27,7 +27,7 @@ from cam_extras._checks import (
 )
 from cam_extras._deprecated import renamed, with_new_names
 from cam_extras.methods.random_cam import random_weights
-from cam_extras.probe import Probe, check_layers, hook_of_a_call, undisturbed
+from cam_extras.probe import Probe, ReshapeTransform, check_layers, hook_of_a_call, undisturbed
 from cam_extras.utilities import UTILITIES, UtilityName
 
 UPSTREAM: dict[str, type] = {
@@ -63,7 +63,7 @@ def upstream_maps(
     layer: nn.Module,
     x: Tensor,
     targets: Tensor,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    reshape_transform: ReshapeTransform = "auto",
     hyper: Mapping[str, Any] = MappingProxyType({}),
     utility: UtilityName = "logit",
 ) -> Tensor:
@@ -100,6 +100,8 @@ def upstream_maps(
     layers = check_layers(model, [layer])
     if issubclass(cam_type, upstream.FullGrad):
         layers, reshape_transform = [], None
+    elif reshape_transform == "auto":
+        reshape_transform = Probe(model, layer, x, target=targets).reshape_transform
     with (
         _traceless(model, x.device),
         hook_of_a_call(_begin_recording) as record,

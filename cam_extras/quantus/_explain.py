@@ -17,7 +17,7 @@ from cam_extras.layers import AnyLayer, as_layer, settle
 from cam_extras.methods import METHODS as _OURS
 from cam_extras.methods import Method, as_method, channel_weights
 from cam_extras.methods.named import AnyMethod
-from cam_extras.probe import Probe, reference_tensor
+from cam_extras.probe import Probe, ReshapeTransform, reference_tensor
 from cam_extras.utilities import as_classes
 
 QUANTUS_ARGUMENTS = frozenset(
@@ -63,7 +63,7 @@ def explain(
     method: AnyMethod,
     *,
     layer: AnyLayer,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    reshape_transform: ReshapeTransform = "auto",
     batch_size: int | None = None,
     **hyper: Any,
 ) -> Explainer:
@@ -76,7 +76,8 @@ def explain(
         layer: the layer's dotted name, or "auto" for the last feature map before pooling, looked up on the model at
             every call. A module works too, but belongs to one model only, and Quantus' randomisation metrics explain
             changed copies of the model.
-        reshape_transform: turns the layer's output into a feature map (N, C, *S), for transformers.
+        reshape_transform: how the layer's output becomes a feature map (N, C, *S): "auto", see `Probe`; a function; or
+            None for an output that is taken as it is.
         batch_size: how many samples to explain at a time; `quantus.evaluate` passes the whole data set at once. By
             default 32, on the CPU only as many as have the pixels of four 224 x 224 images.
         hyper: the method's hyper-parameters.
@@ -111,7 +112,7 @@ class Explainer:
 
     method: Any
     layer: str | nn.Module
-    reshape_transform: Callable[[Tensor], Tensor] | None = None
+    reshape_transform: ReshapeTransform = "auto"
     batch_size: int | None = None
 
     def __call__(

@@ -166,7 +166,7 @@ class RunConfig:
             of_run=False,
         ),
     ] = False
-    reshape_transform: Annotated[Any, PYTHON] = None
+    reshape_transform: Annotated[Any, PYTHON] = "auto"
     categories: Annotated[Any, PYTHON] = ()
     name: Annotated[str | None, PYTHON] = None
     settings: Annotated[Mapping[str, Any] | None, PYTHON] = None
