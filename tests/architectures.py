@@ -57,6 +57,9 @@ def as_if_trained(model: nn.Module, x: Tensor) -> None:
                 values.normal_(std=0.02)
             elif values.abs().max() > 0:  # the scale of a branch
                 values.fill_(0.1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("attention_biases"):  # the first is of a place's own distance, 0
+            parameter.data[:, 0] = 8
     for module in model.modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             stress_the_middle(module.weight.data)
@@ -81,7 +84,7 @@ def stress_the_middle(kernel: Tensor) -> None:
     if math.prod(size) > 1 and all(length % 2 for length in size):
         middle = (slice(None), slice(None), *(length // 2 for length in size))
         kept = kernel[middle].clone() * math.prod(size) ** 0.5
-        kernel.mul_(0.3)
+        kernel.mul_(0.1)
         kernel[middle] = kept
 
 
@@ -181,14 +184,14 @@ _HUGGING_FACE: list[tuple[str, str, tuple[int, ...], dict[str, Any]]] = [
         (3, 128, 96),
         {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 320},
     ),
-    ("MobileViT", "ForImageClassification", (3, 128, 96), {"image_size": 128}),
-    ("MobileViTV2", "ForImageClassification", (3, 128, 96), {"image_size": 128, "width_multiplier": 0.5}),
+    ("MobileViT", "ForImageClassification", (3, 192, 128), {"image_size": 128}),
+    ("MobileViTV2", "ForImageClassification", (3, 192, 128), {"image_size": 128, "width_multiplier": 0.5}),
     ("Pvt", "ForImageClassification", (3, 128, 128), {"image_size": 128, "depths": [1, 1, 1, 1]}),
     ("PvtV2", "ForImageClassification", (3, 128, 96), {"image_size": 128, "depths": [1, 1, 1, 1]}),
     ("Segformer", "ForImageClassification", (3, 128, 96), {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 40, 64]}),
     ("PoolFormer", "ForImageClassification", (3, 128, 96), _PYRAMID),
     ("FocalNet", "ForImageClassification", (3, 128, 96), {"image_size": 128, "embed_dim": 24, "depths": [1, 1, 1, 1]}),
-    ("Levit", "ForImageClassification", (3, 224, 224), {}),
+    ("Levit", "ForImageClassification", (3, 256, 256), {"image_size": 256}),
     ("Cvt", "ForImageClassification", (3, 128, 96), {}),
     ("SwiftFormer", "ForImageClassification", (3, 128, 96), {"depths": [1, 1, 1, 1]}),
 ]
@@ -240,10 +243,10 @@ _TIMM: list[tuple[str, tuple[int, int], dict[str, Any]]] = [
     ("swinv2_tiny_window8_256", (128, 96), {"img_size": (128, 96), "depths": (1, 1, 2, 1), "embed_dim": 24}),
     ("swinv2_cr_tiny_ns_224", (128, 96), {"img_size": (128, 96), "depths": (1, 1, 2, 1), "embed_dim": 24}),
     ("focalnet_tiny_srf", (128, 96), {}),
-    ("maxvit_pico_rw_256", (256, 256), {}),
+    ("maxvit_pico_rw_256", (128, 128), {"img_size": 128}),
     ("coatnet_nano_rw_224", (128, 96), {"img_size": (128, 96), "depths": _FOUR, "embed_dim": (16, 32, 64, 64)}),
-    ("levit_128s", (128, 96), {"img_size": (128, 96)}),
-    ("levit_conv_128s", (128, 96), {"img_size": (128, 96)}),
+    ("levit_128s", (256, 192), {"img_size": (256, 192)}),
+    ("levit_conv_128s", (256, 192), {"img_size": (256, 192)}),
     ("coat_tiny", (128, 96), {"img_size": (128, 96)}),
     ("coat_lite_tiny", (128, 96), {"img_size": (128, 96)}),
     ("hiera_tiny_224", (96, 128), {"img_size": (96, 128), "stages": (1, 1, 2, 1), "embed_dim": 24}),
@@ -251,7 +254,7 @@ _TIMM: list[tuple[str, tuple[int, int], dict[str, Any]]] = [
     ("pvt_v2_b0", (128, 96), {"depths": _FOUR}),
     ("mvitv2_tiny", (128, 128), {"img_size": 128}),
     ("davit_tiny", (128, 96), {"depths": _FOUR, "embed_dims": (24, 48, 72, 96), "num_heads": (1, 2, 3, 4)}),
-    ("gcvit_xxtiny", (224, 224), {}),
+    ("gcvit_xxtiny", (128, 96), {"img_size": (128, 96)}),
     ("nest_tiny", (128, 128), {"img_size": 128}),
     ("pit_ti_224", (128, 96), {"img_size": (128, 96)}),
     ("pit_ti_distilled_224", (128, 96), {"img_size": (128, 96)}),
@@ -267,8 +270,8 @@ _TIMM: list[tuple[str, tuple[int, int], dict[str, Any]]] = [
     ("efficientvit_m0", (224, 224), {}),
     ("fastvit_t8", (128, 96), {"layers": _FOUR}),
     ("fastvit_sa12", (128, 96), {"layers": _FOUR}),
-    ("mobilevit_xxs", (128, 96), {}),
-    ("mobilevitv2_050", (128, 96), {}),
+    ("mobilevit_xxs", (192, 128), {}),
+    ("mobilevitv2_050", (192, 128), {}),
     ("edgenext_xx_small", (128, 96), {}),
     ("visformer_tiny", (128, 96), {"img_size": (128, 96)}),
     ("caformer_s18", (128, 96), {}),
