@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 BATCH = -1
 """The axis of the samples; those of space count from 0."""
 
-DISORDER = -2
-"""What was an axis of space, whose places were put in another order."""
+LOST = -2
+"""What may be places, put in another order or mixed in a way that is not followed."""
 
 
 class Part(NamedTuple):
@@ -59,12 +59,16 @@ Dim: TypeAlias = tuple[Item, ...]
 """What a dimension runs over, slowest first; empty if its size is 1."""
 
 
-class Lost(Exception):
+class CannotFollow(Exception):
     """The dimensions of a result cannot be followed."""
 
 
 class Unclear(ValueError):
     """A tensor cannot be arranged as a feature map; the message says why."""
+
+
+class Scrambled(Unclear):
+    """A tensor has what may be places of the input, mixed or in another order."""
 
 
 def _size(items: Iterable[Item]) -> int:
@@ -84,8 +88,24 @@ def _is_space(dim: Dim) -> bool:
     return any(part.axis is not None and part.axis >= 0 for part in _parts(dim))
 
 
+def _changed(dim: Dim, size: int) -> Dim:
+    """Return a dimension that has other places than before, if it had any."""
+    return (Part(LOST, size),) if _may_be_space(dim) and size > 1 else unknown(size)
+
+
+def _mixed(dim: Dim, others: Sequence[Dim], size: int) -> Dim:
+    """Follow weights that run over a dimension: over all places of an axis, or only over those within each patch."""
+    left = {part.axis for other in others for part in _parts(other)}
+    within = all(part.axis in left for part in _parts(dim) if part.axis is not None)
+    return unknown(size) if within else _changed(dim, size)
+
+
+def _may_be_space(dim: Dim) -> bool:
+    return any(part.axis is not None and part.axis != BATCH for part in _parts(dim))
+
+
 def _is_known(dim: Dim) -> bool:
-    return any(part.axis is not None and part.axis != DISORDER for part in _parts(dim))
+    return any(part.axis is not None and part.axis != LOST for part in _parts(dim))
 
 
 def _joined(items: Iterable[Item]) -> Dim:
@@ -109,7 +129,7 @@ def regroup(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
     """Follow a view: share the parts out among dimensions of other sizes.
 
     Raises:
-        Lost: the new sizes cut through what belongs together.
+        CannotFollow: the new sizes cut through what belongs together.
     """
     queue = list(_joined(item for dim in dims for item in dim))
     found = []
@@ -118,7 +138,7 @@ def regroup(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
         missing = size
         while missing > 1:
             if not queue:
-                raise Lost
+                raise CannotFollow
             item = queue.pop(0)
             if missing % item.size == 0:
                 taken.append(item)
@@ -129,7 +149,7 @@ def regroup(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
                 queue.insert(0, item._replace(size=rest))
                 missing = 1
             else:
-                raise Lost
+                raise CannotFollow
         # An axis with a single place belongs to some dimension: to the next one, if that has a single place, too.
         following = shape[number + 1] if number + 1 < len(shape) else 0
         while queue and queue[0].size == 1 and (size == 1 or following != 1):
@@ -144,7 +164,7 @@ def merge(first: Dim, second: Dim) -> Dim:
         return first
     if first == unknown(_size(first)) or not _is_known(first):
         return second
-    return first if not _is_known(second) else unknown(_size(first))  # two different axes
+    return first if not _is_known(second) else (Part(LOST, _size(first)),)  # two different axes
 
 
 def _places(dim: Dim) -> list[Any]:
@@ -160,7 +180,15 @@ def _resized(dim: Dim, size: int) -> Dim:
         return dim
     if len(dim) == 1 and isinstance(dim[0], Part) and dim[0].axis is not None:
         return (dim[0]._replace(size=size, step=1),)
-    return unknown(size)
+    return _changed(dim, size)
+
+
+def _padded(dim: Dim, before: int, after: int) -> Dim:
+    """Follow padding with a constant: of an axis, or of tokens."""
+    size = before + _size(dim) + after
+    if before < 0 or after < 0 or (len(dim) < 2 and not (dim and isinstance(dim[0], Padded))):
+        return _resized(dim, size)
+    return _concatenated([unknown(before), dim, unknown(after)], [before, _size(dim), after])
 
 
 def _cut(dim: Dim, start: int, stop: int, step: int = 1) -> Dim:
@@ -174,17 +202,19 @@ def _cut(dim: Dim, start: int, stop: int, step: int = 1) -> Dim:
         if start <= first and stop >= last:
             left = Padded(first - start, parts, stop - last)
             return (left,) if left.before or left.after else parts
-        return unknown(size)
+        return unknown(size) if stop <= first or start >= last else _changed(dim, size)
     if len(dim) == 1 and isinstance(dim[0], Part) and dim[0].axis is not None and not dim[0].shift:
         return (dim[0]._replace(size=size, step=dim[0].step * step),)
-    return unknown(size)
+    return _changed(dim, size)
 
 
 def _concatenated(dims: Sequence[Dim], sizes: Sequence[int]) -> Dim:
     """Follow a concatenation along a dimension: patches may get other tokens before and after them."""
-    known = [number for number, dim in enumerate(dims) if _is_space(dim)]
-    if len(known) != 1:
+    known = [number for number, dim in enumerate(dims) if _may_be_space(dim)]
+    if not known:
         return unknown(sum(sizes))
+    if len(known) > 1 or not _is_space(dims[known[0]]):
+        return (Part(LOST, sum(sizes)),)
     number = known[0]
     before, after = sum(sizes[:number]), sum(sizes[number + 1 :])
     dim = dims[number]
@@ -193,7 +223,7 @@ def _concatenated(dims: Sequence[Dim], sizes: Sequence[int]) -> Dim:
     if len(dim) == 1 and isinstance(dim[0], Padded):
         return (Padded(dim[0].before + before, dim[0].parts, dim[0].after + after),)
     if any(isinstance(item, Padded) for item in dim):
-        return unknown(sum(sizes))
+        return (Part(LOST, sum(sizes)),)
     return (Padded(before, tuple(_parts(dim)), after),)
 
 
@@ -242,16 +272,27 @@ class AxisTracker(TorchDispatchMode):
         if not results:
             return result
         try:
-            found = self._follow(name, given | (kwargs or {}), results)
+            given |= kwargs or {}
+            found = self._follow(name, given, results)
         except Exception:  # an operation used in a way that its rule does not know
             found = []
         if name not in _COMPUTES_NOTHING:
             self.at_work(self._mixes(name, given))
         for number, tensor in enumerate(results):
             dims = found[number] if number < len(found) else []
-            fits = [_size(dim) for dim in dims] == list(tensor.shape)
-            self._dims[_key(tensor)] = dims if fits else [unknown(size) for size in tensor.shape]
+            if [_size(dim) for dim in dims] != list(tensor.shape):
+                dims = self._lost(given, tensor.shape)
+            self._dims[_key(tensor)] = dims
         return result
+
+    def _lost(self, given: dict[str, Any], shape: torch.Size) -> list[Dim]:
+        """Return what is left to say of a result whose operation cannot be followed."""
+        operands = [
+            item for value in given.values() for item in (value if isinstance(value, list | tuple) else [value])
+        ]
+        dims = [dim for operand in operands if isinstance(operand, Tensor) for dim in self.of(operand)]
+        whole = tuple(item for dim in dims for item in dim)
+        return [unknown(size) if number == 0 else _changed(whole, size) for number, size in enumerate(shape)]
 
     def of(self, tensor: Tensor) -> list[Dim]:
         """Return what the dimensions of a tensor run over."""
@@ -292,19 +333,30 @@ class AxisTracker(TorchDispatchMode):
             return [self._convolved(given, dims, shape)]
         if name in ("im2col", "col2im"):
             return [self._unfolded(name, given, dims, shape)]
+        if name == "constant_pad_nd":
+            pads = [(0, 0)] * len(dims)
+            for number in range(len(given["pad"]) // 2):
+                pads[-1 - number] = given["pad"][2 * number], given["pad"][2 * number + 1]
+            return [[_padded(dim, *pad) for dim, pad in zip(dims, pads, strict=True)]]
         if any(word in name for word in _RESIZES) and len(dims) == len(shape):
             self.first |= {x.shape, shape} if "pool" in name else set()
             return [[_resized(dim, size) for dim, size in zip(dims, shape, strict=True)]] * len(results)
         if name in ("mm", "addmm", "bmm", "baddbmm", "_addmm_activation"):
             one, other = (self.of(value) for value in [v for v in given.values() if isinstance(v, Tensor)][-2:])
             batch = [merge(one[0], other[0])] if len(one) == 3 else []
-            return [[*batch, one[-2], other[-1]]]
+            rows, columns = one[-2], other[-1]
+            # Weights that run over places may put them in any order; attention runs over the places of both.
+            if not _may_be_space(other[-2]) and not _is_known(columns):
+                columns = _mixed(one[-1], one[:-1], _size(columns))
+            elif not _may_be_space(one[-1]) and not _is_known(rows):
+                rows = _mixed(other[-2], other[-1:], _size(rows))
+            return [[*batch, rows, columns]]
         if name == "linear":
             self.last |= {x.shape, shape}
-            return [[*dims[:-1], unknown(shape[-1])]]
+            return [[*dims[:-1], _mixed(dims[-1], dims[:-1], shape[-1])]]
         if "scaled_dot_product" in name:
             query, value = self.of(given["query"]), self.of(given["value"])
-            return [[*query[:-1], value[-1]]]
+            return [[*query[:-1], value[-1]], *([query[:-1]] * (len(results) - 1))]
         if name in _REDUCTIONS:
             return [self._reduced(given, dims, result.shape) for result in results]
         if any(word in name for word in _DISORDERS):
@@ -364,14 +416,14 @@ class AxisTracker(TorchDispatchMode):
             if len(dim) == 1 and isinstance(dim[0], Part) and dim[0].axis is not None:
                 rolled[at] = (dim[0]._replace(shift=(dim[0].shift + shift) % dim[0].size),)
             else:
-                rolled[at] = unknown(_size(dim))
+                rolled[at] = _changed(dim, _size(dim))
         return rolled
 
     def _convolved(self, given: dict[str, Any], dims: list[Dim], shape: torch.Size) -> list[Dim]:
         x = given["input"]
         self.first |= {x.shape, shape}
         space = [_resized(dim, size) for dim, size in zip(dims[2:], shape[2:], strict=True)]
-        if len(space) == self.space and not any(map(_is_known, dims[2:])):
+        if len(space) == self.space and not any(map(_may_be_space, dims[2:])):
             # Lost on the way, as where images are padded to a batch one by one; a convolution runs over space.
             space = [(Part(axis, size),) for axis, size in enumerate(shape[2:])]
         else:
@@ -384,7 +436,7 @@ class AxisTracker(TorchDispatchMode):
         batch = dims[0]
         if not _is_known(batch) and shape[0] == self.samples > 1:
             batch = (Part(BATCH, shape[0]),)
-        return [batch, unknown(shape[1]), *space]
+        return [batch, _mixed(dims[1], dims[2:], shape[1]), *space]
 
     def _unfolded(self, name: str, given: dict[str, Any], dims: list[Dim], shape: torch.Size) -> list[Dim]:
         if name == "col2im":
@@ -402,14 +454,14 @@ class AxisTracker(TorchDispatchMode):
 
     def _disordered(self, given: dict[str, Any], dims: list[Dim], shape: torch.Size) -> list[Dim]:
         if len(shape) != len(dims):
-            raise Lost
+            raise CannotFollow
         over = given.get("dim", given.get("dims"))
         if "indices" in given:
             over = [number for number, index in enumerate(given["indices"]) if index is not None]
         over = range(len(dims)) if over is None else [over] if isinstance(over, int) else over
         moved = {number % len(dims) for number in over}
         return [
-            dim if number not in moved else (Part(DISORDER, size),) if _is_space(dim) else unknown(size)
+            dim if number not in moved else _changed(dim, size)
             for number, (dim, size) in enumerate(zip(dims, shape, strict=True))
         ]
 
@@ -430,8 +482,8 @@ class AxisTracker(TorchDispatchMode):
         dims = self.of(tensor)
         items = [item for dim in dims for item in dim]
         parts = _parts(tuple(items))
-        if any(part.axis == DISORDER for part in parts):
-            raise Unclear("its places were put in another order, by sorting, flipping or indexing")
+        if any(part.axis == LOST for part in parts):
+            raise Scrambled("its places are mixed or in another order")
         axes = [part.axis for part in parts if part.axis is not None and part.axis >= 0]
         at_home = tensor.ndim == self.space + 2
         if at_home and not axes:

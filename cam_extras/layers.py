@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from cam_extras._axes import Arrangement, AxisTracker, Unclear
+from cam_extras._axes import Arrangement, AxisTracker, Scrambled, Unclear
 from cam_extras._checks import check_input
 from cam_extras.probe import (
     Probe,
@@ -93,8 +93,8 @@ def auto_layer(model: nn.Module, x: Tensor, reshape_transform: ReshapeTransform 
     if lost := seen.lost_after(name):
         raise ValueError(
             f"{name!r} returns the last feature map of this {type(model).__name__} that can be followed, and {lost!r} "
-            f"goes on with its cells in a way that cannot ({seen.reasons[lost]}), so that a map of it would be wrong: "
-            "give the layer by name, and a reshape_transform that makes a feature map of what it returns"
+            "goes on with its cells in a way that cannot, so that a map of it would be wrong: give the layer by name, "
+            "and a reshape_transform that makes a feature map of what it returns"
         )
     if found is not None and reshape_transform is None:
         raise ValueError(
@@ -109,6 +109,7 @@ def _last_reached(
 ) -> tuple[str | None, str]:
     """Return the last layer that the utility of the predicted class depends on, or None and why there is none."""
     reason = "no layer that runs once returns one of more than one cell"
+    last = None
     rest = list(names)
     count = 1  # most often it is the last one, else one of a few
     while rest:
@@ -118,12 +119,15 @@ def _last_reached(
         probes = Probe.several(model, layers, x, reshape_transform=reshape_transform, second_order=False)
         for name, probe in zip(reversed(part), reversed(probes), strict=True):
             try:
-                if probe.is_reached():
+                cells = probe.cells_reached()
+                if cells > 1:
                     return name, ""
+                # A single one is what a maximum over cells leaves of a map; another branch may see them all.
+                last = last or (name if cells else None)
                 reason = "the gradients are 0 in all of them: is the model trained?"
             except ValueError as error:  # the utility does not depend on it
                 reason = str(error)
-    return None, reason
+    return last, reason
 
 
 def _made_by(model: nn.Module, x: Tensor, transform: Callable[[Tensor], Tensor], seen: _Watched) -> list[str]:
@@ -158,7 +162,7 @@ class _Watched:
         finished: names of the modules, in the order in which they finish.
         shapes: shapes of the outputs that are tensors.
         arranged: how the outputs become feature maps, for modules that return one.
-        reasons: why the outputs of others are none, where they may be.
+        lost: modules whose output has places of the input that cannot be followed.
         attention: modules that mix cells as attention does.
         working: modules that compute something.
     """
@@ -167,7 +171,7 @@ class _Watched:
         self.finished: list[str] = []
         self.shapes: dict[str, torch.Size] = {}
         self.arranged: dict[str, Arrangement | None] = {}
-        self.reasons: dict[str, str] = {}
+        self.lost: set[str] = set()
         self.attention: set[str] = set()
         self.working: set[str] = set()
 
@@ -187,7 +191,7 @@ class _Watched:
     def lost_after(self, name: str) -> str | None:
         """Return the first module after a layer that returns more than one cell, it may be, that cannot be followed."""
         last = len(self.finished) - 1 - self.finished[::-1].index(name)
-        lost = self.reasons.keys() & self.working
+        lost = self.lost & self.working
         return next(
             (other for other in self.finished[last + 1 :] if other in lost and not self._is_inside(other)), None
         )
@@ -228,8 +232,10 @@ def _watch(model: nn.Module, x: Tensor) -> _Watched:
                 return
             try:
                 found = tracker.arrangement(output)
-            except Unclear as unclear:
-                seen.reasons[name] = str(unclear)
+            except Scrambled:
+                seen.lost.add(name)
+                return
+            except Unclear:
                 return
             cells = output.shape[2:] if found is None else torch.Size(found.grid)
             if cells.numel() > 1:

@@ -147,14 +147,16 @@ class Probe:
         """
         return self._recording.gradient_map(self._utility, self._utility_name, self._layer)
 
-    def is_reached(self) -> bool:
-        """Return whether the utility depends on the layer's feature map at x: whether any gradient is not 0.
+    def cells_reached(self) -> int:
+        """Return how many cells of the layer's feature map the utility depends on at x: those with a gradient not 0.
+
+        The most of any sample.
 
         Raises:
             ValueError: the utility does not depend on the layer at all.
         """
         gradient = self._recording.gradient(self._utility, self._utility_name, self._layer).detach()
-        return bool(self._recording.as_feature_map(gradient, self._layer).any())
+        return int(self._recording.as_feature_map(gradient, self._layer).any(dim=1).flatten(1).sum(dim=1).max())
 
     def hessian_vector_product(self, v: Tensor) -> Tensor:
         """H v, where H is the Hessian of the utility with respect to A; `v` and the result have A's shape.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 import torchvision
@@ -124,12 +126,12 @@ def attend(tokens):
 class TestAxes:
     """Operations on an input, whose places are known from its values: each says where it comes from."""
 
-    SHAPE = (2, 3, 4, 6)
-    OPERATIONS = {
+    OPERATIONS: ClassVar = {
         "channels last": lambda x: x.permute(0, 2, 3, 1),
         "tokens": lambda x: x.flatten(2).transpose(1, 2),
         "channels and tokens": lambda x: x.flatten(2),
         "class token": lambda x: torch.cat([x.new_zeros(len(x), 1, 3), x.flatten(2).mT], dim=1),
+        "padded tokens": lambda x: torch.nn.functional.pad(x.flatten(2).mT, (0, 0, 1, 2)),
         "token at the end": lambda x: torch.cat([x.flatten(2).mT, x.new_zeros(len(x), 2, 3)], dim=1),
         "a token off": lambda x: torch.cat([x.new_zeros(len(x), 3, 3), x.flatten(2).mT], dim=1)[:, 2:],
         "windows": lambda x: x.view(-1, 3, 2, 2, 2, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 6, 3),

@@ -978,9 +978,9 @@ def test_layer_after_the_last_attention(name):
 
 def test_layer_after_the_last_attention_is_not_reached():
     model, layer, x = after_the_last_attention()
-    assert not Probe(model, layer, x, reshape_transform=TinyViT.reshape).is_reached()
-    assert Probe(model, layer, x, reshape_transform=lambda tokens: tokens.transpose(1, 2)).is_reached()
-    assert Probe(model, model.layer, x, reshape_transform=TinyViT.reshape).is_reached()
+    assert Probe(model, layer, x, reshape_transform=TinyViT.reshape).cells_reached() == 0
+    assert Probe(model, layer, x, reshape_transform=lambda tokens: tokens.transpose(1, 2)).cells_reached() == 1
+    assert Probe(model, model.layer, x, reshape_transform=TinyViT.reshape).cells_reached() > 1
 
 
 def dead_where_the_image_is_black():
