@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 BATCH = -1
@@ -290,7 +291,7 @@ class AxisTracker(TorchDispatchMode):
         operands = [
             item for value in given.values() for item in (value if isinstance(value, list | tuple) else [value])
         ]
-        dims = [dim for operand in operands if isinstance(operand, Tensor) for dim in self.of(operand)]
+        dims = [dim for operand in operands if _is_plain(operand) for dim in self.of(operand)]
         whole = tuple(item for dim in dims for item in dim)
         return [unknown(size) if number == 0 else _changed(whole, size) for number, size in enumerate(shape)]
 
@@ -479,6 +480,8 @@ class AxisTracker(TorchDispatchMode):
         Raises:
             Unclear: not every axis of space is known to be in the tensor, once and complete.
         """
+        if self.space < 1:  # token ids, say: there are no places to look for
+            return None
         dims = self.of(tensor)
         items = [item for dim in dims for item in dim]
         parts = _parts(tuple(items))
@@ -597,7 +600,7 @@ class Arrangement:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    return isinstance(value, Tensor) and not is_lazy(value) and value.layout == torch.strided and not value.is_quantized
 
 
 def _key(tensor: Tensor) -> tuple[Any, ...]:

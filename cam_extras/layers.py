@@ -19,6 +19,7 @@ from cam_extras.probe import (
     check_layers,
     find_layer,
     hook_of_a_call,
+    only_tensor,
     remember_arrangement,
     undisturbed,
 )
@@ -137,7 +138,7 @@ def _made_by(model: nn.Module, x: Tensor, transform: Callable[[Tensor], Tensor],
         for name in dict.fromkeys(seen.once):
 
             def keep(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
-                outputs[name] = _tensor_of(output)
+                outputs[name] = only_tensor(output)[1]
 
             hook = stack.enter_context(hook_of_a_call(keep))
             stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
@@ -200,10 +201,6 @@ class _Watched:
         return any(name.startswith(f"{attention}.") for attention in self.attention)
 
 
-def _tensor_of(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) and len(output) == 1 else output
-
-
 def _watch(model: nn.Module, x: Tensor) -> _Watched:
     """Run a model and record what its modules return."""
     seen = _Watched()
@@ -224,7 +221,7 @@ def _watch(model: nn.Module, x: Tensor) -> _Watched:
         def end(name: str, module: nn.Module, args: Any, output: Any) -> None:
             running.pop()
             seen.finished.append(name)
-            output = _tensor_of(output)
+            output = only_tensor(output)[1]
             if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim < 3:
                 return
             seen.shapes[name] = output.shape

@@ -363,7 +363,10 @@ class _Recording:
         """Return the function that turns a layer's output into a feature map; None if it is one."""
         if callable(self.reshape_transform) or self.reshape_transform is None:
             return self.reshape_transform
-        if index not in self._arrangements:
+        if index not in self._arrangements and not self._recorded:
+            known = known_arrangement(self.model, self.layers[index], self.x, self.attribute_to_layer_input)
+            if known is not None and known[1] is None:
+                return None
             self._record()
         found = self._arrangements[index]
         if isinstance(found, Unclear):
@@ -481,9 +484,10 @@ class _Recording:
     @contextmanager
     def _hooked(self, layer: nn.Module, index: int, record: Callable[[int, Any], Tensor]) -> Iterator[None]:
         def record_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if isinstance(output, tuple) and len(output) == 1:
-                return (record(index, output[0]),)
-            return record(index, output)
+            place, features = only_tensor(output)
+            if place is None:
+                return record(index, features)
+            return (*output[:place], record(index, features), *output[place + 1 :])
 
         def record_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if args:
@@ -685,6 +689,18 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 def reference_tensor(model: nn.Module) -> Tensor | None:
     """Return a tensor with the type and device that a model's input must have; None if the model has no tensors."""
     return next((t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point()), None)
+
+
+def only_tensor(output: Any) -> tuple[int | None, Any]:
+    """Return what a tuple holds beside None, such as a layer's output without attention weights, and where.
+
+    What is no such tuple is returned as it is, with None.
+    """
+    if type(output) is tuple:
+        places = [place for place, item in enumerate(output) if item is not None]
+        if len(places) == 1:
+            return places[0], output[places[0]]
+    return None, output
 
 
 class _Hook:

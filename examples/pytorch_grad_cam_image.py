@@ -36,7 +36,7 @@ if options.image:
     model, name_of = classifier.model, classifier.category
     x = classifier.transform(read_image(options.image))[None]
     picture = picture_of(classifier.transform)(x[0])
-    _, layer = auto_layer(model, x)
+    layer = auto_layer(model, x).layer
 else:
     model, name_of = load_classifier(), "digit {}".format
     layer = model.get_submodule(LAYER)

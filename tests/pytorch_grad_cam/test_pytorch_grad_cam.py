@@ -664,7 +664,7 @@ class TestBadInput:
     def test_transformer_without_reshape_transform(self):
         model = TinyViT().eval()
         with pytest.raises(ValueError, match="transformers need a reshape_transform"):
-            ours.GradCAM(model, [model.layer])(torch.randn(2, 3, 12, 16))
+            ours.GradCAM(model, [model.layer], None)(torch.randn(2, 3, 12, 16))
 
     def test_signal(self):
         model = CNN(dims=1).eval()

@@ -35,7 +35,7 @@ def test_batch_size_of_pytorch_grad_cam():
     sizes = []
     model.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
     ours.explain("LayerCAM", layer="layer", batch_size=2)(model, X, Y)
-    assert sizes == [2, 1]
+    assert sizes == [2, 2, 1]  # the first batch once more, to see how the layer's output is arranged
 
 
 def test_transformers_with_pytorch_grad_cam():
