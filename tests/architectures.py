@@ -59,14 +59,14 @@ def as_if_trained(model: nn.Module, x: Tensor) -> None:
                 values.fill_(0.1)
     for name, parameter in model.named_parameters():
         if name.endswith("attention_biases"):  # the first is of a place's own distance, 0
-            parameter.data[:, 0] = 8
+            parameter.data[:, 0] = 20
     for module in model.modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             stress_the_middle(module.weight.data)
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
-        if norm.weight is not None and not norm.weight.any():
-            nn.init.constant_(norm.weight, 0.2)
+        if norm.weight is not None and norm.weight.abs().mean() < 0.1:
+            nn.init.constant_(norm.weight, 0.5)
     model.eval()
     if norms:
         momenta = [norm.momentum for norm in norms]
@@ -407,7 +407,6 @@ ARCHITECTURES: list[Architecture] = [
     Architecture("monai", "DenseNet, 3D", (1, 64, 96, 64), _monai_densenet),
     Architecture("monai", "ViT, 3D", (1, 32, 48, 64), _monai_vit),
 ]
-MODULES = {"open_clip": "open_clip"}
 
 
 def available(architecture: Architecture) -> bool:
