@@ -12,6 +12,8 @@ from torch import Tensor, nn
 Transform = Callable[[Tensor], Tensor]
 _PLACES = 8
 _DRAWS = 4
+OFFSETS = (0, 0.25, 0.5)
+"""Where noise begins in the part of the image that belongs to a cell; it covers half of that in every direction."""
 
 
 def outputs(
@@ -31,7 +33,22 @@ def outputs(
             scores = model(x)
     finally:
         handle.remove()
-    return seen[0], getattr(scores, "logits", scores)
+    return seen[0], scores_of(scores)
+
+
+def scores_of(output: Any) -> Tensor:
+    """Return the scores of what a model of any library returns."""
+    scores: Tensor = getattr(output, "logits", output)
+    return scores
+
+
+def with_noise(x: Tensor, cell: Sequence[int], grid: Sequence[int], offset: float) -> Tensor:
+    """Return images with noise in half of the part that belongs to a cell, always the same for a cell."""
+    noisy = x.clone()
+    patch = noisy[(..., *_part_of(cell, grid, x.shape[2:], offset))]
+    random = torch.Generator().manual_seed(sum(7**n * place for n, place in enumerate(cell)))
+    patch.copy_(3 * torch.randn(patch.shape, generator=random))
+    return noisy
 
 
 def share_at_its_place(model: nn.Module, layer: nn.Module, to_map: Transform, x: Tensor) -> float:
@@ -47,12 +64,10 @@ def share_at_its_place(model: nn.Module, layer: nn.Module, to_map: Transform, x:
     random = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(cells), generator=random)[:_PLACES].tolist()
     best = 0.0
-    for offset in (0, 0.25, 0.5):
+    for offset in OFFSETS:
         changes = []
         for number in chosen:
-            noisy = x.repeat(_DRAWS, *[1] * (x.ndim - 1))
-            patch = noisy[(..., *_part_of(cells[number], grid, x.shape[2:], offset))]
-            patch.copy_(3 * torch.randn(patch.shape, generator=random))
+            noisy = with_noise(x.repeat(_DRAWS, *[1] * (x.ndim - 1)), cells[number], grid, offset)
             change = to_map(outputs(model, layer, noisy)[0]) - at_rest
             changes.append(change.abs().sum(1).mean(0).flatten())
         change = torch.stack(changes)

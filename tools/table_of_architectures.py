@@ -1,6 +1,6 @@
 """The table of docs/architectures.md: the layer that "auto" finds in the models of tests/architectures.py.
 
-python tools/architectures.py
+python tools/table_of_architectures.py
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architectures.md"
-BEGIN, END = "<!-- Written by tools/architectures.py. -->\n", "<!-- End of what is written. -->\n"
+BEGIN, END = "<!-- Written by tools/table_of_architectures.py. -->\n", "<!-- End of what is written. -->\n"
 HEAD = "| library | model | input | layer | map | |\n| --- | --- | --- | --- | --- | --- |\n"
 sys.path.insert(0, str(ROOT / "tests"))
 
