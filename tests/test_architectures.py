@@ -6,15 +6,18 @@ import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, InADict, Inside, available
+from architectures import ARCHITECTURES, Architecture, InADict, Inside, available
 from places import OFFSETS, effect_of_order, effect_of_the_rest, scores_of, share_at_its_place, with_noise
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-from cam_extras.layers import auto_layer
+import table_of_architectures as table
+
+from cam_extras.layers import FoundLayer, auto_layer
 from cam_extras.methods import GradCAM
 from cam_extras.probe import Probe
 
@@ -52,33 +55,59 @@ def same(features):
     return features
 
 
-def gradcam(model, x):
-    return GradCAM()(Probe(model, auto_layer(model, x).layer, x))
+def gradcam(model, x, layer):
+    return GradCAM()(Probe(model, layer, x))
 
 
 def along(direction, output):
     return (scores_of(output) * direction).sum(dim=1)
 
 
-each_architecture = pytest.mark.parametrize(
-    "architecture",
-    [pytest.param(item, id=str(item), marks=() if item.name in QUICK else pytest.mark.slow) for item in ARCHITECTURES],
+class Case(NamedTuple):
+    """An architecture with its model, and what "auto" finds."""
+
+    architecture: Architecture
+    model: torch.nn.Module
+    x: torch.Tensor
+    found: FoundLayer
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(item, id=str(item), marks=() if item.name in QUICK else pytest.mark.slow) for item in ARCHITECTURES
+    ],
 )
-
-
-@each_architecture
-def test_the_map_is_of_the_image(architecture):
-    """Noise changes the map where it is; what follows the layer pools; there is no way around but prefix tokens."""
+def case(request):
+    architecture = request.param
     if not available(architecture):
         pytest.skip(f"needs {architecture.library}")
     model, x = architecture.model_and_input()
-    found = auto_layer(model, x)
-    to_map = found.reshape_transform or same
-    assert share_at_its_place(model, found.layer, to_map, x) > 0.6
-    if architecture.name not in LOOKS_AT_PLACES:
-        assert effect_of_order(model, found.layer, to_map, x) < 1e-4
-    if not getattr(found.reshape_transform, "cuts", ()):
-        assert effect_of_the_rest(model, found.layer, to_map, x) < 1e-4
+    return Case(architecture, model, x, auto_layer(model, x))
+
+
+def test_the_map_is_of_the_image(case):
+    """Noise changes the map where it is; what follows the layer pools; there is no way around but prefix tokens."""
+    layer, to_map = case.found.layer, case.found.reshape_transform or same
+    assert share_at_its_place(case.model, layer, to_map, case.x) > 0.6
+    if case.architecture.name not in LOOKS_AT_PLACES:
+        assert effect_of_order(case.model, layer, to_map, case.x) < 1e-4
+    if not getattr(to_map, "cuts", ()):
+        assert effect_of_the_rest(case.model, layer, to_map, case.x) < 1e-4
+
+
+def test_wrapped_is_bare(case):
+    expected = gradcam(case.model, case.x, case.found.layer)
+    assert expected.any()
+    for wrapper in (Inside, InADict):
+        wrapped = wrapper(case.model)
+        found = auto_layer(wrapped, case.x)
+        assert found.name == f"net.{case.found.name}"
+        assert torch.equal(gradcam(wrapped, case.x, found.layer), expected)
+
+
+def test_the_page_shows_it(case):
+    assert table.row(case.architecture, case.model, case.x) in table.rows_of_the_page()
 
 
 @pytest.mark.parametrize("architecture", [item for item in ARCHITECTURES if item.name in QUICK], ids=str)
@@ -107,31 +136,7 @@ def test_what_decides_the_score_is_where_the_map_has_its_maximum(architecture):
     assert best >= 0.8
 
 
-@each_architecture
-def test_wrapped_is_bare(architecture):
-    if not available(architecture):
-        pytest.skip(f"needs {architecture.library}")
-    model, x = architecture.model_and_input()
-    expected = gradcam(model, x)
-    assert expected.any()
-    for wrapper in (Inside, InADict):
-        wrapped = wrapper(model)
-        assert auto_layer(wrapped, x).name == f"net.{auto_layer(model, x).name}"
-        assert torch.equal(gradcam(wrapped, x), expected)
-
-
-@each_architecture
-def test_the_page_shows_it(architecture):
-    import table_of_architectures as table
-
-    if not available(architecture):
-        pytest.skip(f"needs {architecture.library}")
-    assert table.row(architecture) in table.rows_of_the_page()
-
-
 def test_the_page_has_a_row_for_each():
-    import table_of_architectures as table
-
     assert len(table.rows_of_the_page()) == len(ARCHITECTURES)
 
 

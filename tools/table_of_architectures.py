@@ -15,14 +15,14 @@ HEAD = "| library | model | input | layer | map | |\n| --- | --- | --- | --- | -
 sys.path.insert(0, str(ROOT / "tests"))
 
 from architectures import ARCHITECTURES, Architecture  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 from cam_extras.layers import auto_layer  # noqa: E402
 from cam_extras.probe import Probe  # noqa: E402
 
 
-def row(architecture: Architecture) -> str:
-    """Return the line of the table for an architecture."""
-    model, x = architecture.model_and_input()
+def row(architecture: Architecture, model: nn.Module, x: Tensor) -> str:
+    """Return the line of the table for an architecture, its model and an input."""
     start = f"| {architecture.library} | {architecture.name} | {_sizes(architecture.size[1:])} |"
     try:
         found = auto_layer(model, x)
@@ -45,7 +45,8 @@ def rows_of_the_page() -> list[str]:
 def with_table(page: str) -> str:
     """Return the page with the table as it should be."""
     before, rest = page.split(BEGIN)
-    return before + BEGIN + HEAD + "".join(map(row, ARCHITECTURES)) + END + rest.split(END)[1]
+    rows = "".join(row(architecture, *architecture.model_and_input()) for architecture in ARCHITECTURES)
+    return before + BEGIN + HEAD + rows + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":
