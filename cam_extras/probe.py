@@ -166,7 +166,7 @@ class Probe:
 
     @property
     def other_inputs(self) -> OtherInputs:
-        """The additional forward arguments."""
+        """What the model takes besides `x`."""
         return self._recording.others
 
     @property
@@ -514,14 +514,14 @@ class _Recording:
         output, stand_in = self._as_output(features, samples, index), self.stand_in(index)
         if stand_in is None:
             return self._run_replacing(self.x[samples], output, index, self.others.of_samples(samples))
-        return self._run_replacing(stand_in.image.clone(), output, index, skipping=stand_in.results)
+        return self._run_replacing(stand_in.image.clone(), output, index, self.others, skipping=stand_in.results)
 
     def _run_replacing(
         self,
         x: Tensor,
         output: Tensor,
         index: int,
-        others: OtherInputs | None = None,
+        others: OtherInputs,
         skipping: Mapping[nn.Module, Any] = MappingProxyType({}),
         results: dict[nn.Module, Any] | None = None,
     ) -> Any:
@@ -558,7 +558,7 @@ class _Recording:
                 vars(module)["forward"] = partial(_return, result)
             try:
                 interrupts.let()
-                outputs = (others or self.others).mapped(leave_inference).call(self.model, x)
+                outputs = others.mapped(leave_inference).call(self.model, x)
             finally:
                 interrupts.hold()
         scores, shared = pick_output(outputs, len(output), self.output)
@@ -597,16 +597,17 @@ class _Recording:
         modules skipped; and the same, but for rounding, as for x.
         """
         samples = torch.arange(len(self.x), device=self.x.device)
-        samples = samples[:2] if len(samples) > 1 else samples.repeat(2)  # one row would fit the image's one
+        if not self.others:
+            samples = samples[:2] if len(samples) > 1 else samples.repeat(2)  # one row would fit the image's one
         features = self._recorded[index].detach()
         results: dict[nn.Module, Any] = {}
 
         def values(image: Tensor, **options: Any) -> Tensor:
-            return _values(self._run_replacing(image, features[samples], index, **options))
+            return _values(self._run_replacing(image, features[samples], index, self.others, **options))
 
         try:
             found = values(image.clone(), results=results)
-            others = [values(image.flip(-1) / 2), values(image.clone(), skipping=results)]
+            again = [values(image.flip(-1) / 2), values(image.clone(), skipping=results)]
         except Exception:  # whatever a model raises for an image of another size, or for one row below and two above
             return None
         known = self._outputs
@@ -614,7 +615,7 @@ class _Recording:
         tolerance = torch.finfo(features.dtype).eps ** 0.5
         alike = (
             len(found) == len(expected) > 0
-            and all(torch.equal(found, other) for other in others)
+            and all(torch.equal(found, other) for other in again)
             and bool((found - expected).abs().max() <= tolerance * expected.abs().max())
         )
         return _StandIn(image, results) if alike else None

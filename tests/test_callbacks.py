@@ -131,7 +131,9 @@ def test_maps_inside_inference_mode_and_autocast(name, batch):
         np.testing.assert_array_equal(cam(batch, [1, 2]), rounded)
     if name not in ("FakeCAM", "RandomCAM"):
         for mine, theirs in zip(rounded, expected, strict=True):
-            assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.98
+            assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > (
+                0.95 if name == "AblationCAM" else 0.98
+            )  # which subtracts scores
 
 
 class TestFigure:
