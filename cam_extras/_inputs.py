@@ -44,11 +44,6 @@ class OtherInputs:
         """
         return all(self._is_clear(value) for value in (self.args, *self.kwargs.values()))
 
-    @property
-    def of_all(self) -> bool:
-        """Whether they are the same for every sample."""
-        return self.divisible and not any(map(self._has_rows, tensors_of(self.args, self.kwargs)))
-
     def _is_clear(self, value: Any) -> bool:
         if isinstance(value, Tensor | str | bytes):
             return True
@@ -83,7 +78,9 @@ class OtherInputs:
         Raises:
             ValueError: x has another number of rows than the inputs that go with it.
         """
-        if len(x) != self.samples and not self.of_all:
+        if len(x) != self.samples and (
+            not self.divisible or any(map(self._has_rows, tensors_of(self.args, self.kwargs)))
+        ):
             raise ValueError(
                 f"the additional forward arguments are for {self.samples} samples, and the model is to see {len(x)}: "
                 "say which samples they are"

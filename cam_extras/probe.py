@@ -570,11 +570,6 @@ class _Recording:
         """Return what to run below a layer whose output is replaced; None if it must be the samples' own."""
         if index not in self._stand_ins:
             self._record()
-            if (
-                len(self.x) > 1 and not self.others.of_all
-            ):  # modules below the layer may make something of them that is used above it
-                self._stand_ins[index] = None
-                return None
             with torch.inference_mode(False), torch.no_grad():
                 found = (self._try_below(image, index) for image in self._images_unlike_x())
                 self._stand_ins[index] = next((stand_in for stand_in in found if stand_in is not None), None)
@@ -597,8 +592,7 @@ class _Recording:
         modules skipped; and the same, but for rounding, as for x.
         """
         samples = torch.arange(len(self.x), device=self.x.device)
-        if not self.others:
-            samples = samples[:2] if len(samples) > 1 else samples.repeat(2)  # one row would fit the image's one
+        samples = samples[:2] if len(samples) > 1 else samples.repeat(2)  # one row would fit the image's one
         features = self._recorded[index].detach()
         results: dict[nn.Module, Any] = {}
 
@@ -608,7 +602,7 @@ class _Recording:
         try:
             found = values(image.clone(), results=results)
             again = [values(image.flip(-1) / 2), values(image.clone(), skipping=results)]
-        except Exception:  # whatever a model raises for an image of another size, or for one row below and two above
+        except Exception:  # for an image of another size, one row below and two above, or inputs of several samples
             return None
         known = self._outputs
         expected = _values(known[samples] if isinstance(known, Tensor) else [known[n] for n in samples.tolist()])

@@ -263,6 +263,19 @@ def test_what_is_the_same_for_all_leaves_the_layer_separable():
     torch.testing.assert_close(probe.above(changed[[3, 0]], torch.tensor([3, 0])), expected)
 
 
+def test_one_image_where_the_number_of_rows_is_read_below_the_layer():
+    class Counts(Small):
+        def forward(self, x, factor):
+            return self.classifier(factor * self.layer(x).reshape(len(x), 8, -1).mean(dim=2))
+
+    model = Counts().eval()
+    found, expected = (
+        METHODS["AblationCAM"]().maps(Probe(model, model.layer, x, target=1, additional_forward_args=(2.0,)))
+        for x in (X[:1], X)
+    )
+    torch.testing.assert_close(found, expected[:1], rtol=0, atol=1e-5)
+
+
 class Detector(nn.Module):
     """As DETR in transformers: logits and boxes of three queries."""
 
