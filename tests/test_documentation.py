@@ -197,7 +197,7 @@ def test_api_names_every_public_name():
     public = {
         f"{module.__name__}.{name}" for module in (methods, metrics, evaluation, report) for name in module.__all__
     }
-    constants = {name for name in public if name.rpartition(".")[2].isupper() and not name.endswith(".CAM")}
+    constants = {name for name in public if name.rpartition(".")[2].isupper() and not name.endswith("CAM")}
     public |= {f"cam_extras.pytorch_grad_cam.{name}" for name in cam_extras.__all__ if name in methods.METHODS}
     public |= {
         f"{captum.__name__}.{name}"

@@ -147,7 +147,7 @@ class TestMetrics:
     def test_logits_taken_for_probabilities(self, digits):
         model, x, y = digits
         maps = ours.explain("GradCAM", layer=LAYER)(model, x, y)
-        with pytest.raises(ValueError, match=r"the confidence must lie in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"the confidence p must lie in \[0, 1\]"):
             ours.AverageDrop()(model, x, y, maps, softmax=False)
 
     def test_fill(self, digits):
