@@ -214,7 +214,7 @@ class TestMetrics:
         found = Evaluator(model, model.layer, "ScoreCAM", ["average_drop"])(x, Contrast())
         expected = upstream.ScoreCAM(model, [model.layer])(x, [*Contrast().resolved(model(x)).each(3)])
         np.testing.assert_allclose(found.maps["ScoreCAM"], expected, rtol=0, atol=1e-6)
-        with pytest.raises(ValueError, match="FinerCAM .*explains class indices"):
+        with pytest.raises(ValueError, match=r"FinerCAM .*explains class indices"):
             Evaluator(model, model.layer, "FinerCAM", ["average_drop"])(x, Contrast())
 
 

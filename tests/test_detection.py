@@ -74,7 +74,7 @@ class TestReading:
         if not found:
             assert target(output).item() == 0
             assert target(output).requires_grad  # maps are 0, which is warned of
-            with pytest.raises(ValueError, match="no detection.* overlaps the box .* in sample 0: give a box"):
+            with pytest.raises(ValueError, match=r"no detection.* overlaps the box .* in sample 0: give a box"):
                 target.resolved([output])
             return
         expected = SCORES[best, LABELS[best] if label is None else label] if every_class else SCORES[best].amax()
@@ -147,7 +147,7 @@ class TestMetrics:
     model = Squares().eval()
     x = torch.stack([bright((0, 1), (2, 3), (3, 0)), bright((1, 1), (2, 2))])
     boxes = torch.tensor([[24.0, 16, 32, 24], [8, 8, 16, 16]])
-    targets = [Box(box) for box in boxes]
+    targets = [Box(box) for box in boxes]  # noqa: RUF012
 
     def test_maps_lie_in_the_box(self):
         methods = ["HiResCAM", "GradCAM"]  # a weight for the whole channel shows the other squares too
@@ -261,7 +261,7 @@ class TestYOLO:
 
     def test_gradients_are_those_of_one_score(self, name):
         model = small_yolo(name)
-        targets, outputs = self.found(model)
+        targets, _ = self.found(model)
         layer = model.model[model.model[-1].f[0]]
         kept = []
         handle = layer.register_forward_hook(lambda module, args, output: kept.append(output.retain_grad() or output))

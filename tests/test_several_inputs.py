@@ -106,8 +106,8 @@ def test_the_image_is_the_first_that_is_not_named(model):
     expected = Probe(model, model.layer, X, target=1, **GIVEN["by name"]).gradients
     found = Probe(tokens, tokens.layer, X, target=1, **GIVEN["by name"]).gradients
     torch.testing.assert_close(found, expected)
+    options = {"additional_forward_args": (SHIFT,), "additional_forward_kwargs": {"scale": SCALE}}
     with pytest.raises(TypeError, match="'x', the image, comes after parameters given by name"):
-        options = {"additional_forward_args": (SHIFT,), "additional_forward_kwargs": {"scale": SCALE}}
         Probe(tokens, tokens.layer, X, target=1, **options).check_target()
 
 
