@@ -52,9 +52,10 @@ with torch.no_grad():  # the statistics of the trained features, which lag behin
 
 model.eval()
 layers = [model.model[index] for index in model.model[-1].f]  # of strides 8, 16 and 32
-images, truth = images[:4], canvases.boxes[:4]
 with torch.no_grad():
-    outputs = model(images)[0]  # (4, 4 + 10, anchors): centre and size of boxes, then scores
+    outputs = model(images)[0]  # (8, 4 + 10, anchors): centre and size of boxes, then scores
+found = (outputs[:, 4:].amax(dim=(1, 2)) > 0.5).nonzero()[:4, 0]  # four images in which it finds something
+images, outputs, truth, labels = images[found], outputs[found], canvases.boxes[found], canvases.labels[found].tolist()
 targets, scores = [], []
 for output in outputs:
     best = output[4:].amax(dim=0).argmax()
