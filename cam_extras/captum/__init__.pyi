@@ -646,7 +646,7 @@ class LayerRawAttention(MethodAttribution):
         query: whose attention: "class", that of the first token, the class token; or "mean", that of all tokens, for
             models without a class token.
 
-    As in Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021.
+    A baseline in Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021.
 
     See `MethodAttribution` for the arguments before these, and for what a call takes and returns.
     """

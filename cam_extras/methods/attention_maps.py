@@ -50,7 +50,7 @@ class RawAttention(_AttentionMap):
         query: whose attention: "class", that of the first token, the class token; or "mean", that of all tokens, for
             models without a class token.
 
-    As in Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021.
+    A baseline in Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021.
     """
 
     paper: ClassVar[str] = "baseline in Chefer et al., Transformer Interpretability Beyond Attention, CVPR 2021"

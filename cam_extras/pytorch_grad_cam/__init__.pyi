@@ -668,7 +668,7 @@ class RawAttention(MethodCAM):
         query: whose attention: "class", that of the first token, the class token; or "mean", that of all tokens, for
             models without a class token.
 
-    As in Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021.
+    A baseline in Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021.
 
     See `MethodCAM` for the arguments before these, and for what a call takes and returns.
     """
