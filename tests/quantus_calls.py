@@ -14,7 +14,8 @@ LISTED_METRICS = pytest.mark.parametrize(
 )
 
 # 224 pixels of a canvas are a twentieth of it, but of the small images below more than all.
-QUICK = {"schedule": Schedule(0.25)}
+QUICK = {"schedule": Schedule(0.25), "road_percentiles": (30, 60), "arcc_percentiles": (30, 60)}
+QUICK["road_noise"] = 0.0  # which is not scaled where tests scale images
 
 
 def make(metric, **given):

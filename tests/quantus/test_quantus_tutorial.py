@@ -148,7 +148,7 @@ class TestQuantusCallsOurs:
         x, y = np.random.default_rng(0).normal(size=(3, 3, *SIZE)).astype(np.float32), np.array([0, 1, 2])
         explain_func = ours.explain("GradCAM", layer="layer")
         score(metric, CNN().eval(), x, y, explain_func=explain_func, batch_size=2)
-        explains_again = metric in (ours.Coherency, ours.ADCC)  # what the maps show
+        explains_again = metric in (ours.Coherency, ours.ADCC, ours.ARCC)  # what the maps show
         assert calls["explained"] == (4 if explains_again else 2)
         assert calls["evaluate_batch"] == 2
         assert calls["custom_preprocess"] == calls["custom_postprocess"] == 1
