@@ -239,7 +239,19 @@ _REDUCTIONS = {
 _RESIZES = ("pool", "upsample", "pad", "pixel_shuffle", "pixel_unshuffle")
 _CONVOLUTIONS = {"convolution", "_convolution", "deform_conv2d"}
 # Results of the input's shape whose places are in another order, or are something else than places.
-_DISORDERS = ("sort", "argsort", "flip", "gather", "fft", "scatter", "index", "take", "unfold", "as_strided", "rot90")
+_DISORDERS = (
+    "sort",
+    "flip",
+    "gather",
+    "fft",
+    "scatter",
+    "index",
+    "take",
+    "unfold",
+    "as_strided",
+    "rot90",
+    "grid_sampler",
+)
 
 
 class AxisTracker(TorchDispatchMode):
@@ -493,9 +505,7 @@ class AxisTracker(TorchDispatchMode):
             if tensor.shape in self.last and tensor.shape not in self.first:
                 raise Unclear("which of its dimensions are places of the input cannot be seen")
             return None
-        if at_home and all(
-            _is_home(dim, number - 2 if number > 1 else None, self.samples) for number, dim in enumerate(dims)
-        ):
+        if at_home and all(_is_home(dim, number - 2) for number, dim in enumerate(dims)):
             return None
         if missing := set(range(self.space)) - set(axes):
             one = "dimensions" if len(missing) > 1 else "dimension"
@@ -509,14 +519,10 @@ class AxisTracker(TorchDispatchMode):
         return _arrange(items, self.samples, self.space)
 
 
-def _is_home(dim: Dim, axis: int | None, samples: int) -> bool:
-    """Whether a dimension is where (N, C, *S) has it; `axis` is None for samples and channels."""
-    if axis is None:
+def _is_home(dim: Dim, axis: int) -> bool:
+    """Whether a dimension is where (N, C, *S) has it; `axis` is negative for samples and channels."""
+    if axis < 0 or not dim:
         return not _is_space(dim)
-    return not dim or (not any(isinstance(item, Padded) for item in dim) and _is_one(dim, axis))
-
-
-def _is_one(dim: Dim, axis: int) -> bool:
     return len(dim) == 1 and isinstance(dim[0], Part) and dim[0].axis == axis and not dim[0].shift
 
 
@@ -527,6 +533,8 @@ def _arrange(items: Sequence[Item], samples: int, space: int) -> Arrangement:
     parts: list[Part] = []
     for number, item in enumerate(items):
         whole.append(item.size)
+        if isinstance(item, Part) and item.axis == BATCH:
+            whole[-1] = -1
         if isinstance(item, Padded):
             cuts.append((number, item.before, _size(item.parts)))
             parts.extend(item.parts)
@@ -534,7 +542,7 @@ def _arrange(items: Sequence[Item], samples: int, space: int) -> Arrangement:
             parts.append(item)
     batch = [number for number, part in enumerate(parts) if part.axis == BATCH]
     if not batch and samples > 1 and items and items[0] == Part(None, samples):
-        batch, parts[0] = [0], Part(BATCH, samples)
+        batch, parts[0], whole[0] = [0], Part(BATCH, samples), -1
     if samples > 1 and (len(batch) != 1 or parts[batch[0]].size != samples):
         raise Unclear("its samples are not in one dimension")
     channels = [number for number, part in enumerate(parts) if part.axis is None]
@@ -548,22 +556,14 @@ def _arrange(items: Sequence[Item], samples: int, space: int) -> Arrangement:
             raise Unclear("places of the input are in it more than once")
         order += numbers
         sizes.append(_size(chain))
-    one_of_many = batch[0] if batch else None
     return Arrangement(
-        whole=tuple(-1 if part_of_batch else size for size, part_of_batch in _marked(items, whole, samples)),
+        whole=tuple(whole),
         cuts=tuple(cuts),
-        parts=tuple(-1 if number == one_of_many else part.size for number, part in enumerate(parts)),
+        parts=tuple(-1 if part.axis == BATCH else part.size for part in parts),
         order=tuple(order),
         grid=tuple(sizes),
         channels=_size(parts[number] for number in channels),
     )
-
-
-def _marked(items: Sequence[Item], sizes: Sequence[int], samples: int) -> list[tuple[int, bool]]:
-    batch = [isinstance(item, Part) and item.axis == BATCH for item in items]
-    if not any(batch) and samples > 1:
-        batch[0] = True
-    return list(zip(sizes, batch, strict=True))
 
 
 @dataclass(frozen=True)

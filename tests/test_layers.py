@@ -169,6 +169,7 @@ class TestAxes:
         [
             lambda x: x.roll(1, 2),
             lambda x: x.flip(2),
+            lambda x: torch.nn.functional.grid_sample(x, x.new_zeros(2, 4, 6, 2), align_corners=False),
             lambda x: x.flatten(2).sort().values,
             lambda x: x.flatten(2)[:, :, torch.arange(23, -1, -1)].mT,
             lambda x: torch.nn.functional.linear(x.flatten(2), torch.eye(24)),
