@@ -1,7 +1,7 @@
 """The methods: one file per paper, each with pure tensor functions and a frozen dataclass, listed in `METHODS`.
 
 >>> sorted(METHODS)[:3]
-['AttentionRollout', 'CAM', 'EigenCAM']
+['AblationCAM', 'AttentionRollout', 'CAM']
 """
 
 # METHODS lists them in the order in which they are imported.
