@@ -25,7 +25,7 @@ from cam_extras.demo.classifier import load_classifier, prepare
 from cam_extras.demo.train import accuracy, train
 from cam_extras.methods import METHODS
 from cam_extras.metrics import DEFAULT_METRICS, METRICS
-from cam_extras.models import Classifier, load_model
+from cam_extras.models import load_model
 from cam_extras.probe import Probe
 
 DEMO_METRICS = (*DEFAULT_METRICS, "pointing_game")
@@ -451,12 +451,7 @@ class TestExplain:
         arguments = ["--model", str(tmp_path / f"{name}.pth"), "--layer", layer, "--method", "GradCAM"]
         assert self.explain(weights, tmp_path, *arguments) == 0
         assert read_results(tmp_path)
-        probe = Probe(
-            model,
-            model.get_submodule(layer),
-            torch.randn(2, 3, 224, 224),
-            reshape_transform=Classifier(model, None).reshape_transform,
-        )
+        probe = Probe(model, model.get_submodule(layer), torch.randn(2, 3, 224, 224))
         assert probe.activations.shape[2:] == (cells, cells)
         assert probe.activations.shape[1] in (96, 768)
 
