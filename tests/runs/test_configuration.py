@@ -205,10 +205,11 @@ class TestSettings:
 
     def test_flags(self):
         arguments = shlex.split(
-            "--model m:f --weights w.pth --transform m:t --layer layer3 --layer layer4 --fusion max --data d.csv --methods GradCAM"
-            " OptiCAM:max_iterations=3 --metrics adcc insertion --options threshold=0.3 schedule=mi"
-            " --target label --against second --model-output 1 --confidence sigmoid --output out --limit 5"
-            " --batch-size 7 --images-per-part 9 --device cpu --engine ray --workers 2 --gpus-per-worker 0.5"
+            "--model m:f --weights w.pth --transform m:t --layer layer3 --layer layer4 --fusion max"
+            " --data d.csv --methods GradCAM OptiCAM:max_iterations=3 --metrics adcc insertion"
+            " --options threshold=0.3 schedule=mi --target label --against second"
+            " --model-output 1 --confidence sigmoid --output out --limit 5 --batch-size 7"
+            " --images-per-part 9 --device cpu --engine ray --workers 2 --gpus-per-worker 0.5"
             " --address auto --seed 4 --maps --pictures 0"
         )
         assert self.read(*arguments) == {
