@@ -7,6 +7,10 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+Fusion: TypeAlias = Literal["mean", "max", "refine"]
+"""How the maps of several layers become one, see `cam_extras.fusion`."""
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:

@@ -25,6 +25,7 @@ _OF_EXPLAIN = (
     "model",
     "weights",
     "layer",
+    "fusion",
     "methods",
     "target",
     "against",

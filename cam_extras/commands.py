@@ -22,6 +22,7 @@ from cam_extras.models import Classifier, load_model
 from cam_extras.report import comparison_table, pictures_of, save_csv, save_gallery, summary_table, write_comparison
 from cam_extras.report.compare import is_comparison
 from cam_extras.report.gallery import gallery_pages
+from cam_extras.report.html import layers_of
 from cam_extras.run import run_config
 from cam_extras.runs.batches import REFERENCES, TARGETS
 from cam_extras.runs.config import RunConfig
@@ -65,14 +66,14 @@ def explain(config: RunConfig, *, overwrite: bool) -> int:
     files = _files_of_images(Path(config.output), len(config.data))
     mode = _mode(Path(config.output), overwrite, files)
     run = run_config(_loaded(config).replaced(mode=mode, files=files))
-    return _conclude(run, f"{config.model}, layer {_layer(config, run)}", gallery=True)
+    return _conclude(run, f"{config.model}, {_layer(config, run)}", gallery=True)
 
 
 def evaluate(config: RunConfig) -> int:
     """Run a configuration as it was read; return the exit status."""
     check_not_in_the_way(config.output)  # before the model is loaded
     run = run_config(_loaded(config).replaced(settings=config.kept()))
-    return _conclude(run, f"{config.model}, layer {_layer(config, run)}")
+    return _conclude(run, f"{config.model}, {_layer(config, run)}")
 
 
 def compare(run_a: Path, run_b: Path, output: Path, *, overwrite: bool) -> None:
@@ -147,7 +148,7 @@ def _mode(output: Path, overwrite: bool, files: Sequence[str]) -> Literal["overw
 
 def _layer(config: RunConfig, run: Run) -> str:
     chosen = ", the last feature map before pooling" if config.layer == "auto" else ""
-    return f"{run.configuration['layer']}{chosen}"
+    return f"{layers_of(run)}{chosen}"
 
 
 def _conclude(run: Run, title: str, *, gallery: bool = False, boxes: Mapping[int, Sequence[int]] | None = None) -> int:

@@ -264,12 +264,8 @@ def as_layers(model: Any, given: AnyLayer) -> list[nn.Module | Literal["auto"]]:
         TypeError: a layer is neither a module nor a name, or the model is a function, which has no named layers.
         ValueError: there is no layer of that name, a layer is not part of the model, or the list is empty.
     """
-    if isinstance(given, str) or (isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList)):
-        given = [given]
-    if not isinstance(given, Sequence | nn.ModuleList):
-        raise TypeError(f'the layer must be a module, its dotted name, "auto", or a list of them; got {given!r:.80}')
     found: list[nn.Module | Literal["auto"]] = []
-    for layer in given:
+    for layer in listed(given):
         if not isinstance(layer, str):
             check_layers(model, [layer])
             found.append(layer)
@@ -286,6 +282,19 @@ def as_layers(model: Any, given: AnyLayer) -> list[nn.Module | Literal["auto"]]:
     return found
 
 
+def listed(given: AnyLayer) -> list[str | nn.Module]:
+    """Return one layer or several as a list.
+
+    Raises:
+        TypeError: it is neither a module, nor a name, nor a list.
+    """
+    if isinstance(given, str) or (isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList)):
+        return [given]
+    if not isinstance(given, Sequence | nn.ModuleList):
+        raise TypeError(f'the layer must be a module, its dotted name, "auto", or a list of them; got {given!r:.80}')
+    return list(given)
+
+
 def as_layer(model: Any, given: AnyLayer) -> nn.Module | Literal["auto"]:
     """Return a single layer, which may be in a list: see `as_layers`.
 
@@ -295,7 +304,8 @@ def as_layer(model: Any, given: AnyLayer) -> nn.Module | Literal["auto"]:
     layers = as_layers(model, given)
     if len(layers) > 1:
         raise ValueError(
-            f"expected one layer, got {len(layers)}: the classes for pytorch-grad-cam and Captum take several"
+            f"expected one layer, got {len(layers)}: the classes for pytorch-grad-cam and Captum, Quantus' explain, "
+            "Evaluator and evaluate take several"
         )
     return layers[0]
 

@@ -132,7 +132,11 @@ class Probe:
             raise ValueError("expected at least one layer, got none")
         first = cls(model, layers[0], x, **options)
         first._recording.layers = check_layers(model, layers)
-        return [first._with(_layer=index) for index in range(len(layers))]
+        return first.of_each_layer()
+
+    def of_each_layer(self) -> list[Probe]:
+        """Return the probes of all layers that share this one's forward pass, in the order given to `several`."""
+        return [self._with(_layer=index) for index in range(len(self._recording.layers))]
 
     @property
     def model(self) -> Model:

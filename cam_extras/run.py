@@ -13,8 +13,9 @@ import yaml
 from torch import Tensor, nn
 
 from cam_extras._checks import check_choice, check_count
+from cam_extras._names import Fusion
 from cam_extras._outputs import Output, check_output
-from cam_extras.layers import AnyLayer, as_layer, name_of, settle
+from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.methods import DEFAULT_METHODS, as_methods
 from cam_extras.methods.base import controls_of
 from cam_extras.methods.named import AnyMethods
@@ -44,6 +45,7 @@ def evaluate(
     data: Any,
     output: str | os.PathLike[str],
     *,
+    fusion: Fusion = "mean",
     methods: AnyMethods = DEFAULT_METHODS,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     options: Options | Mapping[str, Any] | None = None,
@@ -84,11 +86,13 @@ def evaluate(
 
     Args:
         model: a classifier; it is left as it was found.
-        layer: the layer to explain: its dotted name, the module, or a list of one; "auto" for the last feature map
-            before pooling.
+        layer: the layer to explain: its dotted name, or the module; "auto" for the last feature map before pooling; or
+            a list of layers, which share all passes and whose maps become one.
         data: images, and labels if there are any: a folder, a CSV or Parquet file, a glob, a data set, a
             `DataLoader` that does not shuffle, or any iterable; see `cam_extras.runs.sources.open_source`.
         output: the folder to write to. Files in it that belong to no run are never replaced.
+        fusion: how the maps of several layers become one: "mean", "max", or "refine", their product; see
+            `cam_extras.fusion`.
         methods: see `cam_extras.methods.as_methods`; by default those that take one forward pass.
         metrics: full or short names from `METRICS`, or your own as "FILE.py:NAME"; see `cam_extras.metrics.as_metrics`.
         options: options of the metrics, see `cam_extras.metrics.as_options`.
@@ -247,7 +251,7 @@ def _job(config: RunConfig, source: Source, device: torch.device) -> Job:
     """Return what to do with every image, including the layer."""
     object_needed = any("object" in sources_of(metric) for metric in config.metrics)
     reader = Reader(config.transform, config.target, object_needed, config.against)
-    layer = _layer_name(config, source, reader, device)
+    layer = _layer_names(config, source, reader, device)
     best, drawing = _best_by(config), None
     if config.pictures and best is not None:
         drawing = Drawing(picture_of(config.transform), overlay, config.pictures, best, config.seed)
@@ -272,6 +276,8 @@ def _open_store(job: Job, source: Source, device: torch.device, identity: Mappin
         device=device.type,
         pictures={"count": 0 if job.drawing is None else config.pictures, "metric": _best_by(config)},
     )
+    if isinstance(config.layer, str):
+        del configuration["fusion"]  # there is nothing to fuse
     return Store.open(
         config.output,
         configuration,
@@ -369,12 +375,14 @@ def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[
         model.to(tensor.device)
 
 
-def _layer_name(config: RunConfig, source: Source, reader: Reader, device: torch.device) -> str:
-    layer = as_layer(config.model, config.layer)
-    if isinstance(layer, str):
+def _layer_names(config: RunConfig, source: Source, reader: Reader, device: torch.device) -> str | list[str]:
+    """Name the layer, or the layers if there are several."""
+    layers = as_layers(config.model, config.layer)
+    if "auto" in layers:
         x = _first_input(source, reader).to(device)
-        layer = settle(config.model, [layer], x, config.reshape_transform, config.model_output)[0]
-    return name_of(config.model, layer)
+        layers = [*settle(config.model, layers, x, config.reshape_transform, config.model_output)]
+    names = [name_of(config.model, layer) for layer in layers]
+    return names[0] if len(names) == 1 else names
 
 
 def _first_input(source: Source, reader: Reader) -> Tensor:

@@ -342,7 +342,7 @@ BAD = {
     "Quantus, a layer": (
         lambda: explain("GradCAM", layer=1)(net(), X.numpy(), np.array([1])),
         TypeError,
-        "the layer must be one: its dotted name",
+        "the layer must be a module, its dotted name",
     ),
     "Quantus, a mask of NaN": (
         lambda: of_quantus(np.full((1, 1, 8, 8), NAN)),

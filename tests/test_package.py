@@ -145,8 +145,10 @@ LAYERS = {
         *("_attention", "_batching", "_checks", "_code", "maps", "methods", "probe", "pytorch_grad_cam", "utilities"),
     },
     "metrics": {"_checks", "_batching", "_code", "_outputs", "utilities", "maps", "metrics"},
+    "fusion": {"_checks", "maps", "methods", "probe"},
     "evaluation": {
         "_checks",
+        "fusion",
         "_inputs",
         "_outputs",
         "layers",

@@ -35,6 +35,7 @@ class LayerGradCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -59,6 +60,7 @@ class LayerHiResCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -85,6 +87,7 @@ class LayerXGradCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -123,6 +126,7 @@ class LayerGradCamPlusPlus(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         epsilon: float = 0.0,
     ) -> None: ...
@@ -147,6 +151,7 @@ class LayerLayerCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -172,6 +177,7 @@ class LayerGradCamElementWise(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -206,6 +212,7 @@ class LayerCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         head: str | Tensor | None = None,
     ) -> None: ...
@@ -236,6 +243,7 @@ class LayerEigenCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
     ) -> None: ...
 
 class LayerEigenGradCam(MethodAttribution):
@@ -262,6 +270,7 @@ class LayerEigenGradCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -286,6 +295,7 @@ class LayerShapleyCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
@@ -309,6 +319,7 @@ class LayerShapleyCamH(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
@@ -332,6 +343,7 @@ class LayerShapleyCamE(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
@@ -370,6 +382,7 @@ class LayerMIGradCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         estimator: Literal["histogram", "discrete", "knn"] = "histogram",
         bins: int = 64,
@@ -435,6 +448,7 @@ class LayerExpectedGradCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 16,
         internal_batch_size: int | None = None,
@@ -485,6 +499,7 @@ class LayerIntegratedGradCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 50,
         internal_batch_size: int | None = None,
@@ -530,6 +545,7 @@ class LayerSmoothGradCamPlusPlus(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 10,
         internal_batch_size: int | None = None,
@@ -607,6 +623,7 @@ class LayerOptiCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask",
         normalisation: Literal["range", "max", "sigmoid"] = "range",
@@ -659,6 +676,7 @@ class LayerAblationCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         replacement: Literal["zero", "mean", "minimum"] = "zero",
         internal_batch_size: int | None = None,
@@ -702,6 +720,7 @@ class LayerScoreCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
@@ -744,6 +763,7 @@ class LayerSSCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
@@ -787,6 +807,7 @@ class LayerISCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
@@ -825,6 +846,7 @@ class LayerLeGrad(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         blocks: int | None = None,
     ) -> None: ...
@@ -853,6 +875,7 @@ class LayerRawAttention(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         query: Literal["class", "mean"] = "class",
     ) -> None: ...
 
@@ -882,6 +905,7 @@ class LayerAttentionRollout(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         query: Literal["class", "mean"] = "class",
     ) -> None: ...
 
@@ -905,6 +929,7 @@ class LayerFakeCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
     ) -> None: ...
 
 class LayerRandomCam(MethodAttribution):
@@ -930,5 +955,6 @@ class LayerRandomCam(MethodAttribution):
         *,
         reshape_transform: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] | None = None,
         seed: int = 0,
     ) -> None: ...

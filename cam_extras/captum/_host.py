@@ -14,7 +14,9 @@ from cam_extras import methods
 from cam_extras._checks import SampleError, check_finite, which
 from cam_extras._host_classes import describe
 from cam_extras._inputs import check_layer_is_named
+from cam_extras._names import Fusion
 from cam_extras._outputs import Output, check_output
+from cam_extras.fusion import check_fusion, fused_maps
 from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.probe import Probe, ReshapeTransform
 from cam_extras.utilities import OutputTarget, as_target
@@ -29,16 +31,19 @@ class MethodAttribution(LayerAttribution):
     Args:
         forward_func: the model, or a function that calls it.
         layer: the layer to explain: a module, its dotted name, or "auto" for the last feature map before pooling, found
-            at the first call; or a list of layers, which share one forward pass.
+            at the first call; or a list of layers, which share one forward pass, see `fusion`.
         device_ids: not supported; only there to match Captum's signature.
         reshape_transform: how the layer's output becomes a feature map (N, C, *S): "auto", see `Probe`; a function; or
             None for an output that is taken as it is.
         output: where the class scores are in the model's output: a key or attribute, an index, or a function of the
             output, see `Probe`.
+        fusion: None for the contributions of each layer, a list if a list of layers was given. Or "mean", "max" or
+            "refine" for one map at the input's size, rectified and in [0, 1], as in the other hosts, see
+            `cam_extras.fusion`: layers of different sizes have no signed contributions in common.
         hyper: the method's hyper-parameters.
 
     Raises:
-        ValueError: `device_ids` is given.
+        ValueError: `device_ids` is given, or there is no such fusion.
     """
 
     method_type: ClassVar[type[methods.Method]]
@@ -51,6 +56,7 @@ class MethodAttribution(LayerAttribution):
         *,
         reshape_transform: ReshapeTransform = "auto",
         output: Output = None,
+        fusion: Fusion | None = None,
         **hyper: Any,
     ):
         if device_ids is not None:
@@ -59,10 +65,12 @@ class MethodAttribution(LayerAttribution):
                 "supported; give the model's .module and explain one device's share of the batch at a time"
             )
         check_output(output)
+        if fusion is not None:
+            check_fusion(fusion)
         self._layers = as_layers(forward_func, layer)
         self._several = isinstance(layer, Iterable) and not isinstance(layer, str | nn.Sequential)
         super().__init__(forward_func, self._layers if self._several else self._layers[0], device_ids)
-        self.reshape_transform, self.output = reshape_transform, output
+        self.reshape_transform, self.output, self.fusion = reshape_transform, output, fusion
         self.method = self.method_type.make(hyper)
 
     def __repr__(self) -> str:
@@ -98,17 +106,24 @@ class MethodAttribution(LayerAttribution):
             additional_forward_kwargs: passed to the model by name, see `Probe`.
 
         Returns:
-            Signed contributions of shape (N, 1, *S), or (N, C, *S) without the sum, in the input's dtype. A list if a
-            list of layers was given; otherwise a tuple if the input was a tuple, without which `sensitivity_max` would
-            mistake samples for tensors.
+            Signed contributions of shape (N, 1, *S), or (N, C, *S) without the sum, in the input's dtype; with a
+            `fusion`, maps (N, 1, *input size) in [0, 1]. A list if a list of layers was given without a fusion;
+            otherwise a tuple if the input was a tuple, without which `sensitivity_max` would mistake samples for
+            tensors.
 
         Raises:
             TypeError: see `Probe`.
             ValueError: see `Probe`; or there are several input tensors, the target does not fit the output,
-                `grad_kwargs` are given, or an attribution is not finite: samples are named.
+                `grad_kwargs` are given, `attr_dim_summation` is False with a `fusion`, or an attribution is not finite:
+                samples are named.
         """
         if grad_kwargs:
             raise ValueError(f"grad_kwargs={grad_kwargs} cannot be served: the backward pass is shared by all methods")
+        if self.fusion is not None and not attr_dim_summation:
+            raise ValueError(
+                f"attr_dim_summation=False cannot be served with fusion={self.fusion!r}: a fused map has no channels; "
+                "leave one of them out"
+            )
         x = _single(inputs)
         check_layer_is_named(self._layers, additional_forward_args is not None or additional_forward_kwargs)
         layers = settle(self.forward_func, self._layers, x, self.reshape_transform, self.output)
@@ -126,6 +141,10 @@ class MethodAttribution(LayerAttribution):
             second_order=self.method.second_order,
             output=self.output,
         )
+        if self.fusion is not None:
+            maps = fused_maps(self.method, probes[0], self.fusion)[:, None]
+            maps = _in_type_of(x, maps) if x.is_floating_point() else maps
+            return (maps,) if isinstance(inputs, tuple) else maps
         attributions = []
         for probe in probes:
             attribution = self.method(probe)

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from cam_extras._checks import SampleError, stacklevel_of_the_caller
 from cam_extras._inputs import check_layer_is_named
+from cam_extras._names import Fusion
 from cam_extras._outputs import Output, check_output, one_for_all
-from cam_extras.layers import as_layer, settle
+from cam_extras.fusion import check_fusion, fused_maps
+from cam_extras.layers import as_layers, settle
 from cam_extras.methods import Method, as_methods, channel_weights
 from cam_extras.methods.base import controls_of
 from cam_extras.metrics import (
@@ -98,7 +100,7 @@ class Evaluator:
     Args:
         model: the model, left as found.
         layer: the layer to explain: a module, its dotted name, or "auto" for the last feature map before pooling, found
-            at the first call.
+            at the first call; or a list of layers, which share all passes and whose maps become one, see `fusion`.
         methods: one or several: names, classes, instances, or a mapping from your own names to these, see
             `cam_extras.methods.as_methods`.
         metrics: a name in `cam_extras.metrics.METRICS`, or a list of them; case does not matter, and short names work.
@@ -110,10 +112,13 @@ class Evaluator:
         output: where the class scores are in the model's output, see `Probe`.
         confidence: how class scores become probabilities: "softmax", "sigmoid" for labels of which any number may be
             true, or a function, (N, C) -> (N, C); see `cam_extras.metrics.probabilities`.
+        fusion: how the maps of several layers become one: "mean", "max", or "refine", their product; see
+            `cam_extras.fusion`. Of one layer it has no effect.
 
     Raises:
-        ValueError: there is no metric of that name, or no such option or confidence; or a metric compares methods, and
-            fewer than two are not controls.
+        ValueError: there is no metric of that name, or no such option, confidence or fusion; or a metric compares
+            methods, and fewer than two are not controls; or a metric compares channel weights, and there are several
+            layers.
         TypeError: a metric needs channel weights and a method has none; or methods or layer have the wrong type.
 
     >>> evaluator = Evaluator(model, model.layer4, {"GradCAM": GradCAM()})  # doctest: +SKIP
@@ -128,6 +133,7 @@ class Evaluator:
     reshape_transform: ReshapeTransform = "auto"
     output: Output = None
     confidence: AnyConfidence = "softmax"
+    fusion: Fusion = "mean"
 
     _nothing: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
@@ -139,14 +145,24 @@ class Evaluator:
         check_confidence(self.confidence)
         if not callable(self.model):
             raise TypeError(f"the model must be a torch.nn.Module or another callable; got {self.model!r:.80}")
-        object.__setattr__(self, "layer", as_layer(self.model, self.layer))
+        check_fusion(self.fusion)
+        self._set_layers(as_layers(self.model, self.layer))
         if any(METRICS[name].of_methods for name in self.metrics):
             _competing(self.methods, controls_of(self.methods))
-        if any("weights" in sources_of(name) for name in self.metrics):
+        of_weights = [name for name in self.metrics if "weights" in sources_of(name)]
+        if of_weights:
+            if isinstance(self.layer, list):
+                raise ValueError(
+                    f"{', '.join(of_weights)} compares the weights of one layer's channels, and there are "
+                    f"{len(self.layer)} layers: give one layer, or leave the metric out"
+                )
             for method in self.methods.values():
                 channel_weights(method)
         if any("fill" in options_of(name) for name in self.metrics):
             self._check_fills()
+
+    def _set_layers(self, layers: Sequence[Any]) -> None:
+        object.__setattr__(self, "layer", layers[0] if len(layers) == 1 else list(layers))
 
     def _check_fills(self) -> None:
         """Warn of methods that optimise for another mask than the metrics show."""
@@ -195,12 +211,13 @@ class Evaluator:
         asked = as_target(target)
         if not asked.output_targets:
             asked = TargetUtility(as_classes(asked))
-        if self.layer == "auto":
-            check_layer_is_named(["auto"], additional_forward_args or additional_forward_kwargs)
-            object.__setattr__(self, "layer", settle(self.model, ["auto"], x, self.reshape_transform, self.output)[0])
-        probe = Probe(
+        layers = as_layers(self.model, self.layer)
+        check_layer_is_named(layers, additional_forward_args or additional_forward_kwargs)
+        settled = settle(self.model, layers, x, self.reshape_transform, self.output)
+        self._set_layers(settled)
+        probe, *_ = Probe.several(
             self.model,
-            self.layer,
+            settled,
             x,
             utility=asked,
             reshape_transform=self.reshape_transform,
@@ -216,7 +233,7 @@ class Evaluator:
         found = self._confidence(probe) if own is None else _confidence_in(own, probe.outputs)
         result = Evaluation(*found, {}, {}, controls=controls, classes=probe.outputs.shape[1] if own is None else None)
         for name, method in self.methods.items():
-            explained = _Explained(probe, method, self.confidence, self._nothing)
+            explained = _Explained(probe, method, self.fusion, self.confidence, self._nothing)
             try:
                 quantities = Quantities(explained, self.options, boxes=boxes, masks=masks)
                 result.scores[name] = quantities.scores(self.metrics)
@@ -241,15 +258,21 @@ class Evaluator:
 
 
 class _Explained(Explained):
-    """A probe and a method; everything computed from them shares the probe's forward pass."""
+    """A probe and a method; everything computed from them shares the probe's forward pass, of all its layers."""
 
     def __init__(
-        self, probe: Probe, method: Method, confidence: AnyConfidence, nothing: dict[tuple[object, ...], Tensor]
+        self,
+        probe: Probe,
+        method: Method,
+        fusion: Fusion,
+        confidence: AnyConfidence,
+        nothing: dict[tuple[object, ...], Tensor],
     ):
         self._own = _own_confidence(probe)  # then there is one column, and its number is the class
         self.x, self.of_frames = probe.x, probe.shares_output
         self.target = probe.target if self._own is None else _nothing(self.x)
-        self._probe, self._method, self._confidence, self._nothing = probe, method, confidence, nothing
+        self._probe, self._method, self._fusion = probe, method, fusion
+        self._confidence, self._nothing = confidence, nothing
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -263,14 +286,14 @@ class _Explained(Explained):
 
     @cached_property
     def maps(self) -> Tensor:
-        return self._method.maps(self._probe)
+        return fused_maps(self._method, self._probe, self._fusion)
 
     @cached_property
     def channel_weights(self) -> Tensor:
         return channel_weights(self._method)(self._probe)
 
     def at(self, x: Tensor) -> Explained:
-        return _Explained(self._probe.at(x), self._method, self._confidence, self._nothing)
+        return _Explained(self._probe.at(x), self._method, self._fusion, self._confidence, self._nothing)
 
     def probabilities_of(self, images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -55,6 +55,7 @@ class GradCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -79,6 +80,7 @@ class HiResCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -105,6 +107,7 @@ class XGradCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -143,6 +146,7 @@ class GradCAMPlusPlus(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         epsilon: float = 0.0,
     ) -> None: ...
@@ -167,6 +171,7 @@ class LayerCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -192,6 +197,7 @@ class GradCAMElementWise(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -226,6 +232,7 @@ class CAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         head: str | Tensor | None = None,
     ) -> None: ...
@@ -256,6 +263,7 @@ class EigenCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
     ) -> None: ...
 
 class EigenGradCAM(MethodCAM):
@@ -282,6 +290,7 @@ class EigenGradCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
     ) -> None: ...
 
@@ -306,6 +315,7 @@ class ShapleyCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
@@ -329,6 +339,7 @@ class ShapleyCAMH(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
@@ -352,6 +363,7 @@ class ShapleyCAME(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "rest",
     ) -> None: ...
 
@@ -390,6 +402,7 @@ class MIGradCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         estimator: Literal["histogram", "discrete", "knn"] = "histogram",
         bins: int = 64,
@@ -455,6 +468,7 @@ class ExpectedGradCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 16,
         internal_batch_size: int | None = None,
@@ -505,6 +519,7 @@ class IntegratedGradCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 50,
         internal_batch_size: int | None = None,
@@ -550,6 +565,7 @@ class SmoothGradCAMPlusPlus(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         n_samples: int = 10,
         internal_batch_size: int | None = None,
@@ -627,6 +643,7 @@ class OptiCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         objective: Literal["mask", "diff", "iomask", "iodiff"] = "mask",
         normalisation: Literal["range", "max", "sigmoid"] = "range",
@@ -679,6 +696,7 @@ class AblationCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         replacement: Literal["zero", "mean", "minimum"] = "zero",
         internal_batch_size: int | None = None,
@@ -722,6 +740,7 @@ class ScoreCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
@@ -764,6 +783,7 @@ class SSCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
@@ -807,6 +827,7 @@ class ISCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         fill: float | Tensor = 0.0,
         internal_batch_size: int | None = None,
@@ -845,6 +866,7 @@ class LeGrad(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         utility: Literal["logit", "softmax", "log_softmax", "rest", "sigmoid", "log_sigmoid"] = "logit",
         blocks: int | None = None,
     ) -> None: ...
@@ -873,6 +895,7 @@ class RawAttention(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         query: Literal["class", "mean"] = "class",
     ) -> None: ...
 
@@ -902,6 +925,7 @@ class AttentionRollout(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         query: Literal["class", "mean"] = "class",
     ) -> None: ...
 
@@ -925,6 +949,7 @@ class FakeCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
     ) -> None: ...
 
 class RandomCAM(MethodCAM):
@@ -950,5 +975,6 @@ class RandomCAM(MethodCAM):
         *,
         tta_transforms: Any = None,
         output: str | int | Callable[[Any], Any] | None = None,
+        fusion: Literal["mean", "max", "refine"] = "mean",
         seed: int = 0,
     ) -> None: ...

@@ -19,7 +19,9 @@ from cam_extras._checks import (
 )
 from cam_extras._host_classes import describe
 from cam_extras._inputs import check_layer_is_named, map_tensors, on_device
+from cam_extras._names import Fusion
 from cam_extras._outputs import Output, check_output
+from cam_extras.fusion import check_fusion, fuse
 from cam_extras.layers import AnyLayer, as_layers, name_of, settle
 from cam_extras.maps import layer_map
 from cam_extras.methods.base import weigh_channels
@@ -37,7 +39,7 @@ class MethodCAM(BaseCAM):
 
     Args:
         model: the model.
-        target_layers: the layer to explain, or a list of layers whose maps are averaged: modules or their dotted names.
+        target_layers: the layer to explain, or a list of layers whose maps are fused: modules or their dotted names.
             An `nn.Sequential` counts as one layer. "auto" is the last feature map before pooling, found at the first
             call.
         reshape_transform: how the layer's output becomes a feature map (N, C, *S): "auto", see `Probe`; a function; or
@@ -45,6 +47,8 @@ class MethodCAM(BaseCAM):
         tta_transforms: the `ttach.Compose` of `aug_smooth`.
         output: where the class scores are in the model's output: a key or attribute, an index, or a function of the
             output, see `Probe`.
+        fusion: how the maps of several layers become one: "mean", as in `BaseCAM`, "max", or "refine", their product,
+            see `cam_extras.fusion`.
         hyper: the method's hyper-parameters.
 
     A subclass may override `get_cam_weights` as in `BaseCAM`: it takes NumPy arrays of the activations and gradients
@@ -67,12 +71,15 @@ class MethodCAM(BaseCAM):
         *,
         tta_transforms: Any = None,
         output: Output = None,
+        fusion: Fusion = "mean",
         **hyper: Any,
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
         check_output(output)
+        check_fusion(fusion)
         self._layers = as_layers(model, target_layers)
+        self.fusion = fusion
         self.method = self.method_type.make(hyper)
         # BaseCAM puts the model in eval mode and hooks into the layers permanently, so it gets neither.
         super().__init__(nn.PReLU(), [], reshape_transform, uses_gradients=False, tta_transforms=tta_transforms)
@@ -173,12 +180,19 @@ class MethodCAM(BaseCAM):
             ]
 
     def _own_maps(self, targets: Sequence[Callable[..., Any]] | None) -> np.ndarray:
-        """Return the maps (N, *S) that the method scales itself, averaged over layers, without BaseCAM's scaling."""
+        """Return the maps (N, *S) that the method scales itself, fused over layers, without BaseCAM's scaling."""
         recorder = self.activations_and_grads
         self._set_targets(targets)
         maps = [self.method.maps(probe).float().cpu().numpy() for probe in recorder.probes]
         recorder.seen = [probe.without_graph() for probe in recorder.probes]
         return maps[0] if len(maps) == 1 else self.aggregate_multi_layers([layer[:, None] for layer in maps])
+
+    def aggregate_multi_layers(self, cam_per_target_layer: Sequence[np.ndarray]) -> np.ndarray:
+        """Return one map (N, *S) of those of the layers, (N, 1, *S) each."""
+        if self.fusion == "mean" or len(cam_per_target_layer) == 1:  # BaseCAM's, to the last bit
+            mean: np.ndarray = super().aggregate_multi_layers(cam_per_target_layer)
+            return mean
+        return fuse([torch.from_numpy(maps[:, 0]) for maps in cam_per_target_layer], self.fusion).numpy()
 
     def get_cam_image(
         self,

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from cam_extras._batching import rows_of_a_pass
 from cam_extras._checks import SampleError, check_count, check_name, check_pixels
 from cam_extras._inputs import OtherInputs, check_layer_is_named, on_device, tensors_of
+from cam_extras._names import Fusion
 from cam_extras._outputs import Output, check_output, one_for_all
-from cam_extras.layers import AnyLayer, as_layer, settle
+from cam_extras.fusion import check_fusion, fuse, fused_maps
+from cam_extras.layers import AnyLayer, as_layers, listed, settle
 from cam_extras.methods import METHODS as _OURS
 from cam_extras.methods import Method, as_method, channel_weights
 from cam_extras.methods.named import AnyMethod
@@ -69,6 +71,7 @@ def explain(
     reshape_transform: ReshapeTransform = "auto",
     batch_size: int | None = None,
     output: Output = None,
+    fusion: Fusion = "mean",
     additional_forward_args: tuple[Any, ...] = (),
     additional_forward_kwargs: Mapping[str, Any] | None = None,
     **hyper: Any,
@@ -80,14 +83,16 @@ def explain(
             pytorch-grad-cam, such as "FullGrad". If both have the name, such as "GradCAM", it means ours; for the
             other, give the class itself, `pytorch_grad_cam.GradCAM`. Or a class or an instance of our methods.
         layer: the layer's dotted name, or "auto" for the last feature map before pooling, looked up on the model at
-            every call. A module works too, but belongs to one model only, and Quantus' randomisation metrics explain
-            changed copies of the model.
+            every call; or a list of layers, whose maps become one, see `fusion`. A module works too, but belongs to one
+            model only, and Quantus' randomisation metrics explain changed copies of the model.
         reshape_transform: how the layer's output becomes a feature map (N, C, *S): "auto", see `Probe`; a function; or
             None for an output that is taken as it is.
         batch_size: how many samples to explain at a time; `quantus.evaluate` passes the whole data set at once. By
             default 32, on the CPU only as many as have the pixels of four 224 x 224 images.
         output: where the class scores are in the model's output: a key or attribute, an index, or a function of the
             output, see `Probe`.
+        fusion: how the maps of several layers become one: "mean", "max", or "refine", their product; see
+            `cam_extras.fusion`.
         additional_forward_args: passed to the model after the inputs, the same for every sample: numbers, or tensors
             with one row. Those that differ by sample are arguments of the call.
         additional_forward_kwargs: passed to the model by name, see `Probe`. Quantus' own passes need them too, as
@@ -95,17 +100,20 @@ def explain(
         hyper: the method's hyper-parameters.
 
     Raises:
-        ValueError: there is no method of that name, or several layers are given; or additional arguments have several
-            rows: Quantus does not say which samples its batches are.
+        ValueError: there is no method or fusion of that name, or no layer; or additional arguments have several rows:
+            Quantus does not say which samples its batches are.
         TypeError: the method has no such hyper-parameter, or the layer is not a layer.
     """
     if batch_size is not None:
         check_count("batch_size", batch_size)
     check_output(output)
-    if isinstance(layer, list | tuple) and len(layer) == 1:
-        layer = layer[0]
-    if not isinstance(layer, str | nn.Module) or isinstance(layer, nn.ModuleList):
-        raise TypeError(f'the layer must be one: its dotted name, such as "layer4", or a module; got {layer!r:.80}')
+    check_fusion(fusion)
+    layers = tuple(listed(layer))
+    if not layers:
+        raise ValueError("expected at least one layer, got none")
+    if not all(isinstance(part, str | nn.Module) for part in layers):
+        raise TypeError(f'a layer must be a dotted name, such as "layer4", or a module; got {layer!r:.80}')
+    layer = layers[0] if len(layers) == 1 else layers
     kind: Any = method
     if isinstance(method, str) and method not in _OURS:
         known = all_methods()
@@ -119,11 +127,11 @@ def explain(
             "its batches are: give explain those that are the same for all, and the others when you call the function"
         )
     if not theirs:
-        return Explainer(as_method(kind, hyper), layer, reshape_transform, batch_size, output, others)
+        return Explainer(as_method(kind, hyper), layer, reshape_transform, batch_size, output, others, fusion)
     from cam_extras.pytorch_grad_cam import check_upstream
 
     check_upstream(kind, hyper)
-    return UpstreamExplainer(kind, layer, reshape_transform, batch_size, output, others, hyper)
+    return UpstreamExplainer(kind, layer, reshape_transform, batch_size, output, others, fusion, hyper)
 
 
 @dataclass(frozen=True)
@@ -131,11 +139,12 @@ class Explainer:
     """A Quantus explain function; made by `explain`."""
 
     method: Any
-    layer: str | nn.Module
+    layer: str | nn.Module | tuple[str | nn.Module, ...]
     reshape_transform: ReshapeTransform = "auto"
     batch_size: int | None = None
     output: Output = None
     others: tuple[tuple[Any, ...], Mapping[str, Any]] = ((), MappingProxyType({}))
+    fusion: Fusion = "mean"
 
     def __call__(
         self,
@@ -183,6 +192,7 @@ class Explainer:
 
         Raises:
             TypeError: the method does not weigh channels, or has no such hyper-parameter.
+            ValueError: there are several layers.
         """
         explainer = self._of_call(kwargs)
         return explainer._in_batches(explainer._weights, model, inputs, targets, device, self.others)
@@ -215,7 +225,7 @@ class Explainer:
             raise ValueError(f"there are no inputs to explain: their shape is {tuple(x.shape)}")
         utility = self._utility(targets, x)
         given = OtherInputs(*others, len(x)).mapped(on_device(x.device))
-        check_layer_is_named([self.layer], given)
+        check_layer_is_named(listed(self.layer), given)
         rows, found = rows_of_a_pass(x, self.batch_size), []
         if given and not given.divisible:
             rows = len(x)
@@ -243,25 +253,27 @@ class Explainer:
             raise ValueError(f"expected {len(x)} targets, one for each sample; got shape {tuple(classes.shape)}")
         return TargetUtility(classes)
 
-    def _layer(self, model: nn.Module, x: Tensor) -> nn.Module:
-        if isinstance(self.layer, nn.Module) and all(self.layer is not module for module in model.modules()):
-            raise ValueError(
-                f"the layer {type(self.layer).__name__} is not a module of this {type(model).__name__}: give its "
-                "dotted name, which holds for copies of the model, too"
-            )
-        return settle(model, [as_layer(model, self.layer)], x, self.reshape_transform, self.output)[0]
+    def _settled(self, model: nn.Module, x: Tensor) -> list[nn.Module]:
+        for layer in listed(self.layer):
+            if isinstance(layer, nn.Module) and all(layer is not module for module in model.modules()):
+                raise ValueError(
+                    f"the layer {type(layer).__name__} is not a module of this {type(model).__name__}: give its "
+                    "dotted name, which holds for copies of the model, too"
+                )
+        return settle(model, as_layers(model, self.layer), x, self.reshape_transform, self.output)
 
     def _maps(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Tensor:
-        maps: Tensor = self.method.maps(self._probe(model, x, target, others))
-        return maps
+        return fused_maps(self.method, self._probe(model, x, target, others), self.fusion)
 
     def _weights(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Tensor:
+        if isinstance(self.layer, tuple):
+            raise ValueError(f"channel weights are those of one layer, and there are {len(self.layer)}: give one")
         return channel_weights(self.method)(self._probe(model, x, target, others))
 
     def _probe(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Probe:
-        probe = Probe(
+        probe, *_ = Probe.several(
             model,
-            self._layer(model, x),
+            self._settled(model, x),
             x,
             utility=target,
             reshape_transform=self.reshape_transform,
@@ -290,10 +302,9 @@ class UpstreamExplainer(Explainer):
     def _maps(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Tensor:
         from cam_extras.pytorch_grad_cam.upstream import upstream_maps, upstream_targets
 
-        layer = self._layer(model, x)
-        probe = Probe(
+        probe, *_ = probes = Probe.several(
             model,
-            layer,
+            self._settled(model, x),
             x,
             utility=target,
             reshape_transform=self.reshape_transform,
@@ -301,16 +312,21 @@ class UpstreamExplainer(Explainer):
             additional_forward_kwargs=others.kwargs,
             output=self.output,
         )
-        return upstream_maps(
-            self.method,
-            model,
-            layer,
-            x,
-            upstream_targets(probe),
-            self.reshape_transform,
-            self.hyper,
-            output=self.output,
-        )
+        targets = upstream_targets(probe)
+        maps = [
+            upstream_maps(
+                self.method,
+                model,
+                of_layer.layer,
+                x,
+                targets,
+                self.reshape_transform,
+                self.hyper,
+                output=self.output,
+            )
+            for of_layer in probes
+        ]
+        return maps[0] if len(maps) == 1 else fuse(maps, self.fusion)
 
     def _weights(self, model: nn.Module, x: Tensor, target: Utility, others: OtherInputs) -> Tensor:
         raise TypeError(

@@ -184,7 +184,15 @@ def results_of(run: Run) -> pq.ParquetFile:
 def title_of(run: Run) -> str:
     """Return the title of a run: the names of model and layer."""
     name = run.configuration.get("model", {}).get("name", "model")
-    return f"{name}, layer {run.configuration['layer']}" if "layer" in run.configuration else name
+    return f"{name}, {layers_of(run)}" if "layer" in run.configuration else name
+
+
+def layers_of(run: Run) -> str:
+    """Name the layer of a run, or its layers and how their maps became one."""
+    layer = run.configuration["layer"]
+    if isinstance(layer, str):
+        return f"layer {layer}"
+    return f"layers {', '.join(layer)}; fusion: {run.configuration['fusion']}"
 
 
 def controls_last(rows: Iterable[Mapping[str, Any]], controls: Collection[str]) -> list[Any]:

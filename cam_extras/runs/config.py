@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cam_extras._catalogue import DEFAULT_METHODS, DEFAULT_METRICS
-from cam_extras._names import at_least, check_count
+from cam_extras._names import Fusion, at_least, check_count
 from cam_extras._options import check_fields, fits, hints_of
 
 
@@ -27,7 +27,8 @@ class Setting:
         written: its type in flags and YAML, where Python may give an object instead.
         of_run: whether it is a setting of the run, and a key in YAML; others say how to start it.
         compared: whether results depend on it, so that it must be the same to resume a run.
-        singular: another flag, which takes one value and may be repeated.
+        singular: another flag, which takes one value and may be repeated; if it has the setting's own name, it is the
+            only one, and one value stands for itself.
         choices: values that have their own flags, and what they do.
     """
 
@@ -86,9 +87,18 @@ class RunConfig:
             compared=False,
         ),
     ] = None
-    layer: Annotated[Any, Setting("dotted name; auto is the last feature map before pooling", "NAME", written=str)] = (
-        "auto"
-    )
+    layer: Annotated[
+        Any,
+        Setting(
+            "dotted name; auto is the last feature map before pooling; may be repeated: see --fusion",
+            "NAME",
+            written=str | Sequence[str],
+            singular="layer",
+        ),
+    ] = "auto"
+    fusion: Annotated[
+        Fusion, Setting("how the maps of several layers become one; refine is their product", "mean|max|refine")
+    ] = "mean"
     data: Annotated[
         Any,
         Setting(

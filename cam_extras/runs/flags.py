@@ -47,7 +47,8 @@ def add_flags(parser: argparse.ArgumentParser, names: Collection[str] = (), **de
         elif bool in types_of(annotation):
             parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=setting.help)
         else:
-            many = not {Sequence, Mapping}.isdisjoint(types_of(annotation))
+            only_one = setting.singular == name
+            many = not only_one and not {Sequence, Mapping}.isdisjoint(types_of(annotation))
             shown = " ".join(default) if isinstance(default, tuple) else default
             parser.add_argument(
                 flag,
@@ -55,9 +56,9 @@ def add_flags(parser: argparse.ArgumentParser, names: Collection[str] = (), **de
                 default=argparse.SUPPRESS,
                 help=setting.help + (f"; default: {shown}" if shown not in (None, "") else ""),
                 nargs="+" if many else None,
-                action="extend" if many else "store",
+                action="append" if only_one else "extend" if many else "store",
             )
-            if setting.singular:
+            if setting.singular and not only_one:
                 parser.add_argument(
                     f"--{setting.singular}",
                     dest=name,
@@ -125,6 +126,8 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _read_flag(name: str, given: Any) -> Any:
     """Return what the text of a flag stands for: a number where one is expected, a mapping of NAME=VALUE."""
     value: Any = read_settings(given) if name == "options" else given
+    if known_settings()[name].singular == name and len(given) == 1:
+        value = given[0]
     for kind in (int, float):
         if isinstance(value, str) and kind in types_of(written_type(name)):
             with suppress(ValueError):  # the check below reports what is wrong

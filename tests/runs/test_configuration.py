@@ -205,17 +205,19 @@ class TestSettings:
 
     def test_flags(self):
         arguments = shlex.split(
-            "--model m:f --weights w.pth --transform m:t --layer layer4 --data d.csv --methods GradCAM"
-            " OptiCAM:max_iterations=3 --metrics adcc insertion --options threshold=0.3 schedule=mi"
-            " --target label --against second --model-output 1 --confidence sigmoid --output out --limit 5"
-            " --batch-size 7 --images-per-part 9 --device cpu --engine ray --workers 2 --gpus-per-worker 0.5"
+            "--model m:f --weights w.pth --transform m:t --layer layer3 --layer layer4 --fusion max"
+            " --data d.csv --methods GradCAM OptiCAM:max_iterations=3 --metrics adcc insertion"
+            " --options threshold=0.3 schedule=mi --target label --against second"
+            " --model-output 1 --confidence sigmoid --output out --limit 5 --batch-size 7"
+            " --images-per-part 9 --device cpu --engine ray --workers 2 --gpus-per-worker 0.5"
             " --address auto --seed 4 --maps --pictures 0"
         )
         assert self.read(*arguments) == {
             "model": "m:f",
             "weights": "w.pth",
             "transform": "m:t",
-            "layer": "layer4",
+            "layer": ["layer3", "layer4"],
+            "fusion": "max",
             "data": "d.csv",
             "methods": ["GradCAM", "OptiCAM:max_iterations=3"],
             "metrics": ["adcc", "insertion"],
@@ -280,8 +282,8 @@ class TestSettings:
             ("weights: 3", "weights must be text; got 3"),
             ("weights: null", None),
             ("transform: [a]", "transform must be text"),
-            ("layer: 4", "layer must be text; got 4"),
-            ("layer: null", "layer must be text; got None"),
+            ("layer: 4", "layer must be text or a list of text; got 4"),
+            ("layer: null", "layer must be text or a list of text; got None"),
             ("data: [a, b]", "data must be text"),
             ("limit: ten", "limit must be an integer; got 'ten'"),
             ("limit: 0", "limit must be 1 or more; got 0"),

@@ -16,7 +16,6 @@ import torch
 
 from cam_extras.evaluation.evaluator import Evaluator
 from cam_extras.metrics import METRICS, Metric
-from cam_extras.probe import find_layer
 from cam_extras.runs.batches import Drawing, Input, Reader, Scored, Scorer
 from cam_extras.runs.config import RunConfig
 from cam_extras.runs.sources import Indexed, Source
@@ -33,8 +32,8 @@ class Job:
     """What to do with every image, in whatever process.
 
     Args:
-        config: the resolved settings of the run: its model is a module, its layer a dotted name, its methods a mapping
-            by name, its options the dataclass, and it has no data.
+        config: the resolved settings of the run: its model is a module, its layer a dotted name or a list of them, its
+            methods a mapping by name, its options the dataclass, and it has no data.
         reader: turns images into inputs.
         drawing: see `Scorer`.
         metrics: by name, for other processes, whose `METRICS` lack the user's own.
@@ -54,13 +53,14 @@ class Job:
         config = self.config
         evaluator = Evaluator(
             config.model,
-            find_layer(config.model, config.layer),
+            config.layer,
             config.methods,
             config.metrics,
             config.options,
             config.reshape_transform,
             config.model_output,
             config.confidence,
+            config.fusion,
         )
         return Scorer(
             evaluator,
