@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -16,6 +17,14 @@ REALDATA = Path(os.environ.get("CAM_EXTRAS_REALDATA", ROOT.parent / "shared" / "
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # two processes with as many threads as there are cores wait for each other
+
+
+@pytest.fixture(autouse=True, scope="module")
+def images_are_opened_by_pillow():
+    """Put back what ultralytics replaces when it is imported: it looks for another package at every broken image."""
+    opened = Image.open
+    yield
+    Image.open = opened
 
 
 def pytest_collection_modifyitems(items):

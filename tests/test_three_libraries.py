@@ -86,15 +86,12 @@ def test_the_layer_found_is_the_same(classifiers, images):
     assert {library: auto_layer(model, images).name for library, model in classifiers.items()} == LAYERS
 
 
-# A ViT does not average its map; two take hundreds of passes for an image, and two more a multiple of the same ones.
-WITHOUT = ("CAM", "SSCAM", "ISCAM")
-LONG = ("AblationCAM", "ScoreCAM")
-CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in METHODS if name not in WITHOUT]
+# A ViT does not average its map; the others take hundreds of passes for an image, all of the same kind.
+WITHOUT = ("CAM", "AblationCAM", "ScoreCAM", "SSCAM", "ISCAM")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in WITHOUT])
 def test_maps_are_the_same(name, classifiers, images):
-    images = images[:1] if name in LONG else images
     options = SEVERAL_PASSES.get(name, {})
     expected = getattr(ours, name)(classifiers["timm"], LAYERS["timm"], patches_to_map, **options)(images)
     for library, model in classifiers.items():
