@@ -25,7 +25,7 @@ from cam_extras.report.gallery import gallery_pages
 from cam_extras.report.html import layers_of
 from cam_extras.run import run_config
 from cam_extras.runs.batches import REFERENCES, TARGETS
-from cam_extras.runs.config import RunConfig
+from cam_extras.runs.config import RunConfig, is_by_label
 from cam_extras.runs.store import RUN_FILES, Run, check_not_in_the_way, read_run
 
 _ERRORS_SHOWN = 10
@@ -63,6 +63,11 @@ def demo(images: int, output: Path, *, overwrite: bool) -> int:
 
 def explain(config: RunConfig, *, overwrite: bool) -> int:
     """Explain the images that a configuration names; return the exit status."""
+    if is_by_label(config.target):
+        raise ValueError(
+            f"--target {config.target} has a row for each image and label, and `explain` shows one class of each: "
+            "give --target CLASS, or use `cam-extras evaluate`"
+        )
     files = _files_of_images(Path(config.output), len(config.data))
     mode = _mode(Path(config.output), overwrite, files)
     run = run_config(_loaded(config).replaced(mode=mode, files=files))
@@ -107,7 +112,7 @@ def _loaded(config: RunConfig) -> RunConfig:
 
 def _class(given: str | int, words: Sequence[str], classifier: Classifier) -> str | int:
     """Return the index of a class given by number or name; words for other classes stay."""
-    return given if given in words else classifier.class_index(str(given))
+    return given if given in words or is_by_label(given) else classifier.class_index(str(given))
 
 
 def _code(setting: str | int | None) -> Any:
@@ -160,14 +165,15 @@ def _conclude(run: Run, title: str, *, gallery: bool = False, boxes: Mapping[int
     if len(errors) > _ERRORS_SHOWN:
         where = printable(run.folder / "errors.parquet")
         sys.stderr.write(f"cam-extras: and {len(errors) - _ERRORS_SHOWN} more, in {where}\n")
+    rows = "pairs of image and label" if is_by_label(run.configuration.get("target")) else "images"
     if not len(run.results):
-        raise ValueError(f"none of {len(errors)} images could be scored")
+        raise ValueError(f"none of {len(errors)} {rows} could be scored")
     values: dict[str, dict[str, float | None]] = {}
     for row in run.summary:
         values.setdefault(row["method"], {})[row["metric"]] = row["value"]
     images = len(run.results.column("index").unique())
     without = f", {len(errors)} more have no scores" if errors else ""
-    heading = f"{title}; {images} images{without}; masked values are 0"
+    heading = f"{title}; {images} {rows}{without}; masked values are 0"
     _print_wide(console, summary_table(values, heading, run.controls))
     if gallery:
         with console.status("drawing the gallery"):

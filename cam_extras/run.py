@@ -25,7 +25,8 @@ from cam_extras.models import Classifier, fingerprint, picture_of
 from cam_extras.probe import ReshapeTransform
 from cam_extras.report import overlay, write_report
 from cam_extras.runs.batches import REFERENCES, TARGETS, Drawing, Input, Reader, Scored
-from cam_extras.runs.config import RunConfig
+from cam_extras.runs.by_label import by_label
+from cam_extras.runs.config import ALL_LABELS, RunConfig, is_by_label, threshold_in
 from cam_extras.runs.engines.local import Job, local_parts
 from cam_extras.runs.environment import environment
 from cam_extras.runs.identity import describe, identify
@@ -97,7 +98,10 @@ def evaluate(
         metrics: full or short names from `METRICS`, or your own as "FILE.py:NAME"; see `cam_extras.metrics.as_metrics`.
         options: options of the metrics, see `cam_extras.metrics.as_options`.
         target: the class to explain: "predicted" or None, "label", a class number, or a target object for one class,
-            such as pytorch-grad-cam's `ClassifierOutputTarget(3)`.
+            such as pytorch-grad-cam's `ClassifierOutputTarget(3)`. Or one row for each image and label, of data that
+            can be read in any order: "all-labels", for all labels that an image has in the data (see `several_labels`
+            of `cam_extras.runs.sources.open_source`), or "above=0.5", for the classes with a probability above that,
+            which costs one forward pass of each image before the run.
         against: explain why the class and not this one, see `cam_extras.targets.Contrast`: "second", the class with the
             highest score besides it, "label", or a class number. An image where both are the same gets no scores.
         model_output: where the class scores are in the model's output: a key or attribute, an index, or a function of
@@ -148,11 +152,14 @@ def run_config(config: RunConfig) -> Run:
     source = open_source(
         config.data,
         categories=config.categories,
-        labels_needed="label" in (config.target, config.against),
+        labels_needed=config.target == ALL_LABELS or "label" in (config.target, config.against),
+        several_labels=is_by_label(config.target),
         limit=config.limit,
     )
     identity = _identity(config, source)
     with _on_device(config.model, config.device) as device:
+        if is_by_label(config.target):
+            source = by_label(source, config, device)
         job = _job(config, source, device)
         job.scorer(device)  # errors in methods and metrics are raised before a folder is made
         with _open_store(job, source, device, identity) as store:
@@ -186,9 +193,12 @@ def _resolved(config: RunConfig) -> RunConfig:
     metrics = as_metrics(config.metrics)
     if not metrics:
         raise ValueError("there is no metric to evaluate: give one or more")
+    target, against = _target(config.target), _against(config.against)
+    if is_by_label(target):
+        _check_by_label(target, against, metrics)
     return config.replaced(
-        target=_target(config.target),
-        against=_against(config.against),
+        target=target,
+        against=against,
         methods=as_methods(config.methods, config.seed),
         metrics=metrics,
         options=as_options(config.options, metrics, seed=config.seed),
@@ -197,7 +207,10 @@ def _resolved(config: RunConfig) -> RunConfig:
 
 def _target(target: Any) -> str | int:
     if isinstance(target, str):
-        check_choice("target", target, TARGETS)
+        threshold = threshold_in(target)
+        if threshold is not None:
+            return f"above={threshold}"
+        check_choice("target", target, [*TARGETS, "above=0.5"])
         return target
     if target is None:
         return "predicted"
@@ -216,6 +229,21 @@ def _target(target: Any) -> str | int:
         )
     check_count("target", index, least=0)
     return int(index)
+
+
+def _check_by_label(target: Any, against: Any, metrics: Sequence[str]) -> None:
+    """Raise ValueError for what a row for each image and label cannot have."""
+    if against == "label":
+        raise ValueError(
+            f"against='label' is for images with one label, and with target={target!r} they may have several: give "
+            "'second' or a class"
+        )
+    asking = [name for name in metrics if "object" in sources_of(name)]
+    if asking:
+        raise ValueError(
+            f"{', '.join(asking)} asks where the object is, and with target={target!r} boxes and masks do not say of "
+            "which label they are: leave it out, or give one item for each image and label, with target='label'"
+        )
 
 
 def _against(against: Any) -> str | int | None:
@@ -342,14 +370,16 @@ class _Reads:
     """Raises RuntimeError if so many images in a row cannot be read that the data must be out of reach."""
 
     def __init__(self, insist: bool):
-        self._insist, self._failed = insist, 0
+        self._insist, self._failed, self._last = insist, 0, ""
 
     def __call__(self, scored: Scored) -> None:
         """Check one more part."""
         errors = {error.index: error for error in scored.errors}
         for index in sorted({*errors, *(row["index"] for row in scored.rows)}):
             unread = index in errors and errors[index].stage == "read"
-            self._failed = self._failed + 1 if unread else 0
+            again = unread and errors[index].path == self._last  # an image may have several rows
+            self._failed = (self._failed + (not again)) if unread else 0
+            self._last = errors[index].path if unread else ""
             if self._failed == _UNREAD and not self._insist:
                 raise RuntimeError(
                     f"{_UNREAD} images in a row cannot be read, the last {errors[index].path}: "

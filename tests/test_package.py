@@ -161,6 +161,7 @@ LAYERS = {
     },
     "runs": {
         "_checks",
+        "_outputs",
         "_batching",
         "_code",
         "_catalogue",

@@ -27,6 +27,7 @@ from cam_extras.report.html import (
     title_of,
     write_page,
 )
+from cam_extras.runs.config import is_by_label
 from cam_extras.runs.store import Run
 from cam_extras.runs.summary import Row, paired_differences
 
@@ -36,7 +37,8 @@ def compare(run_a: Run, run_b: Run) -> list[Row]:
 
     Args:
         run_a: the first run.
-        run_b: the second; images are matched by path.
+        run_b: the second; images are matched by path, and by the class explained if one of the runs has a row for each
+            image and label.
 
     Returns:
         The rows of `cam_extras.runs.summary.paired_differences`, over the images that both runs have, with
@@ -51,7 +53,8 @@ def compare(run_a: Run, run_b: Run) -> list[Row]:
         {(row["method"], row["metric"]): row["value"] for row in run.summary if row["metric"] in comparable}
         for run in (run_a, run_b)
     ]
-    (columns_a, table_a), (columns_b, table_b) = (_scores(run) for run in (run_a, run_b))
+    of_labels = any(is_by_label(run.configuration.get("target")) for run in (run_a, run_b))
+    (columns_a, table_a), (columns_b, table_b) = (_scores(run, of_labels) for run in (run_a, run_b))
     if not pc.any(pc.is_in(table_a["path"], table_b["path"].unique())).as_py():
         raise ValueError(
             f"the runs have no image in common: {run_a.folder} has {_example(table_a)}, {run_b.folder} has "
@@ -163,11 +166,15 @@ def is_comparison(path: Path) -> bool:
         return False
 
 
-def _scores(run: Run) -> tuple[list[str], pa.Table]:
-    """Return the metrics that a run has columns for, and the columns."""
+def _scores(run: Run, of_labels: bool) -> tuple[list[str], pa.Table]:
+    """Return the metrics that a run has columns for, and the columns; with labels, paths name the class explained."""
     with results_of(run) as file:
         metrics = [name for name in METRICS if name in file.schema_arrow.names]
-        return metrics, file.read(["path", "method", *metrics])
+        table = file.read(["path", "method", *metrics, *(["target"] if of_labels else [])])
+    if of_labels:
+        named = pc.binary_join_element_wise(table["path"], pc.cast(table["target"], pa.string()), ", class ")
+        table = table.set_column(table.column_names.index("path"), "path", named)
+    return metrics, table
 
 
 def _example(table: pa.Table) -> str:

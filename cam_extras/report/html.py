@@ -24,6 +24,7 @@ from cam_extras._text import code_in
 from cam_extras.metrics import METRICS, Metric
 from cam_extras.report.figures import bars, best_of, curves, mean_curves, printed, scatter
 from cam_extras.report.gallery import COLORMAP, PICTURE_FORMATS, against
+from cam_extras.runs.config import is_by_label
 from cam_extras.runs.pictures import choose_images, image_values
 from cam_extras.runs.store import Run, atomic_write
 
@@ -120,13 +121,15 @@ def write_report(run: Run) -> Path:
         images = _images(file)
         plots = _mean_curves(file, methods, controls)
         gallery = _gallery(run, file, metrics)
+    by_label = is_by_label(run.configuration.get("target"))  # no single prediction is right or wrong then
     page = render(
         "report.html.j2",
         title=title_of(run),
         configuration=run.configuration,
         scored=len(images),
         failed=len(errors),
-        labelled=len(images) - images["label"].null_count,
+        rows="pairs of image and label" if by_label else "images",
+        labelled=0 if by_label else len(images) - images["label"].null_count,
         right=pc.sum(pc.equal(images["label"], images["predicted"])).as_py() or 0,
         summary=summary_of(summary, controls),
         bars=[
@@ -278,17 +281,19 @@ def _gallery(run: Run, file: pq.ParquetFile, metrics: Sequence[str]) -> _Gallery
     for row in _rows_of(file, list(of_image), wanted):
         of_image[row["index"]].append(row)
     categories = run.starts[-1].get("categories") or [] if run.starts else []
+    by_label = is_by_label(run.configuration.get("target"))
     numbers = sorted({_kind(rows[0]) for rows in of_image.values()})
     cards = []
     for index, rows in of_image.items():
         first, pictures = rows[0], drawn[index]
+        told = first["label"] is not None and not by_label
         label, target, predicted = (_class(first[key], categories) for key in ("label", "target", "predicted"))
         explained = f"{target}{against(run, categories)}"
         sign = 1 if METRICS[by].higher_is_better else -1
         card = _Card(
             path=first["path"],
             groups=[name for name, group in groups.items() if index in group],
-            outcome="unknown" if label is None else "right" if first["label"] == first["predicted"] else "wrong",
+            outcome="unknown" if not told else "right" if first["label"] == first["predicted"] else "wrong",
             kind=numbers.index(_kind(first)),
             facts=[
                 ("Class", label or "unknown"),

@@ -17,12 +17,13 @@ from cam_extras._batching import best_rows, limited
 from cam_extras._checks import SampleError, check_finite
 from cam_extras.evaluation.evaluator import Evaluation, Evaluator
 from cam_extras.metrics import METRICS
+from cam_extras.runs.config import ALL_LABELS
 from cam_extras.runs.pictures import Chosen, image_values
 from cam_extras.runs.sources import Indexed, Sample
 from cam_extras.runs.store import Failure, pack_map
 from cam_extras.targets import Contrast
 
-TARGETS = ("predicted", "label")
+TARGETS = ("predicted", "label", ALL_LABELS)
 REFERENCES = ("second", "label")
 _ALIKE = 16  # the same failure on this many first images is no accident
 _PICTURE_SIZE = 224
@@ -39,6 +40,7 @@ class Input:
         x: shape (C, *S).
         boxes: where the object is, (B, 4) in pixels of x.
         mask: the same as a boolean mask (H, W).
+        target: the class to explain, if the input has one of its own.
     """
 
     index: int
@@ -47,6 +49,7 @@ class Input:
     x: Tensor
     boxes: Tensor | None = None
     mask: Tensor | None = None
+    target: int | None = None
 
     def failure(self, stage: str, message: str) -> Failure:
         """Return the record of a failure on this image."""
@@ -74,7 +77,7 @@ class Reader:
         try:
             sample = source.read(index)
         except Exception as error:  # decoders and data sets may raise anything
-            return Failure(index, source.path(index), "read", _message(error))
+            return Failure(index, source.path(index), "read", message_of(error))
         return self.prepare(sample)
 
     def prepare(self, sample: Sample) -> Input | Failure:
@@ -83,6 +86,8 @@ class Reader:
         def failure(stage: str, message: str) -> Failure:
             return Failure(sample.index, sample.path, stage, message)
 
+        if isinstance(sample.target, str):
+            return failure("label", sample.target)
         if self.target == "label" and sample.label is None:
             return failure("label", "the class to explain is the label, and this image has none")
         if self.against == "label" and sample.label is None:
@@ -98,8 +103,8 @@ class Reader:
             if self.transform is not None and isinstance(sample.image, Image.Image) and self.object_needed:
                 boxes, mask = self._transformed_object(sample)
         except Exception as error:
-            return failure("transform", _message(error))
-        return Input(sample.index, sample.path, sample.label, x, boxes, mask)
+            return failure("transform", message_of(error))
+        return Input(sample.index, sample.path, sample.label, x, boxes, mask, sample.target)
 
     def _transformed_object(self, sample: Sample) -> tuple[Tensor | None, Tensor | None]:
         """Move boxes and mask as the transform moves pixels: it is applied to white shapes on black."""
@@ -195,7 +200,7 @@ class Scorer:
 
     Args:
         evaluator: methods and metrics.
-        target: "predicted", "label" or a class.
+        target: "predicted", "label" or a class; not used for inputs that have a target of their own.
         against: what it is compared with: "second", "label" or a class; None to explain it alone.
         batch_size: largest number of images in a batch; None for what suits the device.
         device: where the model is.
@@ -267,7 +272,7 @@ class Scorer:
             with limited(self._rows) as passes:
                 self._add(batch, self._evaluate(batch), scored)
         except Exception as error:  # the model is the user's, and may raise anything
-            message = _message(error)
+            message = message_of(error)
             if isinstance(error, SampleError) and max(error.samples) < len(batch):
                 undefined = dict.fromkeys(error.samples, ": ".join(filter(None, [error.wrong, error.todo])))
             elif _device_is_lost(error):
@@ -324,10 +329,12 @@ class Scorer:
     def _evaluate(self, batch: list[Input]) -> Evaluation:
         x = torch.stack([item.x for item in batch]).to(self._device)
         target: Any = None if self._target == "predicted" else self._target
+        if batch[0].target is not None:  # then so has every input of the run
+            target = torch.tensor([item.target for item in batch], device=self._device)
         against: Any = self._against
-        if "label" in (target, against):
+        if "label" in (self._target, against):
             labels = torch.tensor([item.label for item in batch], device=self._device)
-            target = labels if target == "label" else target
+            target = labels if self._target == "label" else target
             against = labels[:, None] if against == "label" else against
         if against is not None:
             target = Contrast(target, against)
@@ -411,7 +418,8 @@ def _check_labels(labels: Sequence[int | None], classes: int | None) -> None:
             )
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """Return what an error says, with its kind where that tells more."""
     text = str(error).strip()
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
 

@@ -52,6 +52,34 @@ def _check_finite(name: str, value: object) -> None:
         raise ValueError(f"{name} must be finite; got {value}")
 
 
+ALL_LABELS, _ABOVE = "all-labels", "above="
+
+
+def is_by_label(target: object) -> bool:
+    """Whether a target asks for one row for each image and label."""
+    return isinstance(target, str) and (target == ALL_LABELS or target.startswith(_ABOVE))
+
+
+def threshold_in(target: object) -> float | None:
+    """Return P of the target "above=P"; None for another target.
+
+    Raises:
+        ValueError: P is not a number in [0, 1).
+
+    >>> threshold_in("above=0.5"), threshold_in("label")
+    (0.5, None)
+    """
+    if not isinstance(target, str) or not target.startswith(_ABOVE):
+        return None
+    try:
+        threshold = float(target.removeprefix(_ABOVE))
+    except ValueError:
+        threshold = math.nan
+    if not 0 <= threshold < 1:
+        raise ValueError(f"the target above=P takes a probability, 0 <= P < 1, such as above=0.5; got {target!r:.80}")
+    return threshold
+
+
 _Methods = Sequence[str] | Mapping[str, Mapping[str, Any] | None]
 PYTHON = Setting(of_run=False)  # an argument without a flag
 
@@ -129,7 +157,15 @@ class RunConfig:
     options: Annotated[
         Any, Setting("options of metrics, such as threshold=0.3 schedule=mi", "NAME=VALUE", written=Mapping[str, Any])
     ] = None
-    target: Annotated[Any, Setting("the class to explain", "predicted|label|CLASS", written=str | int)] = "predicted"
+    target: Annotated[
+        Any,
+        Setting(
+            "the class to explain; all-labels and above=P have one row for each image and label: for all labels of the "
+            "data, or all classes with a probability above P",
+            "predicted|label|CLASS|all-labels|above=P",
+            written=str | int,
+        ),
+    ] = "predicted"
     against: Annotated[
         Any,
         Setting(

@@ -18,7 +18,15 @@ from cam_extras._code import check_file, installed
 from cam_extras._names import check_choice, check_name, find_name
 from cam_extras._options import check_annotated, choices_of
 from cam_extras._text import code_in, names_code, read_settings, split_options
-from cam_extras.runs.config import PYTHON, RunConfig, default_values, known_settings, types_of, written_type
+from cam_extras.runs.config import (
+    PYTHON,
+    RunConfig,
+    default_values,
+    known_settings,
+    threshold_in,
+    types_of,
+    written_type,
+)
 
 _MAGIC = re.compile(r"[*?[]")
 _CONFIDENCES = ("softmax", "sigmoid")
@@ -200,12 +208,13 @@ def check_location(location: str) -> None:
 
 
 def _check_files(config: RunConfig) -> None:
-    """Raise ValueError if a named file does not exist, before anything is loaded."""
+    """Raise ValueError if a named file does not exist or a word cannot be meant, before anything is loaded."""
     if not config.output:
         raise ValueError('the output folder is "": give the name of a folder, or "." for the working folder')
     for code in (config.model, config.transform, config.model_output, config.confidence):
         if isinstance(code, str) and names_code(code):
             check_file(code)
+    threshold_in(config.target)
     if not names_code(config.confidence):
         check_choice("--confidence", config.confidence, _CONFIDENCES)
     if not names_code(config.model):  # a function may take anything as its weights

@@ -18,9 +18,11 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(images: int | None, done: int, shown: bool | None) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    images: int | None, done: int, shown: bool | None, what: str = "explaining and scoring"
+) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on the standard error stream, and yield a function that advances it."""
-    columns = (TextColumn("explaining and scoring"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     disable = not (sys.stderr.isatty() if shown is None else shown)
     with Progress(*columns, console=Console(stderr=True), disable=disable, speed_estimate_period=120) as progress:
         task = progress.add_task("", total=images, completed=0 if images is None else min(done, images))

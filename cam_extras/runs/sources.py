@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path, PurePath
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class Sample:
         boxes: where the object is: integers (B, 4), xmin, ymin, xmax, ymax in pixels of the image, the maximum
             exclusive.
         mask: the same as a boolean mask (H, W).
+        target: the class to explain, if the sample has one of its own; a text says why it has none.
     """
 
     index: int
@@ -68,6 +70,7 @@ class Sample:
     image: Image.Image | Tensor
     boxes: Tensor | None = None
     mask: Tensor | None = None
+    target: int | str | None = None
 
 
 class Source(ABC):
@@ -123,6 +126,7 @@ class Files(Indexed):
         paths: one per file, relative or absolute.
         labels: one per file.
         boxes: by index, for the files that have any.
+        all_labels: the labels of each file, where it may have several; `labels` has none then.
     """
 
     location: str
@@ -130,6 +134,7 @@ class Files(Indexed):
     paths: tuple[str, ...]
     labels: tuple[int | None, ...]
     boxes: Mapping[int, tuple[_Box, ...]]
+    all_labels: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -153,13 +158,17 @@ class Files(Indexed):
             None if boxes is None else torch.tensor(boxes),
         )
 
+    def labels_of(self, index: int) -> tuple[int, ...]:
+        """Return all labels of a sample."""
+        return self.all_labels[index]
+
     def describe(self) -> dict[str, Any]:
         """Return the location, the number of images and a hash over paths, labels, boxes and sizes of files."""
         facts = (
             (path, self.labels[index], self.boxes.get(index), _bytes_of(self._file(index)))
             for index, path in enumerate(self.paths)
         )
-        return {"kind": "files", "location": self.location, "images": len(self), "sha256": _sha256(facts)}
+        return {"kind": "files", "location": self.location, "images": len(self), "sha256": sha256_of(facts)}
 
     def contents(self) -> Contents:
         """Return a hash of each file."""
@@ -202,6 +211,15 @@ class Items(Indexed):
             item = _parts(self._data[index])
             return _sample(index, self._path(index, {**self._known(index), **item}), item, self._labels)
 
+    def labels_of(self, index: int) -> tuple[int, ...]:
+        """Return all labels of a sample, none if it cannot be read, or raise ValueError for an ambiguous one."""
+        try:
+            with _one_at_a_time:
+                item = _parts(self._data[index])
+        except Exception:  # data sets may raise anything; it is reported when the run reads the item
+            return ()
+        return self._labels.read_all(item.get("label"), f"item {index}")
+
     def describe(self) -> dict[str, Any]:
         """Return kind, root, number of items, transform, and a hash of what is known without reading."""
         whole, _ = self._at(0)
@@ -214,7 +232,7 @@ class Items(Indexed):
             "kind": _name_of(whole),
             "location": _root_of(whole),
             "images": len(self),
-            "sha256": _sha256(facts),
+            "sha256": sha256_of(facts),
             "transform": describe(getattr(whole, "transform", None)),
         }
 
@@ -328,10 +346,11 @@ class Labels:
     Args:
         categories: class names, if known.
         needed: whether an unknown class name is an error; otherwise it counts as an unknown label.
+        several: whether an image may have several labels, which `read_all` reads if they are needed.
     """
 
-    def __init__(self, categories: Sequence[str] = (), needed: bool = False):
-        self.classes, self.needed = len(categories), needed
+    def __init__(self, categories: Sequence[str] = (), needed: bool = False, several: bool = False):
+        self.classes, self.needed, self.several = len(categories), needed, several
         self._numbers: dict[str, int | None] = {}
         for number, name in enumerate(categories):
             key = name.strip().lower()
@@ -378,6 +397,59 @@ class Labels:
             raise ValueError(f"{where}: the label {value} is not one of the {self.classes} classes, which count from 0")
         return value
 
+    def read_all(self, value: Any, where: str) -> tuple[int, ...]:
+        """Return the classes, in order, that the labels of an image stand for.
+
+        Args:
+            value: what `read` takes; a text with several labels, "3;5"; several labels in a list or array; or a yes or
+                no for each class, as booleans or as floating-point numbers 1, 0 and NaN (not known, which counts as
+                no).
+            where: see `read`.
+
+        Raises:
+            ValueError: see `read`; or a yes or no is missing for a class; or integers may be either.
+        """
+        if isinstance(value, Tensor | np.ndarray | np.generic):
+            value = value.tolist()
+        parts = value.split(";") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        kinds = {type(part) for part in parts} - {NoneType}
+        if len(parts) > 1 and kinds <= {bool, float, int} and kinds & {bool, float}:
+            if self.classes and len(parts) != self.classes:
+                raise ValueError(f"{where}: expected a yes or no for each of {self.classes} classes; got {len(parts)}")
+            return self.chosen(dict(enumerate(parts)), where)
+        if len(parts) > 1 and kinds == {int} and {*parts} <= {0, 1, None}:
+            raise ValueError(
+                f"{where}: {parts!r:.80} may be class numbers, or a yes or no for each class: give a yes or no as "
+                "booleans or floating-point numbers, and class numbers as a text, '0;1'"
+            )
+        found = {self.read(part, where) for part in parts}
+        return tuple(sorted(label for label in found if label is not None))
+
+    def chosen(self, answers: Mapping[int, Any], where: str) -> tuple[int, ...]:
+        """Return the classes whose answer is yes.
+
+        Args:
+            answers: for each class 1, 0, or None or NaN where it is not known, which counts as no; also as text.
+            where: see `read`.
+
+        Raises:
+            ValueError: an answer is anything else, such as -1 for "uncertain".
+        """
+        found = []
+        for number, answer in answers.items():
+            try:
+                value = math.nan if answer is None else float(answer)
+            except (TypeError, ValueError):
+                value = math.inf
+            if value not in (0, 1) and not math.isnan(value):
+                raise ValueError(
+                    f"{where}: the yes or no of class {number} must be 1 or 0, or missing where it is not known; got "
+                    f"{answer!r:.80}"
+                )
+            if value == 1:
+                found.append(number)
+        return tuple(sorted(found))
+
     def _unknown(self, name: str) -> str:
         if not self.classes:
             return f"the number of class {name!r} is not known, as the model has no class names: give the number"
@@ -386,7 +458,12 @@ class Labels:
 
 
 def open_source(
-    data: Any, *, categories: Sequence[str] = (), labels_needed: bool = False, limit: int | None = None
+    data: Any,
+    *,
+    categories: Sequence[str] = (),
+    labels_needed: bool = False,
+    several_labels: bool = False,
+    limit: int | None = None,
 ) -> Source:
     """Open a data set; no image is read.
 
@@ -417,6 +494,10 @@ def open_source(
         data: see above.
         categories: class names, if known.
         labels_needed: raise an error if there are no labels; a single image may still lack one.
+        several_labels: an image may have several labels, see `Labels.read_all`: in several rows of a table, in a list
+            or a text "3;5", or as a yes or no for each class; in a table without a column of labels, each of the
+            columns that are named like classes has 1, 0 or nothing. `labels_of` of the source returns them, if they are
+            needed, and samples have no label.
         limit: take only the first `limit` images.
 
     Raises:
@@ -426,7 +507,7 @@ def open_source(
     """
     if limit is not None:
         check_count("limit", limit)
-    labels = Labels(categories, labels_needed)
+    labels = Labels(categories, labels_needed, several_labels)
     if isinstance(data, str | os.PathLike):
         return _open_files(os.fspath(data), labels, limit)
     if isinstance(data, list | tuple) and data and all(isinstance(item, str | os.PathLike) for item in data):
@@ -446,9 +527,11 @@ def open_source(
 def _open_files(location: str, labels: Labels, limit: int | None) -> Files:
     place = os.path.expanduser(location)
     boxes: dict[int, list[_Box]] = {}
+    of_paths: list[tuple[int, ...]]
     if os.path.isdir(place):
         root = place
-        paths, of_paths = _in_folder(place, labels)
+        paths, of_folders = _in_folder(place, labels)
+        of_paths = [() if label is None else (label,) for label in of_folders]
     elif os.path.isfile(place):
         root = os.path.dirname(place)
         paths, of_paths, boxes = _in_table(place, labels)
@@ -459,13 +542,13 @@ def _open_files(location: str, labels: Labels, limit: int | None) -> Files:
             root = os.path.dirname(root)
         found = glob.glob(os.path.relpath(place, root or os.curdir), root_dir=root or os.curdir, recursive=True)
         paths = sorted({PurePath(path).as_posix() for path in found if _is_image(path)})
-        of_paths = [None] * len(paths)
+        of_paths = [()] * len(paths)
     if not paths:
         raise ValueError(
             f"there are no images in {location!r}: expected rows in a table, or files that are not hidden and end in "
             f"{', '.join(sorted(_extensions()))}"
         )
-    if labels.needed and all(label is None for label in of_paths):
+    if labels.needed and not any(of_paths):
         raise ValueError(
             f"{location!r} has no labels, and the class to explain or to compare with is the label: give class numbers "
             "in a column 'label' of a CSV file, or a folder whose sub-folders are classes and hold all images"
@@ -474,8 +557,9 @@ def _open_files(location: str, labels: Labels, limit: int | None) -> Files:
         location=location,
         root=os.path.abspath(root),
         paths=tuple(paths[:limit]),
-        labels=tuple(of_paths[:limit]),
+        labels=tuple(found[0] if found and not labels.several else None for found in of_paths[:limit]),
         boxes={index: tuple(rows) for index, rows in boxes.items() if limit is None or index < limit},
+        all_labels=tuple(of_paths[:limit]) if labels.several else (),
     )
 
 
@@ -537,57 +621,71 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _extensions()
 
 
-def _in_table(table: str, labels: Labels) -> tuple[list[str], list[int | None], dict[int, list[_Box]]]:
-    columns = _read_table(table)
+def _in_table(table: str, labels: Labels) -> tuple[list[str], list[tuple[int, ...]], dict[int, list[_Box]]]:
+    columns, of_classes = _read_table(table, labels)
     folder = os.path.abspath(os.path.dirname(table))
     places: dict[str, int] = {}
-    of_paths: list[int | None] = []
+    of_paths: list[tuple[int, ...]] = []
     boxes: dict[int, list[_Box]] = {}
     for row, name in enumerate(columns["file"], start=1):
         where = f"{table}, row {row}"
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{where}: expected the path of a file, as text; got {name!r}")
         index = places.setdefault(_relative(name, folder), len(places))
-        label = labels.read(columns["label"][row - 1], where) if "label" in columns else None
+        found = _labels_in_row(
+            columns["label"][row - 1] if "label" in columns else None,
+            {number: column[row - 1] for number, column in of_classes.items()},
+            labels,
+            where,
+        )
         if index == len(of_paths):
-            of_paths.append(label)
-        elif None not in (label, of_paths[index]) and label != of_paths[index]:
-            raise ValueError(f"{where}: {name!r} has the label {label}, and {of_paths[index]} in a row above")
-        elif label is not None:
-            of_paths[index] = label
+            of_paths.append(())
+        above, of_paths[index] = of_paths[index], tuple(sorted({*of_paths[index], *found}))
+        if len(of_paths[index]) > 1 and not labels.several:
+            raise ValueError(f"{where}: {name!r} has the label {found[0]}, and {above[0]} in a row above")
         box = _box([columns[side][row - 1] for side in _BOX_COLUMNS if side in columns], where)
         if box is not None:
             boxes.setdefault(index, []).append(box)
     return list(places), of_paths, boxes
 
 
-def _read_table(table: str) -> dict[str, list[Any]]:
-    """Return the needed columns, by the names used here."""
+def _labels_in_row(value: Any, answers: Mapping[int, Any], labels: Labels, where: str) -> tuple[int, ...]:
+    if labels.several:
+        found = labels.read_all(value, where) if labels.needed else ()
+        return found or labels.chosen(answers, where)
+    label = labels.read(value, where)
+    return () if label is None else (label,)
+
+
+def _read_table(table: str, labels: Labels) -> tuple[dict[str, list[Any]], dict[int, list[Any]]]:
+    """Return the needed columns, by the names used here, and those of classes, by number, if they are the labels."""
     try:
         if table.lower().endswith(".csv"):
             parse = pa_csv.ParseOptions(newlines_in_values=True)
             with pa_csv.open_csv(table, parse_options=parse) as reader:
-                names = _columns(table, reader.schema.names)
+                names, classes = _columns(table, reader.schema.names, labels)
+            needed = [*names.values(), *classes.values()]
             convert = pa_csv.ConvertOptions(
-                column_types={name: pa.string() for name in names.values()},  # "007" is not a number
-                include_columns=list(names.values()),
+                column_types=dict.fromkeys(needed, pa.string()),  # "007" is not a number
+                include_columns=needed,
                 null_values=[""],
                 strings_can_be_null=True,
             )
             read = pa_csv.read_csv(table, parse_options=parse, convert_options=convert)
         elif table.lower().endswith(".parquet"):
             with pq.ParquetFile(table) as file:
-                names = _columns(table, file.schema_arrow.names)
-                read = file.read(columns=list(names.values()))
+                names, classes = _columns(table, file.schema_arrow.names, labels)
+                read = file.read(columns=[*names.values(), *classes.values()])
         else:
             raise ValueError(f"{table} is not a table: expected a folder, a .csv or .parquet file, or a glob")
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"cannot read {table}: {error}") from error
-    return {key: read[name].to_pylist() for key, name in names.items()}
+    columns = {key: read[name].to_pylist() for key, name in names.items()}
+    return columns, {number: read[name].to_pylist() for number, name in classes.items()}
 
 
-def _columns(table: str, names: Sequence[str]) -> dict[str, str]:
-    """Return what a table calls the needed columns, or raise ValueError."""
+def _columns(table: str, names: Sequence[str], labels: Labels) -> tuple[dict[str, str], dict[int, str]]:
+    """Return what a table calls the needed columns, and those of classes; or raise ValueError."""
     found: dict[str, str] = {}
     choices = {"file": _FILE_COLUMNS, "label": _LABEL_COLUMNS, **{side: (side,) for side in _BOX_COLUMNS}}
     for key, accepted in choices.items():
@@ -603,7 +701,16 @@ def _columns(table: str, names: Sequence[str]) -> dict[str, str]:
     lacking = [side for side in _BOX_COLUMNS if side not in found]
     if 0 < len(lacking) < len(_BOX_COLUMNS):
         raise ValueError(f"{table} has no column {', '.join(map(repr, lacking))}: a box needs all four")
-    return found
+    of_classes: dict[int, str] = {}
+    if labels.several and labels.needed and "label" not in found:
+        for name in names:
+            number = None if name in found.values() else labels.number(name.strip())
+            if number is None or number >= labels.classes:
+                continue
+            if number in of_classes:
+                raise ValueError(f"{table} has two columns of class {number}: {of_classes[number]!r} and {name!r}")
+            of_classes[number] = name
+    return found, of_classes
 
 
 def _box(values: Sequence[Any], where: str) -> _Box | None:
@@ -684,7 +791,8 @@ def _sample(index: int, path: str, parts: Mapping[str, Any], labels: Labels) -> 
         if mask.dtype != torch.bool or mask.shape != size:
             got = f"{mask.dtype} {tuple(mask.shape)}"
             raise ValueError(f"{where}: the mask must be boolean, of the image's shape {size}; got {got}")
-    return Sample(index, path, labels.read(parts.get("label"), where), image, boxes, mask)
+    label = None if labels.several else labels.read(parts.get("label"), where)
+    return Sample(index, path, label, image, boxes, mask)
 
 
 def _check_order(loader: DataLoader[Any]) -> None:
@@ -734,7 +842,8 @@ def _bytes_of(file: str) -> int | None:
         return None
 
 
-def _sha256(facts: Iterable[Any]) -> str:
+def sha256_of(facts: Iterable[Any]) -> str:
+    """Return a hash over facts in JSON types, tensors and arrays."""
     digest = hashlib.sha256()
     for fact in facts:
         digest.update(json.dumps(fact, default=_plain).encode() + b"\n")

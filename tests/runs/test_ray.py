@@ -188,6 +188,17 @@ class TestRuns:
         for path in (local.folder / "parts").iterdir():
             assert path.read_bytes() == (run.folder / "parts" / path.name).read_bytes()
 
+    def test_rows_for_each_image_and_class(self, start, running, tmp_path):
+        with pytest.warns(UserWarning, match="white is nothing I know"):
+            here, there = (
+                start(tmp_path / engine, engine=engine, workers=workers, target="above=0.05")[0]
+                for engine, workers in (("local", 1), ("ray", 2))
+            )
+        assert same(here, there)
+        rows = here.results.num_rows // len(METHODS)
+        assert rows > IMAGES - 2  # some images have several
+        assert {row["stage"] for row in here.errors.to_pylist()} == {"read", "label"}
+
     def test_first_images_that_all_fail_alike(self, running, classifier, tmp_path, capfd):
         """The run stops with the message of the local engine and no other, and keeps none of the parts."""
         white = [torch.full((1, 64, 64), 2.0)] * 20

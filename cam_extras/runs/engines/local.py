@@ -126,7 +126,7 @@ def local_parts(
         RuntimeError: see `Scorer`.
     """
     scorer = job.scorer(device, stop_early=not done, on_progress=on_progress)
-    inputs = _ahead(job.inputs(source, done))
+    inputs = ahead(job.inputs(source, done))
     try:
         for part, of_part in groupby(inputs, lambda item: job.part_of(item.index)):
             yield part, scorer(of_part)
@@ -134,7 +134,7 @@ def local_parts(
         inputs.close()
 
 
-def _ahead(calls: Iterable[Callable[[], _Item]]) -> Generator[_Item, None, None]:
+def ahead(calls: Iterable[Callable[[], _Item]]) -> Generator[_Item, None, None]:
     """Yield the results of calls in order; threads make the calls ahead of time."""
     with ThreadPoolExecutor(_READERS, "reader") as pool:
         waiting: deque[Future[_Item]] = deque()

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
@@ -318,7 +318,7 @@ def _alone(item: Input | Failure) -> Input | Failure:
     def alone(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.detach().clone()
 
-    return Input(item.index, item.path, item.label, item.x.detach().clone(), alone(item.boxes), alone(item.mask))
+    return replace(item, x=item.x.detach().clone(), boxes=alone(item.boxes), mask=alone(item.mask))
 
 
 class _Worker:
