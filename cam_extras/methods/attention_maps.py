@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -33,9 +34,9 @@ class _AttentionMap(Method):
         check_class_token(probe, attention.shape[1])
         return map_of_tokens(probe, attention[:, 0])
 
+    @abstractmethod
     def attention(self, probabilities: list[Tensor]) -> Tensor:
         """Return one matrix (N, T, T) from those of all blocks."""
-        raise NotImplementedError
 
 
 @method
