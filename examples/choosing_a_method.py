@@ -27,7 +27,12 @@ from cam_extras.metrics import average_drop
 from cam_extras.probe import Probe
 from cam_extras.utilities import select_class
 
-OPTIONS = {"OptiCAM": OptiCAM.FAST, "IntegratedGradCAM": {"n_samples": 20}}
+OPTIONS = {
+    "OptiCAM": OptiCAM.FAST,
+    "IntegratedGradCAM": {"n_samples": 20},
+    "SSCAM": {"n_samples": 4},
+    "ISCAM": {"n_samples": 3},
+}
 BOX, OTHER_BOX = "#56B4E9", "#E69F00"  # Okabe and Ito's colours
 
 
