@@ -8,7 +8,7 @@ from nets import CNN, LinearHead, TinyViT
 
 from cam_extras import maps
 from cam_extras.methods import METHODS
-from cam_extras.metrics import METRICS, Curve, Quantities, box_mask
+from cam_extras.metrics import METRICS, Curve, Quantities, box_mask, saco
 from cam_extras.probe import Probe
 
 pytestmark = pytest.mark.numerical
@@ -144,6 +144,14 @@ def test_box_accuracy():
     means = [[sum(hit[t][d] for hit in expected) / 20 for t in range(4)] for d in range(2)]
     assert METRICS["box_accuracy"].of_set({"box_accuracy": hits}) == pytest.approx(sum(map(max, means)) / 2, abs=1e-12)
     assert 0 < hits.mean() < 1
+
+
+def test_saco_of_groups_of_unequal_size():
+    """Twenty pixels in three groups: means, not sums, are compared."""
+    known = known_quantities(20)
+    scores = saco(known["x"], known["maps"], lambda images, samples: known["confidence"](images), groups=3)
+    expected = [reference.METRICS["saco"](of_sample(known, n), groups=3) for n in range(20)]
+    assert scores.tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_win_percentage():
