@@ -9,6 +9,7 @@ import pytest
 import pytorch_grad_cam as upstream
 import quantus
 import torch
+from conftest import REALDATA
 from hosts import ANYWHERE, SEVERAL_PASSES
 from PIL import Image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
@@ -19,6 +20,7 @@ from cam_extras.cli import main
 from cam_extras.evaluation import Evaluator
 from cam_extras.methods import METHODS
 from cam_extras.metrics import METRICS, Schedule, box_mask, crop_boxes, sources_of
+from cam_extras.models import load_model
 from cam_extras.quantus import METRIC_CLASSES, explain
 
 pytestmark = pytest.mark.realdata
@@ -174,3 +176,22 @@ def test_explain_command(realdata, tmp_path):
     assert [row["method"] for row in rows] == names
     assert {row["predicted"] for row in rows} == {"130"}  # flamingo
     assert float(rows[0]["probability"]) > 0.9
+
+
+@pytest.mark.slow
+def test_auto_on_a_transformer_shows_more_than_random_weights():
+    """Grad-CAM of the real ViT-Tiny at the layer that is found: less drop, more insertion, outside 95 % intervals."""
+    pytest.importorskip("timm", reason="needs timm: pip install cam_extras[timm]")
+    classifier = load_model("timm/vit_tiny_patch16_224", str(REALDATA / "vit_tiny_imagenet.safetensors"))
+    options = {"schedule": Schedule(step=0.2, insert_into="blur")}
+    evaluator = Evaluator(classifier.model, "auto", ["GradCAM", "RandomCAM"], ["average_drop", "insertion"], options)
+    paths = sorted((REALDATA / "imagenet").glob("*.JPEG"))
+    drops, insertions = [], []
+    for first in range(0, len(paths), 8):
+        part = [classifier.transform(Image.open(path).convert("RGB")) for path in paths[first : first + 8]]
+        scores = evaluator(torch.stack(part)).scores
+        drops.append(scores["RandomCAM"]["average_drop"] - scores["GradCAM"]["average_drop"])
+        insertions.append(scores["GradCAM"]["insertion"] - scores["RandomCAM"]["insertion"])
+    for gain in (torch.cat(drops), torch.cat(insertions)):
+        assert len(gain) == 200
+        assert gain.mean() > 1.96 * gain.std() / len(gain) ** 0.5
